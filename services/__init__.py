@@ -1,0 +1,1 @@
+"""The services of Seawall, one folder each, all with the same file names inside."""

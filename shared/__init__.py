@@ -1,0 +1,1 @@
+"""The engine: log, bus, effects, timers and services. It knows nothing of disaster recovery."""

@@ -1,0 +1,1 @@
+"""Platform adapters behind capability ports; deciders read capabilities, never a name."""
