@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 MIB = 1 << 20
 CHUNK_BYTES = MIB
+
+# xxh3_128 guards against accidents on a path whose two ends are ours, at memory speed. sha256
+# answers "is this the same content?" where a guest may have chosen the bytes.
+DigestName = Literal["xxh3_128", "sha256"]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +84,23 @@ class Extents(msgspec.Struct, frozen=True, kw_only=True):
     """What must be looked at, in offset order. `complete` is False if the platform cannot tell.
 
     Where it is False the whole disk is listed (holes marked), and the caller compares by hash;
-    `reason` says why.
+    `reason` says why. One answer is a page of at most 65,536 extents that do not overlap:
+    `next_offset` is where the following page starts, None on the last one. What is not listed
+    is unchanged where `since` was given and `complete` holds, else it is a hole.
     """
 
     extents: tuple[Extent, ...]
     complete: bool
     reason: str = ""
+    next_offset: int | None = None
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """A staged generation of one disk, written by one claim, not yet the copy."""
+    """A staged generation of one disk, written by one claim, not yet the copy.
+
+    `base_mark` is the mark of the copy whose content it starts as. `blank`: there was no such
+    copy (or not of this size), so that every byte reads as zero until written.
+    """
 
     generation_id: str
     plan: str
@@ -97,6 +108,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     disk: str
     size: int
     lease: int
+    base_mark: str = ""
+    blank: bool = False
 
 
 class CopyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,21 +196,38 @@ class Inventory(Protocol):
 
 
 class Source(Protocol):
-    """Reads disks of protected VMs at one moment."""
+    """Reads disks of protected VMs at one moment.
+
+    `extents` and `read` change nothing: their keys name the range and need not be remembered.
+    The same open snapshot gives the same extents and bytes again, to any process.
+    """
 
     async def open_snapshot(self, call: Call, *, vm: str, quiesce: bool = False) -> Snapshot: ...
     async def extents(
-        self, call: Call, *, snapshot: Snapshot, disk: str, since: str | None
-    ) -> Extents: ...
+        self, call: Call, *, snapshot: Snapshot, disk: str, since: str | None, start: int = 0
+    ) -> Extents:
+        """One page of what changed after the mark `since` (None: all), from `start` on."""
+
     async def read(
         self, call: Call, *, snapshot: Snapshot, disk: str, offset: int, into: memoryview
-    ) -> None: ...
+    ) -> None:
+        """Fill `into` (at most CHUNK_BYTES) with the snapshot's bytes at `offset`, or raise.
+
+        A disk that ends before `offset + len(into)` is Permanent (`disk-shrank`).
+        """
+
     async def close_snapshot(self, call: Call, *, snapshot_id: str) -> None: ...
     async def list_snapshots(self) -> tuple[Owned, ...]: ...
 
 
 class Target(Protocol):
-    """Keeps copies: staged generations, one atomic switch, immutable checkpoints."""
+    """Keeps copies: staged generations, one atomic switch, immutable checkpoints.
+
+    The data-path calls (`write`, `zero`, `digest`, `read_back`, `flush`) repeat harmlessly:
+    their keys name generation and range, and need not be remembered. They may run concurrently
+    on ranges that do not overlap. Once a coroutine of theirs has been cancelled, what it was
+    writing may still land, in its own generation and nowhere else.
+    """
 
     async def open_generation(self, call: Call, *, disk: str, size: int) -> Generation:
         """Open a generation for `call.plan/call.vm/disk`, starting as the current copy's content.
@@ -207,17 +237,46 @@ class Target(Protocol):
 
     async def write(
         self, call: Call, *, generation: Generation, offset: int, data: memoryview
-    ) -> None: ...
-    async def zero(
-        self, call: Call, *, generation: Generation, offset: int, length: int
-    ) -> None: ...
+    ) -> bytes:
+        """Write `data` (at most CHUNK_BYTES) and return the xxh3_128 digest of the range.
+
+        The digest is of the range as the target returns it afterwards, read again and never
+        computed from `data`; a target that cannot be read while staged lets its own checksum
+        of the transmitted bytes stand for that. Not durable before `flush`.
+        """
+
+    async def zero(self, call: Call, *, generation: Generation, offset: int, length: int) -> None:
+        """Make the range read as zeros and take no space where the target can; any length."""
+
+    async def digest(
+        self,
+        call: Call,
+        *,
+        generation: Generation,
+        offset: int,
+        length: int,
+        algorithm: DigestName,
+    ) -> bytes:
+        """Digest of a range (at most CHUNK_BYTES) of the generation, computed at the target."""
+
     async def read_back(
         self, call: Call, *, generation: Generation, offset: int, into: memoryview
     ) -> None: ...
-    async def flush(self, call: Call, *, generation: Generation) -> None: ...
+    async def flush(self, call: Call, *, generation: Generation) -> None:
+        """Return when every earlier completed `write` and `zero` is on stable storage.
+
+        Runs beside later writes; it does not wait for them.
+        """
+
     async def adopt(
         self, call: Call, *, generation: Generation, earlier_id: str, below: int
-    ) -> bool: ...
+    ) -> bool:
+        """Take over all content below `below` from an earlier staged generation of this disk.
+
+        Copied (or shared) and compared by hash with `earlier_id`, holes included. False if
+        that generation is gone or has another size; nothing is promised about the range then.
+        """
+
     async def finalize(
         self, call: Call, *, generations: Sequence[Generation], manifest: dict[str, Any]
     ) -> CopyFacts:
