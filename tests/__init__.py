@@ -1,0 +1,1 @@
+"""The tests of Seawall: unit, contract, integration, simulation, acceptance, tidy, bench."""

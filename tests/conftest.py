@@ -1,0 +1,126 @@
+"""Fixtures for every test: a real PostgreSQL, fresh databases in it, the list of absent parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from shared.embedded import BinariesMissing, DataFolderInUse, EmbeddedPostgres
+from tests import parts
+
+_FOLDER_PREFIX: Final = "seawall-test-pg-"
+_SQL_TIMEOUT_S: Final = 30.0
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of the session's PostgreSQL: `SEAWALL_TEST_POSTGRES`, else an embedded one, fsync on."""
+    given = os.environ.get("SEAWALL_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    _end_leftover_servers()
+    home = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    server = EmbeddedPostgres(home)
+    try:
+        yield server.start()
+    except BinariesMissing as error:
+        parts.require("postgres", f"{error}; {error.remedy}")
+    finally:
+        server.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: str) -> Iterator[str]:
+    """URL of a fresh, empty database for one test, dropped afterwards."""
+    with _fresh_database(postgres_server) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def module_postgres_dsn(postgres_server: str) -> Iterator[str]:
+    """URL of a fresh, empty database shared by the tests of one module."""
+    with _fresh_database(postgres_server) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def new_database(postgres_server: str) -> Iterator[Callable[[], str]]:
+    """Makes fresh, empty databases for one test; each call returns the URL of a new one."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(_create(postgres_server))
+        return _with_database(postgres_server, made[-1])
+
+    yield make
+    for name in made:
+        _drop(postgres_server, name)
+
+
+@contextmanager
+def _fresh_database(server: str) -> Iterator[str]:
+    name = _create(server)
+    try:
+        yield _with_database(server, name)
+    finally:
+        _drop(server, name)
+
+
+def _create(server: str) -> str:
+    name = f"test_{uuid4().hex[:16]}"
+    _execute(server, f'create database "{name}" template template0')
+    return name
+
+
+def _drop(server: str, name: str) -> None:
+    _execute(server, f'drop database if exists "{name}" with (force)')
+
+
+def _with_database(dsn: str, name: str) -> str:
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+def _execute(dsn: str, statement: str) -> None:
+    """Run one statement in a thread of its own: the caller's may already run an event loop."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(dsn, timeout=_SQL_TIMEOUT_S)
+        try:
+            await connection.execute(statement, timeout=_SQL_TIMEOUT_S)
+        finally:
+            await connection.close(timeout=_SQL_TIMEOUT_S)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, run()).result(2 * _SQL_TIMEOUT_S)
+
+
+def _end_leftover_servers() -> None:
+    """Stop servers and delete folders of test runs that were killed."""
+    for home in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        # Without a lock file the folder is being made by another run at this moment.
+        if (home / "owner.lock").exists() and os.access(home / "owner.lock", os.W_OK):
+            with suppress(DataFolderInUse):
+                EmbeddedPostgres(home).stop_orphan()
+                shutil.rmtree(home, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which real parts were absent: a green run must not hide what it did not try."""
+    if parts.absent:
+        terminalreporter.section("absent parts")
+        for part, reason in sorted(parts.absent.items()):
+            terminalreporter.write_line(f"{part}: {reason}")
