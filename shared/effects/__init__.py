@@ -1,0 +1,1 @@
+"""Effects: durable work for the outside world, claimed under budgets by leased workers."""

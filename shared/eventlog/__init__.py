@@ -1,0 +1,1 @@
+"""The append-only log of a service, and everything that commits together with it."""
