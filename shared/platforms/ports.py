@@ -286,6 +286,14 @@ class Target(Protocol):
         """
 
     async def discard(self, call: Call, *, generation_id: str) -> None: ...
+    async def hold(self, call: Call) -> CopyFacts:
+        """Hold the current copy of `call.plan`/`call.vm` under `call.key`.
+
+        All its disks stay readable as `copy_id`, whatever is finalized meanwhile, until
+        `release`. A recovery reads only from a held copy or a checkpoint.
+        """
+
+    async def release(self, call: Call, *, copy_id: str) -> None: ...
     async def current(self, *, plan: str, vm: str) -> CopyFacts | None: ...
     async def create_checkpoint(
         self, call: Call, *, checkpoint_id: str, manifest: dict[str, Any]
