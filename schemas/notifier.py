@@ -1,0 +1,100 @@
+"""What the notifier says: alerts a person must look at, and deliveries to people."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from schemas.common import Command, Fact, Problem
+from schemas.registry import published
+
+Severity = Literal["critical", "major", "minor", "info"]
+
+
+@published("notifier.change-alert")
+class ChangeAlert(Command, frozen=True, kw_only=True):
+    """Acknowledge, snooze or resolve an open alert."""
+
+    alert: str
+    action: Literal["ack", "snooze", "resolve"]
+    until: dt.datetime | None = None
+
+
+@published("alert.opened")
+class AlertOpened(Fact, frozen=True, kw_only=True):
+    """A condition needs a person. One open alert per condition and subject."""
+
+    condition: str
+    subject: str
+    severity: Severity
+    plan: str
+    job: str = ""
+    title: str
+    text: str = ""
+    remedy: str = ""
+
+
+@published("alert.repeated")
+class AlertRepeated(Fact, frozen=True, kw_only=True):
+    """The condition was seen again."""
+
+    job: str = ""
+    text: str = ""
+
+
+@published("alert.acknowledged")
+class AlertAcknowledged(Fact, frozen=True, kw_only=True):
+    """A person has seen it."""
+
+
+@published("alert.snoozed")
+class AlertSnoozed(Fact, frozen=True, kw_only=True):
+    """Silent until then."""
+
+    until: dt.datetime
+
+
+@published("alert.resolved")
+class AlertResolved(Fact, frozen=True, kw_only=True):
+    """The condition cleared by itself, or a person said so."""
+
+    by: Literal["condition", "person"]
+
+
+class MailText(Fact, frozen=True, kw_only=True):
+    """One mail as it will be sent; also the payload of its effect."""
+
+    message_id: str
+    to: tuple[str, ...]
+    subject: str
+    text: str
+    html: str
+
+
+@published("notifier.send-mail")
+class SendMail(Fact, frozen=True, kw_only=True):
+    """Payload of the effect that delivers a mail."""
+
+    mail: MailText
+
+
+@published("delivery.requested")
+class DeliveryRequested(Fact, frozen=True, kw_only=True):
+    """A mail is to be sent."""
+
+    mail: MailText
+    about: str
+
+
+@published("delivery.delivered")
+class DeliveryDelivered(Fact, frozen=True, kw_only=True):
+    """The mail server took it."""
+
+    attempts: int
+
+
+@published("delivery.failed")
+class DeliveryFailed(Fact, frozen=True, kw_only=True):
+    """The mail could not be delivered within its time."""
+
+    problem: Problem

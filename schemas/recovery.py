@@ -1,0 +1,472 @@
+"""What the recovery service says: recoveries, each VM's recovery, cleanup; and what it is asked.
+
+The scheduler sends EnrolVm for every VM and then StartRecovery, in one step and on one
+partition: when the parent starts, all its children know their definition.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.common import Command, Fact, Problem, ScriptReport, StepState, StepTiming
+from schemas.plans import VmDefinition
+from schemas.registry import published
+from schemas.scheduler import PlanHeader, RecoveryMode
+
+RecoveryState = Literal["completed", "partially-completed", "failed", "cancelled"]
+VmOutcome = Literal["ready", "failed", "skipped", "cancelled"]
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """One VM of a recovery's roster; `boot_delay_s` counts from its power-on."""
+
+    vm: str
+    boot_order: int
+    boot_delay_s: float
+
+
+# ── Messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.store-script")
+class StoreRecoveryScript(Fact, frozen=True, kw_only=True):
+    """One part of a script's content (base64, at most 32 KiB), kept under its SHA-256."""
+
+    plan: str
+    sha256: str
+    part: int
+    parts: int
+    content: str
+
+
+@published("recovery.enrol-vm")
+class EnrolVm(Fact, frozen=True, kw_only=True):
+    """Tell a VM's recovery what it is to recover; it starts when its parent says so."""
+
+    job: str
+    plan: str
+    mode: RecoveryMode
+    definition: VmDefinition
+    header: PlanHeader
+    checkpoint: str
+    skip_scripts: tuple[str, ...] = ()
+    on_error: Literal["continue", "stop"] = "continue"
+
+
+@published("recovery.start-recovery")
+class StartRecovery(Fact, frozen=True, kw_only=True):
+    """Start a recovery whose holds are taken. `requested_at` is the operator's command (RTO)."""
+
+    job: str
+    plan: str
+    plan_version: int
+    mode: RecoveryMode
+    header: PlanHeader
+    members: tuple[Member, ...]
+    checkpoint: str
+    skip_scripts: tuple[str, ...] = ()
+    on_error: Literal["continue", "stop"] = "continue"
+    dry_run: bool = False
+    requested_at: dt.datetime
+    actor: str = ""
+
+
+@published("recovery.cleanup")
+class StartCleanup(Command, frozen=True, kw_only=True):
+    """Remove everything a recovery made; `job` is the cleanup's own stream id."""
+
+    job: str
+    recovery: str
+
+
+@published("recovery.cancel-job")
+class CancelRecoveryJob(Command, frozen=True, kw_only=True):
+    """A person cancels a recovery or a cleanup."""
+
+    job: str
+
+
+@published("recovery.launch-vm")
+class LaunchVm(Fact, frozen=True, kw_only=True):
+    """Parent to child: begin. `boot`: its boot order is open already."""
+
+    stream: str
+    boot: bool
+
+
+@published("recovery.boot-vm")
+class BootVm(Fact, frozen=True, kw_only=True):
+    """Parent to child: its boot order is open."""
+
+    stream: str
+
+
+@published("recovery.abandon-vm")
+class AbandonVm(Fact, frozen=True, kw_only=True):
+    """Parent to child: do not go on (operation stopped or cancelled)."""
+
+    stream: str
+    reason: Literal["stop", "cancel"]
+
+
+@published("recovery.member-news")
+class MemberNews(Fact, frozen=True, kw_only=True):
+    """Child to parent: powered on, ready, or ended (with its outcome)."""
+
+    job: str
+    vm: str
+    news: Literal["powered-on", "ready", "ended"]
+    at: dt.datetime
+    outcome: VmOutcome | None = None
+    stop: bool = False
+    degraded: bool = False
+    instance_id: str = ""
+    addresses: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+@published("recovery.watch-instance")
+class WatchInstance(Fact, frozen=True, kw_only=True):
+    """Child to the site's watcher: tell me when this instance is ready."""
+
+    site: dict[str, Any]
+    stream: str
+    instance_id: str
+    kind: Literal["heartbeat", "tcp", "http"]
+    port: int | None = None
+    path: str | None = None
+
+
+@published("recovery.unwatch-instance")
+class UnwatchInstance(Fact, frozen=True, kw_only=True):
+    """Child to the site's watcher: no longer needed."""
+
+    site: str
+    stream: str
+
+
+@published("recovery.instance-ready")
+class InstanceReady(Fact, frozen=True, kw_only=True):
+    """Watcher to child: the probe succeeded at `at`."""
+
+    stream: str
+    at: dt.datetime
+    addresses: tuple[str, ...] = ()
+
+
+# ── Timers ───────────────────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.poll-due")
+class PollDue(Fact, frozen=True, kw_only=True):
+    """The watcher looks at its site again."""
+
+
+@published("recovery.boot-delay-over")
+class BootDelayOver(Fact, frozen=True, kw_only=True):
+    """The delay after a boot order's power-on is over."""
+
+    boot_order: int
+
+
+@published("recovery.ready-deadline")
+class ReadyDeadline(Fact, frozen=True, kw_only=True):
+    """A VM was not ready within its time."""
+
+
+# ── Events of the parent ─────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.script-stored")
+class RecoveryScriptStored(Fact, frozen=True, kw_only=True):
+    """A part of a script's content."""
+
+    plan: str
+    sha256: str
+    part: int
+    parts: int
+    content: str
+
+
+@published("recovery.recovery-started")
+class RecoveryStarted(Fact, frozen=True, kw_only=True):
+    """A recovery exists. `steps` is its step list, kept by whatever build continues it."""
+
+    plan: str
+    plan_version: int
+    mode: RecoveryMode
+    header: PlanHeader
+    members: tuple[Member, ...]
+    checkpoint: str
+    skip_scripts: tuple[str, ...] = ()
+    on_error: Literal["continue", "stop"] = "continue"
+    dry_run: bool = False
+    requested_at: dt.datetime
+    actor: str = ""
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
+
+
+@published("recovery.preflight-finished")
+class PreflightFinished(Fact, frozen=True, kw_only=True):
+    """What preflight found; problems stop the recovery before anything is touched."""
+
+    started_at: dt.datetime
+    problems: tuple[Problem, ...] = ()
+    facts: dict[str, Any] = {}
+
+
+@published("recovery.plan-script-started")
+class PlanScriptStarted(Fact, frozen=True, kw_only=True):
+    """A plan script is about to be started; recorded before its process exists."""
+
+    step: str
+
+
+@published("recovery.plan-script-ended")
+class PlanScriptEnded(Fact, frozen=True, kw_only=True):
+    """How a plan script ended."""
+
+    step: str
+    report: ScriptReport
+
+
+@published("recovery.vms-launched")
+class VmsLaunched(Fact, frozen=True, kw_only=True):
+    """The VMs' recoveries began; `vms` builds now, all of them or one boot order."""
+
+    vms: tuple[str, ...]
+
+
+@published("recovery.boot-order-opened")
+class BootOrderOpened(Fact, frozen=True, kw_only=True):
+    """The VMs of this boot order may power on."""
+
+    boot_order: int
+
+
+@published("recovery.member-powered-on")
+class MemberPoweredOn(Fact, frozen=True, kw_only=True):
+    """A VM of the roster was powered on at `at`."""
+
+    vm: str
+    at: dt.datetime
+
+
+@published("recovery.member-ready")
+class MemberReady(Fact, frozen=True, kw_only=True):
+    """A VM of the roster is ready."""
+
+    vm: str
+    at: dt.datetime
+    instance_id: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+@published("recovery.member-ended")
+class MemberEnded(Fact, frozen=True, kw_only=True):
+    """A VM's recovery ended. `degraded`: usable, but something of it failed."""
+
+    vm: str
+    outcome: VmOutcome
+    degraded: bool = False
+    stop: bool = False
+    problem: Problem | None = None
+
+
+@published("recovery.cancel-requested")
+class RecoveryCancelRequested(Fact, frozen=True, kw_only=True):
+    """A person cancelled the recovery."""
+
+
+@published("recovery.recovery-finished")
+class RecoveryFinished(Fact, frozen=True, kw_only=True):
+    """The recovery ended, with its outcome and achieved RTO."""
+
+    plan: str
+    mode: RecoveryMode
+    state: RecoveryState
+    rto_s: float | None = None
+    ready: int = 0
+    failed: int = 0
+    steps: tuple[StepTiming, ...] = ()
+    problem: Problem | None = None
+    awaits_cleanup: bool = False
+
+
+@published("recovery.recovery-cleaned")
+class RecoveryCleaned(Fact, frozen=True, kw_only=True):
+    """Everything the recovery made is gone, verified by listing."""
+
+    cleanup: str
+
+
+# ── Events of a VM's recovery ────────────────────────────────────────────────────────────────
+
+
+@published("recovery.vm-enrolled")
+class VmEnrolled(Fact, frozen=True, kw_only=True):
+    """A VM's recovery knows its definition; nothing has started."""
+
+    job: str
+    plan: str
+    mode: RecoveryMode
+    definition: VmDefinition
+    header: PlanHeader
+    checkpoint: str
+    skip_scripts: tuple[str, ...] = ()
+    on_error: Literal["continue", "stop"] = "continue"
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
+
+
+@published("recovery.vm-launched")
+class VmLaunched(Fact, frozen=True, kw_only=True):
+    """The VM's recovery began."""
+
+    boot: bool
+
+
+@published("recovery.vm-boot-allowed")
+class VmBootAllowed(Fact, frozen=True, kw_only=True):
+    """Its boot order is open."""
+
+
+@published("recovery.vm-step-ended")
+class VmStepEnded(Fact, frozen=True, kw_only=True):
+    """A step that made something on the platform ended; `made` says what, for cleanup."""
+
+    timing: StepTiming
+    made: dict[str, Any] = {}
+    problem: Problem | None = None
+
+
+@published("recovery.vm-script-started")
+class VmScriptStarted(Fact, frozen=True, kw_only=True):
+    """A VM script is about to be started; recorded before its process exists."""
+
+    step: str
+
+
+@published("recovery.vm-script-ended")
+class VmScriptEnded(Fact, frozen=True, kw_only=True):
+    """How a VM script ended."""
+
+    step: str
+    report: ScriptReport
+
+
+@published("recovery.vm-powered-on")
+class VmPoweredOn(Fact, frozen=True, kw_only=True):
+    """The instance was powered on."""
+
+    instance_id: str
+    at: dt.datetime
+    addresses: tuple[str, ...] = ()
+    timing: StepTiming
+
+
+@published("recovery.vm-ready")
+class VmReady(Fact, frozen=True, kw_only=True):
+    """The guest answers."""
+
+    at: dt.datetime
+    addresses: tuple[str, ...] = ()
+
+
+@published("recovery.vm-abandoned")
+class VmAbandoned(Fact, frozen=True, kw_only=True):
+    """The parent asked to stop."""
+
+    reason: Literal["stop", "cancel"]
+
+
+@published("recovery.vm-finished")
+class VmFinished(Fact, frozen=True, kw_only=True):
+    """The VM's recovery ended. `state` is the job's state; steps not listed were not reached."""
+
+    plan: str
+    vm: str
+    job: str
+    outcome: VmOutcome
+    state: RecoveryState
+    instance_id: str = ""
+    addresses: tuple[str, ...] = ()
+    rto_s: float | None = None
+    steps: tuple[StepTiming, ...] = ()
+    problem: Problem | None = None
+
+
+# ── Events of the site watcher ───────────────────────────────────────────────────────────────
+
+
+@published("recovery.instance-watched")
+class InstanceWatched(Fact, frozen=True, kw_only=True):
+    """An instance is being watched until ready."""
+
+    site: dict[str, Any]
+    stream: str
+    instance_id: str
+    kind: Literal["heartbeat", "tcp", "http"]
+    port: int | None = None
+    path: str | None = None
+
+
+@published("recovery.instance-unwatched")
+class InstanceUnwatched(Fact, frozen=True, kw_only=True):
+    """It is ready, or nobody waits any more."""
+
+    stream: str
+
+
+# ── Events of a cleanup ──────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.cleanup-started")
+class CleanupStarted(Fact, frozen=True, kw_only=True):
+    """A cleanup of `recovery` began."""
+
+    plan: str
+    recovery: str
+    site: dict[str, Any]
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
+
+
+@published("recovery.cleanup-listed")
+class CleanupListed(Fact, frozen=True, kw_only=True):
+    """What the platform shows as made by the recovery (kind, id, vm), before or after."""
+
+    objects: tuple[tuple[str, str, str], ...]
+    verifying: bool
+
+
+@published("recovery.cleanup-object-ended")
+class CleanupObjectEnded(Fact, frozen=True, kw_only=True):
+    """One object is gone, or could not be removed."""
+
+    kind: str
+    object_id: str
+    state: StepState
+    problem: Problem | None = None
+
+
+@published("recovery.cleanup-cancel-requested")
+class CleanupCancelRequested(Fact, frozen=True, kw_only=True):
+    """A person cancelled the cleanup."""
+
+
+@published("recovery.cleanup-finished")
+class CleanupFinished(Fact, frozen=True, kw_only=True):
+    """What is truly gone, and what is left."""
+
+    plan: str
+    recovery: str
+    state: RecoveryState
+    removed: int = 0
+    remaining: tuple[tuple[str, str, str], ...] = ()
+    steps: tuple[StepTiming, ...] = ()
+    problem: Problem | None = None

@@ -1,0 +1,360 @@
+"""What the replicator says: replication runs, iterations, checkpoints; and what it is asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+from schemas.common import Command, Fact, Problem, ScriptReport, StepTiming
+from schemas.plans import ReplicationPolicy, ScriptDefinition, VmDefinition
+from schemas.registry import published
+from schemas.scheduler import PlanHeader, SiteRef
+
+IterationState = Literal["completed", "partially-completed", "failed", "cancelled"]
+
+# ── Messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+@published("replicator.inspect-site")
+class InspectSite(Fact, frozen=True, kw_only=True):
+    """Call a site and look up VMs; answered with SiteInspected to `for_stream`.
+
+    `request` is the command's id. `vms` are names that must exist with readable disks;
+    `match` asks for all names a glob matches. `target` also asks for space and networks.
+    """
+
+    request: str
+    site: SiteRef
+    for_stream: str
+    vms: tuple[str, ...] = ()
+    match: str | None = None
+
+
+@published("replicator.store-script")
+class StoreScript(Fact, frozen=True, kw_only=True):
+    """One part of a script's content (base64, at most 32 KiB), kept under its SHA-256."""
+
+    plan: str
+    sha256: str
+    part: int
+    parts: int
+    content: str
+
+
+@published("replicator.start-iteration")
+class StartIteration(Fact, frozen=True, kw_only=True):
+    """Replicate one VM now; the write-copy hold is taken. `full`: the copy is invalid or absent.
+
+    `due_at` orders it in the queue. `gated`: wait for the run's pre-replication script.
+    """
+
+    iteration: str
+    plan: str
+    plan_version: int
+    vm: str
+    tick_at: dt.datetime
+    due_at: dt.datetime
+    protected: SiteRef
+    recovery_site: SiteRef
+    definition: VmDefinition
+    replication: ReplicationPolicy
+    priority: int
+    full: bool = False
+    resync: bool = False
+    run: str = ""
+    gated: bool = False
+
+
+@published("replicator.start-run")
+class StartRun(Fact, frozen=True, kw_only=True):
+    """Open the parent job of a synchronized tick or a `plan run`.
+
+    Sent before the StartIteration messages of its members. Plan scripts run around them all.
+    """
+
+    run: str
+    plan: str
+    tick_at: dt.datetime
+    vms: tuple[str, ...]
+    iterations: tuple[str, ...]
+    pre_script: ScriptDefinition | None = None
+    post_script: ScriptDefinition | None = None
+
+
+@published("replicator.open-gate")
+class OpenGate(Fact, frozen=True, kw_only=True):
+    """The run's pre-script is over: a gated iteration may start (or must not)."""
+
+    iteration: str
+    allowed: bool = True
+    problem: Problem | None = None
+
+
+@published("replicator.run-member-ended")
+class RunMemberEnded(Fact, frozen=True, kw_only=True):
+    """An iteration tells its run how it ended."""
+
+    run: str
+    vm: str
+    state: IterationState
+
+
+@published("replicator.make-checkpoint")
+class MakeCheckpoint(Fact, frozen=True, kw_only=True):
+    """Make an immutable copy of the latest copy of each VM, with the recovery configuration."""
+
+    checkpoint: str
+    plan: str
+    plan_version: int
+    header: PlanHeader
+    vms: tuple[str, ...]
+    preserved: bool = False
+    requested_at: dt.datetime
+
+
+@published("replicator.delete-checkpoint")
+class DeleteCheckpoint(Fact, frozen=True, kw_only=True):
+    """Delete a checkpoint that nothing holds, verify on the platform, repeat until true."""
+
+    checkpoint: str
+    plan: str
+
+
+@published("replicator.cancel-iteration")
+class CancelIteration(Fact, frozen=True, kw_only=True):
+    """Stop an iteration safely; its source snapshot is still removed."""
+
+    iteration: str
+    reason: str = ""
+
+
+@published("replicator.cancel-job")
+class CancelJob(Command, frozen=True, kw_only=True):
+    """A person cancels an iteration, a run or a checkpoint job."""
+
+    job: str
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────
+
+
+@published("replication.script-stored")
+class ScriptStored(Fact, frozen=True, kw_only=True):
+    """A part of a script's content."""
+
+    plan: str
+    sha256: str
+    part: int
+    parts: int
+    content: str
+
+
+@published("replication.run-started")
+class RunStarted(Fact, frozen=True, kw_only=True):
+    """The parent job of a group of iterations."""
+
+    plan: str
+    tick_at: dt.datetime
+    vms: tuple[str, ...]
+    iterations: tuple[str, ...]
+    pre_script: ScriptDefinition | None = None
+    post_script: ScriptDefinition | None = None
+
+
+@published("replication.run-script-started")
+class RunScriptStarted(Fact, frozen=True, kw_only=True):
+    """A plan script is about to be started; recorded before its process exists."""
+
+    step: str
+
+
+@published("replication.run-script-ended")
+class RunScriptEnded(Fact, frozen=True, kw_only=True):
+    """How a plan script ended."""
+
+    step: str
+    report: ScriptReport
+
+
+@published("replication.run-member-recorded")
+class RunMemberRecorded(Fact, frozen=True, kw_only=True):
+    """One VM of the run is done."""
+
+    vm: str
+    state: IterationState
+
+
+@published("replication.run-cancel-requested")
+class RunCancelRequested(Fact, frozen=True, kw_only=True):
+    """A person cancelled the run."""
+
+
+@published("replication.run-finished")
+class RunFinished(Fact, frozen=True, kw_only=True):
+    """All VMs of the run are done."""
+
+    plan: str
+    state: IterationState
+    steps: tuple[StepTiming, ...] = ()
+
+
+@published("replication.iteration-started")
+class IterationStarted(Fact, frozen=True, kw_only=True):
+    """An iteration exists. `steps` is its step list, kept by whatever build continues it."""
+
+    plan: str
+    plan_version: int
+    vm: str
+    tick_at: dt.datetime
+    due_at: dt.datetime
+    protected: SiteRef
+    recovery_site: SiteRef
+    definition: VmDefinition
+    replication: ReplicationPolicy
+    priority: int
+    full: bool = False
+    resync: bool = False
+    run: str = ""
+    gated: bool = False
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
+
+
+@published("replication.gate-opened")
+class GateOpened(Fact, frozen=True, kw_only=True):
+    """The run's pre-script let the iteration go, or stopped it."""
+
+    allowed: bool
+    problem: Problem | None = None
+
+
+@published("replication.script-started")
+class ScriptStarted(Fact, frozen=True, kw_only=True):
+    """A VM's replication script is about to be started; recorded before its process exists."""
+
+    step: str
+
+
+@published("replication.script-ended")
+class ScriptEnded(Fact, frozen=True, kw_only=True):
+    """How a VM's replication script ended."""
+
+    step: str
+    report: ScriptReport
+
+
+@published("replication.snapshot-opened")
+class SnapshotOpened(Fact, frozen=True, kw_only=True):
+    """Recorded only for a VM with several disks, whose transfers run side by side."""
+
+    snapshot: dict[str, Any]
+
+
+@published("replication.transfer-marked")
+class TransferMarked(Fact, frozen=True, kw_only=True):
+    """Everything below `offset` of the disk is written, verified and on stable storage."""
+
+    disk: str
+    generation_id: str
+    offset: int
+
+
+class DiskResult(Fact, frozen=True, kw_only=True):
+    """What one disk's transfer did; bytes. `compared`: changes had to be found by hash."""
+
+    disk: str
+    state: IterationState
+    generation: dict[str, Any] = {}
+    size: int = 0
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    bytes_zeroed: int = 0
+    compared: bool = False
+    reason: str = ""
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    problem: Problem | None = None
+
+
+@published("replication.disk-transferred")
+class DiskTransferred(Fact, frozen=True, kw_only=True):
+    """One of several disks is done; the last one's result stands in IterationFinished."""
+
+    result: DiskResult
+
+
+@published("replication.iteration-cancel-requested")
+class IterationCancelRequested(Fact, frozen=True, kw_only=True):
+    """The iteration is to stop safely."""
+
+    reason: str = ""
+
+
+@published("replication.iteration-finished")
+class IterationFinished(Fact, frozen=True, kw_only=True):
+    """The iteration ended; `checkpoint_at` is set where a recovery checkpoint was finalized."""
+
+    plan: str
+    vm: str
+    state: IterationState
+    checkpoint_at: dt.datetime | None = None
+    full: bool = False
+    resync: bool = False
+    run: str = ""
+    disks: tuple[DiskResult, ...] = ()
+    steps: tuple[StepTiming, ...] = ()
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    bytes_total: int = 0
+    problem: Problem | None = None
+
+
+@published("replication.checkpoint-started")
+class CheckpointStarted(Fact, frozen=True, kw_only=True):
+    """A PIT checkpoint is being made."""
+
+    plan: str
+    plan_version: int
+    header: PlanHeader
+    vms: tuple[str, ...]
+    preserved: bool = False
+    requested_at: dt.datetime
+
+
+@published("replication.vm-checkpointed")
+class VmCheckpointed(Fact, frozen=True, kw_only=True):
+    """One VM's immutable copy exists, or could not be made."""
+
+    vm: str
+    taken_at: dt.datetime | None = None
+    copy_id: str = ""
+    problem: Problem | None = None
+
+
+@published("replication.checkpoint-finished")
+class CheckpointFinished(Fact, frozen=True, kw_only=True):
+    """The checkpoint is available (`completed`, or `partially-completed`), or failed."""
+
+    plan: str
+    state: IterationState
+    vms: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+@published("replication.checkpoint-cancel-requested")
+class CheckpointCancelRequested(Fact, frozen=True, kw_only=True):
+    """A person cancelled the checkpoint job."""
+
+
+@published("replication.checkpoint-deletion-started")
+class CheckpointDeletionStarted(Fact, frozen=True, kw_only=True):
+    """The checkpoint is expiring."""
+
+    plan: str
+
+
+@published("replication.checkpoint-deleted")
+class CheckpointDeleted(Fact, frozen=True, kw_only=True):
+    """The platform's listing shows that it is gone."""
+
+    plan: str

@@ -1,0 +1,562 @@
+"""What the scheduler says: sites, plans, protected VMs, ticks, holds; and what it is asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.common import Command, Fact, HoldMode, Problem
+from schemas.plans import (
+    CheckpointPolicy,
+    PlanDefinition,
+    RecoveryPolicy,
+    ReplicationPolicy,
+    Targets,
+    VmDefinition,
+)
+from schemas.registry import published
+
+RecoveryMode = Literal["test", "failover", "migrate", "reverse", "failback"]
+
+# ── Commands from the gateway ────────────────────────────────────────────────────────────────
+
+
+@published("scheduler.add-site")
+class AddSite(Command, frozen=True, kw_only=True):
+    """Register a site. It is checked on its platform first; an unreachable one is refused."""
+
+    site: str
+    platform: str
+    settings: dict[str, str]
+    credentials: str = ""
+
+
+@published("scheduler.check-site")
+class CheckSite(Command, frozen=True, kw_only=True):
+    """Call the platform and record what it answers."""
+
+    site: str
+
+
+@published("scheduler.remove-site")
+class RemoveSite(Command, frozen=True, kw_only=True):
+    """Forget a site that no plan uses."""
+
+    site: str
+
+
+@published("scheduler.apply-plan")
+class ApplyPlan(Command, frozen=True, kw_only=True):
+    """Create or change a plan. `expected_version` 0: whatever stands. `dry_run`: diff only."""
+
+    definition: PlanDefinition
+    expected_version: int = 0
+    dry_run: bool = False
+
+
+@published("scheduler.delete-plan")
+class DeletePlan(Command, frozen=True, kw_only=True):
+    """Stop protecting; copies at the target stay."""
+
+    plan: str
+
+
+@published("scheduler.start-plan")
+class StartPlan(Command, frozen=True, kw_only=True):
+    """Turn replication on, for the plan or some of its VMs."""
+
+    plan: str
+    vms: tuple[str, ...] = ()
+
+
+@published("scheduler.stop-plan")
+class StopPlan(Command, frozen=True, kw_only=True):
+    """Turn replication off. `cancel`: also cancel running iterations, else they finish."""
+
+    plan: str
+    vms: tuple[str, ...] = ()
+    cancel: bool = False
+
+
+@published("scheduler.run-plan")
+class RunPlan(Command, frozen=True, kw_only=True):
+    """Replicate now. The gateway made `job` (a replication-run stream id)."""
+
+    plan: str
+    job: str
+    vms: tuple[str, ...] = ()
+
+
+@published("scheduler.prioritise-plan")
+class PrioritisePlan(Command, frozen=True, kw_only=True):
+    """Set the priority, 1 highest to 5, of the plan or some of its VMs."""
+
+    plan: str
+    priority: int
+    vms: tuple[str, ...] = ()
+
+
+@published("scheduler.reset-vm")
+class ResetVm(Command, frozen=True, kw_only=True):
+    """Declare the copy invalid: the next iteration copies everything (resync)."""
+
+    plan: str
+    vm: str
+
+
+@published("scheduler.create-checkpoint")
+class CreateCheckpoint(Command, frozen=True, kw_only=True):
+    """Make a PIT checkpoint now. The gateway made `job` (a checkpoint stream id)."""
+
+    plan: str
+    job: str
+    preserved: bool = False
+
+
+@published("scheduler.change-checkpoint")
+class ChangeCheckpoint(Command, frozen=True, kw_only=True):
+    """Preserve, unpreserve or delete a checkpoint by hand."""
+
+    plan: str
+    checkpoint: str
+    action: Literal["preserve", "unpreserve", "delete"]
+
+
+@published("scheduler.recover")
+class Recover(Command, frozen=True, kw_only=True):
+    """Start a recovery. The gateway made `job` (a recovery stream id)."""
+
+    plan: str
+    job: str
+    mode: RecoveryMode
+    vms: tuple[str, ...] = ()
+    checkpoint: str = "latest"
+    skip_scripts: tuple[str, ...] = ()
+    on_error: Literal["continue", "stop"] | None = None
+    dry_run: bool = False
+
+
+# ── Messages from other services ─────────────────────────────────────────────────────────────
+
+
+@published("scheduler.site-inspected")
+class SiteInspected(Fact, frozen=True, kw_only=True):
+    """Answer to InspectSite. `problem` is set where the platform could not be read.
+
+    `vms` are the names asked for that exist, or all names where a glob was asked.
+    """
+
+    request: str
+    site: str
+    for_stream: str
+    vms: tuple[str, ...] = ()
+    vm_problems: tuple[Problem, ...] = ()
+    problem: Problem | None = None
+    facts: dict[str, Any] = {}
+
+
+@published("scheduler.iteration-ended")
+class IterationEnded(Fact, frozen=True, kw_only=True):
+    """A VM's iteration ended; its write-copy hold is released.
+
+    `checkpoint_at` is the moment of the source snapshot of a finalized copy, else None.
+    """
+
+    plan: str
+    vm: str
+    iteration: str
+    state: Literal["completed", "partially-completed", "failed", "cancelled"]
+    checkpoint_at: dt.datetime | None = None
+    resync: bool = False
+    problem: Problem | None = None
+
+
+@published("scheduler.checkpoint-ended")
+class CheckpointEnded(Fact, frozen=True, kw_only=True):
+    """A checkpoint job ended. `created_at` orders checkpoints; states as in product.md §4."""
+
+    plan: str
+    checkpoint: str
+    state: Literal["available", "failed", "deleted"]
+    created_at: dt.datetime
+    vms: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+@published("scheduler.release-holds")
+class ReleaseHolds(Fact, frozen=True, kw_only=True):
+    """A job gives back modes on VMs; empty `vms` means all it holds in the plan."""
+
+    plan: str
+    job: str
+    modes: tuple[HoldMode, ...]
+    vms: tuple[str, ...] = ()
+    release_checkpoint: bool = False
+
+
+@published("scheduler.recovery-ended")
+class RecoveryEnded(Fact, frozen=True, kw_only=True):
+    """A recovery ended. The plan keeps its achieved RTO."""
+
+    plan: str
+    job: str
+    mode: RecoveryMode
+    state: Literal["completed", "partially-completed", "failed", "cancelled"]
+    rto_s: float | None = None
+
+
+# ── Timers ───────────────────────────────────────────────────────────────────────────────────
+
+
+@published("scheduler.tick-due")
+class TickDue(Fact, frozen=True, kw_only=True):
+    """A replication tick came due: of one VM, or of a whole synchronized plan."""
+
+    tick_at: dt.datetime
+
+
+@published("scheduler.checkpoint-due")
+class CheckpointDue(Fact, frozen=True, kw_only=True):
+    """A scheduled PIT checkpoint came due."""
+
+    due_at: dt.datetime
+
+
+@published("scheduler.retention-due")
+class RetentionDue(Fact, frozen=True, kw_only=True):
+    """A checkpoint may have outlived its rules."""
+
+
+@published("scheduler.rpo-due")
+class RpoDue(Fact, frozen=True, kw_only=True):
+    """The newest copy reached the age of the plan's RPO target."""
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────
+
+
+@published("scheduler.site-registration-requested")
+class SiteRegistrationRequested(Fact, frozen=True, kw_only=True):
+    """A site is being checked before it is added."""
+
+    command_id: str
+    site: str
+    platform: str
+    settings: dict[str, str]
+    credentials: str = ""
+
+
+@published("scheduler.site-registration-refused")
+class SiteRegistrationRefused(Fact, frozen=True, kw_only=True):
+    """The check failed; the site does not exist."""
+
+    command_id: str
+    problem: Problem
+
+
+@published("scheduler.site-added")
+class SiteAdded(Fact, frozen=True, kw_only=True):
+    """A site exists. `credentials` is a reference."""
+
+    site: str
+    platform: str
+    settings: dict[str, str]
+    credentials: str = ""
+
+
+@published("scheduler.site-checked")
+class SiteChecked(Fact, frozen=True, kw_only=True):
+    """What the platform answered."""
+
+    site: str
+    ok: bool
+    facts: dict[str, Any] = {}
+    problem: Problem | None = None
+
+
+@published("scheduler.site-check-requested")
+class SiteCheckRequested(Fact, frozen=True, kw_only=True):
+    """A check is under way for a command."""
+
+    command_id: str
+
+
+@published("scheduler.site-removed")
+class SiteRemoved(Fact, frozen=True, kw_only=True):
+    """The site is forgotten."""
+
+    site: str
+
+
+class SiteRef(Fact, frozen=True, kw_only=True):
+    """All a service needs to open a site's adapter; credentials by reference."""
+
+    site: str
+    platform: str
+    settings: dict[str, str]
+    credentials: str = ""
+
+
+@published("scheduler.plan-application-requested")
+class PlanApplicationRequested(Fact, frozen=True, kw_only=True):
+    """A plan waits for its sites to be inspected before it is applied."""
+
+    command_id: str
+    definition: PlanDefinition
+    expected_version: int = 0
+    dry_run: bool = False
+
+
+@published("scheduler.plan-application-refused")
+class PlanApplicationRefused(Fact, frozen=True, kw_only=True):
+    """The plan stays as it was (or does not exist)."""
+
+    command_id: str
+    problem: Problem
+
+
+class PlanHeader(Fact, frozen=True, kw_only=True):
+    """A plan without its VMs, which are streams of their own."""
+
+    name: str
+    protected: SiteRef
+    recovery_site: SiteRef
+    replication: ReplicationPolicy
+    checkpoints: CheckpointPolicy | None = None
+    targets: Targets = msgspec.field(default_factory=Targets)
+    recovery: RecoveryPolicy = msgspec.field(default_factory=RecoveryPolicy)
+    select: str | None = None
+
+
+@published("scheduler.plan-applied")
+class PlanApplied(Fact, frozen=True, kw_only=True):
+    """A new version of a plan stands. `digest` is the SHA-256 of its canonical form."""
+
+    plan: str
+    plan_version: int
+    digest: str
+    header: PlanHeader
+    vms: tuple[str, ...]
+
+
+@published("scheduler.plan-unchanged")
+class PlanUnchanged(Fact, frozen=True, kw_only=True):
+    """An application asked for what already stands, or was a dry run: no new version."""
+
+    command_id: str
+
+
+@published("scheduler.plan-deleted")
+class PlanDeleted(Fact, frozen=True, kw_only=True):
+    """The plan protects nothing any more."""
+
+    plan: str
+
+
+@published("scheduler.plan-prioritised")
+class PlanPrioritised(Fact, frozen=True, kw_only=True):
+    """The plan's own priority changed."""
+
+    priority: int
+
+
+@published("scheduler.group-tick-dispatched")
+class GroupTickDispatched(Fact, frozen=True, kw_only=True):
+    """A synchronized tick of all VMs, or a `plan run`, started as one group job `run`."""
+
+    run: str
+    tick_at: dt.datetime
+    vms: tuple[str, ...]
+
+
+@published("scheduler.group-tick-queued")
+class GroupTickQueued(Fact, frozen=True, kw_only=True):
+    """The last group still runs: this tick starts right after it."""
+
+    tick_at: dt.datetime
+
+
+@published("scheduler.group-tick-ended")
+class GroupTickEnded(Fact, frozen=True, kw_only=True):
+    """The slowest VM of a group is done."""
+
+    run: str
+
+
+@published("scheduler.checkpoint-requested")
+class CheckpointRequested(Fact, frozen=True, kw_only=True):
+    """A PIT checkpoint job was started, by schedule or by hand."""
+
+    checkpoint: str
+    vms: tuple[str, ...]
+    preserved: bool = False
+    requested_at: dt.datetime
+
+
+@published("scheduler.checkpoint-recorded")
+class CheckpointRecorded(Fact, frozen=True, kw_only=True):
+    """The plan's list of checkpoints changed."""
+
+    checkpoint: str
+    state: Literal["available", "failed", "expiring", "deleted"]
+    created_at: dt.datetime
+    vms: tuple[str, ...] = ()
+
+
+@published("scheduler.checkpoint-preservation-changed")
+class CheckpointPreservationChanged(Fact, frozen=True, kw_only=True):
+    """Preserved checkpoints never expire."""
+
+    checkpoint: str
+    preserved: bool
+
+
+@published("scheduler.recovery-requested")
+class RecoveryRequested(Fact, frozen=True, kw_only=True):
+    """Holds were taken and the recovery was started. `checkpoint` is held where not latest."""
+
+    job: str
+    mode: RecoveryMode
+    checkpoint: str
+    vms: tuple[str, ...]
+
+
+@published("scheduler.recovery-recorded")
+class RecoveryRecorded(Fact, frozen=True, kw_only=True):
+    """The plan's last recovery ended."""
+
+    job: str
+    mode: RecoveryMode
+    state: str
+    rto_s: float | None = None
+
+
+@published("scheduler.checkpoint-hold-released")
+class CheckpointHoldReleased(Fact, frozen=True, kw_only=True):
+    """A job no longer reads from a checkpoint."""
+
+    job: str
+
+
+@published("scheduler.vm-protected")
+class VmProtected(Fact, frozen=True, kw_only=True):
+    """A VM belongs to a plan, with its definition; also sent when the definition changes."""
+
+    plan: str
+    vm: str
+    plan_version: int
+    definition: VmDefinition
+    protected: SiteRef
+    recovery_site: SiteRef
+    replication: ReplicationPolicy
+    rpo_s: float | None = None
+
+
+@published("scheduler.vm-released")
+class VmReleased(Fact, frozen=True, kw_only=True):
+    """The VM left the plan."""
+
+    plan: str
+    vm: str
+
+
+@published("scheduler.vm-started")
+class VmStarted(Fact, frozen=True, kw_only=True):
+    """Replication of the VM is on; `next_due_at` is its next grid tick."""
+
+    next_due_at: dt.datetime
+
+
+@published("scheduler.vm-stopped")
+class VmStopped(Fact, frozen=True, kw_only=True):
+    """Replication of the VM is off."""
+
+
+@published("scheduler.vm-prioritised")
+class VmPrioritised(Fact, frozen=True, kw_only=True):
+    """The VM's own priority changed."""
+
+    priority: int
+
+
+@published("scheduler.vm-reset")
+class VmReset(Fact, frozen=True, kw_only=True):
+    """The copy counts as invalid: the next iteration is a resync."""
+
+
+@published("scheduler.iteration-dispatched")
+class IterationDispatched(Fact, frozen=True, kw_only=True):
+    """A tick (or run now) started an iteration; it holds write-copy until it ends."""
+
+    iteration: str
+    tick_at: dt.datetime
+    due_at: dt.datetime
+    next_due_at: dt.datetime | None = None
+    run: str = ""
+    missed: int = 0
+
+
+@published("scheduler.tick-queued")
+class TickQueued(Fact, frozen=True, kw_only=True):
+    """The tick found its VM busy: it starts right after (exceeded interval)."""
+
+    tick_at: dt.datetime
+    next_due_at: dt.datetime | None = None
+    behind: str = ""
+    run: str = ""
+
+
+@published("scheduler.iteration-recorded")
+class IterationRecorded(Fact, frozen=True, kw_only=True):
+    """An iteration ended and released its hold."""
+
+    iteration: str
+    state: Literal["completed", "partially-completed", "failed", "cancelled"]
+    checkpoint_at: dt.datetime | None = None
+    resync: bool = False
+    problem: Problem | None = None
+
+
+@published("scheduler.ticks-missed")
+class TicksMissed(Fact, frozen=True, kw_only=True):
+    """Ticks passed unseen (control plane down, plan stopped): reported, caught up once."""
+
+    count: int
+    first_at: dt.datetime
+    last_at: dt.datetime
+
+
+@published("scheduler.held")
+class Held(Fact, frozen=True, kw_only=True):
+    """A job holds the VM in some modes."""
+
+    job: str
+    modes: tuple[HoldMode, ...]
+
+
+@published("scheduler.hold-released")
+class HoldReleased(Fact, frozen=True, kw_only=True):
+    """A job gave modes back."""
+
+    job: str
+    modes: tuple[HoldMode, ...]
+
+
+@published("scheduler.rpo-breached")
+class RpoBreached(Fact, frozen=True, kw_only=True):
+    """The newest copy is older than the plan's target."""
+
+    plan: str
+    vm: str
+    target_s: float
+    last_checkpoint_at: dt.datetime | None
+
+
+@published("scheduler.rpo-restored")
+class RpoRestored(Fact, frozen=True, kw_only=True):
+    """A fresh copy ended a breach."""
+
+    plan: str
+    vm: str
