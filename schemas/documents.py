@@ -44,7 +44,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-class DefinitionErrors(Exception):  # noqa: N818 -- plural: it carries every problem of a document
+class DefinitionErrors(Exception):
     """The document has problems; `problems` holds all of them in the order they were met."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -52,7 +52,7 @@ class DefinitionErrors(Exception):  # noqa: N818 -- plural: it carries every pro
         self.problems = tuple(problems)
 
 
-class Mismatch(ValueError):  # noqa: N818 -- caught and turned into a Problem at once
+class Mismatch(ValueError):
     """Raised by a rule: the value is not allowed here. `found` replaces the usual rendering."""
 
     def __init__(self, allowed: str, *, found: str | None = None, message: str = "") -> None:
@@ -133,6 +133,7 @@ class Fields:
         self.report = node.report
         self._values = values
         self._asked: dict[str, None] = {}
+        self._refused: set[str] = set()
         # A broken mapping was reported already: its missing keys are no further news.
         self._broken = broken
 
@@ -141,7 +142,7 @@ class Fields:
         node = self.node(key)
         return default if node is None else node.read(rule, fallback=default)
 
-    def need(self, key: str, rule: Rule[T], *, fallback: T) -> T:
+    def need(self, key: str, rule: Rule[T], *, fallback: D) -> T | D:
         """A required field: absent or not allowed is recorded and gives `fallback`."""
         node = self.node(key)
         if node is not None:
@@ -188,12 +189,14 @@ class Fields:
     def refuse(self, key: str, *, allowed: str, message: str = "") -> None:
         """Record a problem if `key` is there at all: the name is known but has no place here."""
         node = self.node(key)
+        # Never offered as a key that is allowed.
+        self._refused.add(key)
         if node is not None:
             node.problem(found=show(node.value), allowed=allowed, message=message)
 
     def close(self) -> None:
         """Record every key that was never asked for, with the nearest known name."""
-        known = sorted(self._asked)
+        known = sorted(set(self._asked) - self._refused)
         for key in self._values:
             if isinstance(key, str) and key in self._asked:
                 continue

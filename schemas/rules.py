@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from schemas import units
 from schemas.documents import Mismatch, Rule, did_you_mean
 
-T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_ALLOWED: Final = (
@@ -48,13 +48,14 @@ def name(*, allowed: str = NAME_ALLOWED) -> Rule[str]:
     return rule
 
 
-def one_of(options: Sequence[str]) -> Rule[str]:
+def one_of(options: Sequence[Word]) -> Rule[Word]:
     """One of a few words."""
     allowed = ", ".join(options)
 
-    def rule(value: object) -> str:
-        if isinstance(value, str) and value in options:
-            return value
+    def rule(value: object) -> Word:
+        for option in options:
+            if option == value:
+                return option
         help_text = did_you_mean(value, options) if isinstance(value, str) else ""
         raise Mismatch(allowed, message=help_text)
 
@@ -106,7 +107,7 @@ def duration(*, min_s: float = 0.0, max_s: float) -> Rule[float]:
     allowed = f"{units.DURATION_ALLOWED}, {bounds}"
 
     def rule(value: object) -> float:
-        if value == 0 and isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int and value == 0:  # nothing needs no unit
             value = "0"
         if not isinstance(value, str):
             raise Mismatch(allowed)

@@ -1,0 +1,1 @@
+"""The command line, its Python client, and the whole control plane in one process."""

@@ -1,0 +1,1 @@
+"""Decides what is valid, what is due when, and who may touch a VM."""
