@@ -1,0 +1,551 @@
+"""The guard process: stands between a service and one script, and outlives neither.
+
+Owns the script's folder, limits, output pipe and whole process tree; ends the tree and removes
+the folder when the script ends, its time is over, or the service goes away. Decides nothing about
+outcomes and masks nothing: it reports how the script ended and the raw end of its output.
+
+Runs as `python -I -S guard.py` (standard library only, cheap imports only: about 18 ms to
+start). Standard input: 8 bytes length, a marshalled job, then `G` to start the script; end of
+file at any time means the service is gone or has cancelled. Standard output: `R <folder>` when
+everything but the script's process exists (or `E <text>`), and at the end `<reason> <status>
+<bytes> <left> ` in one line followed by the last bytes of output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import marshal
+import os
+import resource
+import select
+import signal
+import stat
+import sys
+import time
+from typing import Any, NamedTuple, NoReturn
+
+FOLDER_PREFIX = "seawall-script-"
+CONTEXT_NAME = "context.json"
+READ_BYTES = 256 * 1024
+TICK_S = 0.25
+USAGE_EVERY_S = 0.5
+KILL_S_MAX = 5.0
+DRAIN_S_MAX = 2.0
+JOB_S_MAX = 10.0
+START_FAILED_STATUS = 127
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Usage(NamedTuple):
+    """One process as /proc shows it."""
+
+    parent: int
+    zombie: bool
+    cpu_ticks: int
+    threads: int
+    rss_pages: int
+
+
+class Ending(NamedTuple):
+    """How the script ended: reason is exit, signal, timeout, stopped, cpu, memory, processes."""
+
+    reason: str
+    status: int
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def _read_usage(pid: str) -> Usage | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command name may hold spaces and brackets; fields count from the last bracket.
+            field = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    if len(field) < 22:
+        return None
+    ticks = sum(int(value) for value in field[11:15])
+    return Usage(int(field[1]), field[0] in b"ZX", ticks, int(field[17]), int(field[21]))
+
+
+def descendants(root: int) -> dict[int, Usage]:
+    """Every process below `root`, by pid; found by parent links, so sessions do not hide one."""
+    table = {int(n): u for n in os.listdir("/proc") if n.isdigit() and (u := _read_usage(n))}
+    children: dict[int, list[int]] = {}
+    for pid, usage in table.items():
+        children.setdefault(usage.parent, []).append(pid)
+    found: dict[int, Usage] = {}
+    queue = list(children.get(root, ()))
+    while queue:
+        pid = queue.pop()
+        if pid not in found:
+            found[pid] = table[pid]
+            queue.extend(children.get(pid, ()))
+    return found
+
+
+def _signal_all(pids: set[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def kill_with_context(context_path: str) -> int:
+    """Kill every process whose initial environment names `context_path`; return how many.
+
+    For scripts whose guard died: their orphans belong to nobody's tree any more.
+    """
+    marker = b"SEAWALL_CONTEXT=" + os.fsencode(context_path)
+    killed = 0
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if marker not in file.read(READ_BYTES).split(b"\0"):
+                    continue
+            os.kill(int(name), signal.SIGKILL)
+            killed += 1
+        except OSError:
+            continue
+    return killed
+
+
+def tasks_of_user(uid: int) -> int:
+    """Threads that belong to `uid` now: what the kernel counts against its process limit."""
+    count = 0
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            if os.stat(f"/proc/{name}").st_uid == uid:
+                count += os.stat(f"/proc/{name}/task").st_nlink - 2
+        except OSError:
+            continue
+    return count
+
+
+# -- folder ------------------------------------------------------------------------------------
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder and all in it, never following a link out of it; absent is fine.
+
+    Nested folders are moved up one level before removal: a script may nest deeper than any
+    recursion or path length allows.
+    """
+    try:
+        top = _open_folder(path, None)
+    except FileNotFoundError:
+        return
+    try:
+        while names := os.listdir(top):
+            for name in names:
+                if stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+                    _empty_into(top, name)
+                    os.rmdir(name, dir_fd=top)
+                else:
+                    os.unlink(name, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _open_folder(name: str, parent: int | None) -> int:
+    if os.geteuid() != 0 and not os.path.islink(name):
+        os.chmod(name, 0o700, dir_fd=parent)  # a script may have locked its own folder
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _empty_into(top: int, name: str) -> None:
+    inner = _open_folder(name, top)
+    try:
+        for child in os.listdir(inner):
+            if stat.S_ISDIR(os.lstat(child, dir_fd=inner).st_mode):
+                if os.geteuid() != 0:
+                    os.chmod(child, 0o700, dir_fd=inner)
+                os.rename(child, os.urandom(12).hex(), src_dir_fd=inner, dst_dir_fd=top)
+            else:
+                os.unlink(child, dir_fd=inner)
+    finally:
+        os.close(inner)
+
+
+def lock_folder(path: str) -> int | None:
+    """Descriptor holding the folder's lock, or None while its guard lives.
+
+    The lock is the guard's life: it ends with the process, cannot be taken over by a recycled
+    pid, and holds across pid namespaces that share the folder's parent.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _make_folder(root: str) -> tuple[str, int]:
+    for _ in range(10):
+        path = f"{root}/{FOLDER_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        os.mkdir(path, 0o700)
+        lock = lock_folder(path)
+        # A sweep may have taken the folder between the two calls: then it is gone, try again.
+        if lock is not None and os.path.isdir(path):
+            return path, lock
+    raise OSError(errno.EBUSY, "could not lock a new folder", root)
+
+
+def _write_file(path: str, content: bytes, *, mode: int, owner: tuple[int, int] | None) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+
+
+def _fill_folder(folder: str, job: dict[str, Any]) -> None:
+    owner = job["owner"]
+    for name in ("work", "tmp"):
+        os.mkdir(f"{folder}/{name}", 0o700)
+        if owner is not None:
+            os.chown(f"{folder}/{name}", *owner)
+    _write_file(f"{folder}/{job['script_name']}", job["content"], mode=0o400, owner=owner)
+    _write_file(f"{folder}/{CONTEXT_NAME}", job["context"], mode=0o600, owner=owner)
+    if owner is not None:
+        os.chown(folder, *owner)
+
+
+# -- the script's process ----------------------------------------------------------------------
+
+
+def _limit(which: int, value: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _set_limits(job: dict[str, Any]) -> None:
+    # RLIMIT_DATA counts private writable memory; RLIMIT_AS would also count what Go and Java
+    # only reserve. Shared memory is caught by the guard's own look at the tree.
+    _limit(resource.RLIMIT_DATA, job["memory_bytes_max"])
+    _limit(resource.RLIMIT_FSIZE, job["file_bytes_max"])
+    _limit(resource.RLIMIT_NPROC, job["tasks_before"] + job["processes_max"])
+    _limit(resource.RLIMIT_CORE, 0)
+    soft = job["cpu_s_max"]
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    ceiling = soft + 1 if hard == resource.RLIM_INFINITY else min(soft + 1, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(soft, ceiling), ceiling))
+
+
+def _become_script_user(job: dict[str, Any]) -> None:
+    if job["owner"] is not None:
+        uid, gid = job["owner"]
+        os.setgroups(job["groups"])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _run_script(folder: str, job: dict[str, Any], guard_pid: int, output: int) -> NoReturn:
+    os.setsid()
+    os.dup2(os.open(f"{folder}/{CONTEXT_NAME}", os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    _set_limits(job)
+    _become_script_user(job)
+    # Set last: the kernel forgets it when the user changes.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != guard_pid:
+        os._exit(START_FAILED_STATUS)
+    os.umask(0o077)
+    os.chdir(f"{folder}/work")
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    environment = {**job["environment"], "SEAWALL_CONTEXT": f"{folder}/{CONTEXT_NAME}"}
+    if job["build"]:
+        build_environment = {**environment, **_placed(job["build_environment"], folder)}
+        argv = list(_placed(dict(enumerate(job["build"])), folder).values())
+        status = os.waitpid(os.posix_spawn(argv[0], argv, build_environment), 0)[1]
+        if status != 0:
+            os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)
+    argv = list(_placed(dict(enumerate(job["argv"])), folder).values())
+    os.execve(argv[0], argv, environment)
+
+
+def _placed(values: dict[Any, str], folder: str) -> dict[Any, str]:
+    return {key: value.replace("{folder}", folder) for key, value in values.items()}
+
+
+def _fork_script(folder: str, job: dict[str, Any], output: int, failure: int) -> int:
+    guard_pid = os.getpid()
+    pid = os.fork()
+    if pid != 0:
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        _run_script(folder, job, guard_pid, output)
+    except OSError as error:
+        os.write(failure, str(error).encode()[:512])
+    finally:
+        os._exit(START_FAILED_STATUS)
+
+
+class Script:
+    """One running script: its tree, its output tail, its limits."""
+
+    def __init__(self, folder: str, job: dict[str, Any]) -> None:
+        self._job = job
+        self._tail = bytearray()
+        self._total = 0
+        self._status: int | None = None
+        self._stop = False
+        self.left: set[int] = set()
+        self._reaped_cpu_s = 0.0
+        self._wake, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._output, output_in = os.pipe2(os.O_CLOEXEC)
+        self._failure, failure_in = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._output, False)
+        os.set_blocking(self._failure, False)
+        self._started = time.monotonic()
+        self._pid = _fork_script(folder, job, output_in, failure_in)
+        os.close(output_in)
+        os.close(failure_in)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._stop = True
+
+    def supervise(self) -> Ending:
+        """Drain output until the script ends or must end; then no process of it is left."""
+        ending = self._watch()
+        self.left = self._kill_tree()
+        self._drain()
+        return ending
+
+    def _watch(self) -> Ending:
+        poller = select.poll()
+        for descriptor in (0, self._wake, self._output):
+            poller.register(descriptor, select.POLLIN)
+        parent = os.getppid()
+        usage_due = self._started + USAGE_EVERY_S
+        deadline = self._started + self._job["timeout_s"]
+        while True:
+            now = time.monotonic()
+            ready = dict(poller.poll(1000 * max(0.0, min(TICK_S, deadline - now))))
+            if self._output in ready and not self._read_output():
+                poller.unregister(self._output)
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+                self._reap()
+            if self._status is not None:
+                return self._ended(self._status)
+            # Nothing more is sent after `G`, so input that is readable has ended. The parent is
+            # looked at too: a forked child of the service may hold the pipe open. (The kernel's
+            # parent-death signal is no use here: it fires when the starting *thread* ends.)
+            if 0 in ready or self._stop or os.getppid() != parent:
+                return Ending("stopped", 0)
+            now = time.monotonic()
+            if now >= deadline:
+                return Ending("timeout", 0)
+            if now >= usage_due:
+                usage_due = now + USAGE_EVERY_S
+                if reason := self._broken_limit():
+                    return Ending(reason, 0)
+
+    def _ended(self, status: int) -> Ending:
+        if os.WIFSIGNALED(status):
+            return Ending("signal", os.WTERMSIG(status))
+        return Ending("exit", os.waitstatus_to_exitcode(status))
+
+    def _broken_limit(self) -> str | None:
+        tree = descendants(os.getpid()).values()
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
+        page_bytes = os.sysconf("SC_PAGE_SIZE")
+        cpu_s = sum(usage.cpu_ticks for usage in tree) / ticks_per_s + self._reaped_cpu_s
+        if cpu_s > self._job["cpu_s_max"]:
+            return "cpu"
+        if sum(usage.rss_pages for usage in tree) * page_bytes > self._job["memory_bytes_max"]:
+            return "memory"
+        if sum(usage.threads for usage in tree) > self._job["processes_max"]:
+            return "processes"
+        return None
+
+    def _read_output(self) -> bool:
+        try:
+            chunk = os.read(self._output, READ_BYTES)
+        except BlockingIOError:
+            return True
+        self._total += len(chunk)
+        self._tail += chunk
+        keep = self._job["keep_bytes"]
+        if len(self._tail) > 2 * keep + READ_BYTES:
+            del self._tail[:-keep]
+        return bool(chunk)
+
+    def _reap(self) -> bool:
+        """Collect ended children; False when no child, so no process of the tree, is left."""
+        try:
+            while True:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                self._reaped_cpu_s += used.ru_utime + used.ru_stime
+                if pid == self._pid:
+                    self._status = status
+        except ChildProcessError:
+            return False
+
+    def _kill_tree(self) -> set[int]:
+        """End every descendant; orphans are ours because the guard is their subreaper.
+
+        All are stopped before any is killed: a stopped process cannot fork away. Returns what
+        was still there after KILL_S_MAX (a process hung in the kernel).
+        """
+        deadline = time.monotonic() + KILL_S_MAX
+        stopped: set[int] = set()
+        while self._reap():
+            alive = {pid for pid, use in descendants(os.getpid()).items() if not use.zombie}
+            if time.monotonic() > deadline:
+                return alive
+            if alive - stopped:
+                _signal_all(alive - stopped, signal.SIGSTOP)
+                stopped |= alive
+                continue
+            _signal_all(alive, signal.SIGKILL)
+            time.sleep(0.001)
+        return set()
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + DRAIN_S_MAX
+        poller = select.poll()
+        poller.register(self._output, select.POLLIN)
+        while time.monotonic() < deadline and poller.poll(100):
+            if not self._read_output():
+                return
+
+    def start_failure(self) -> str:
+        """Why the script's program could not be executed, or nothing."""
+        try:
+            return os.read(self._failure, 512).decode(errors="replace").replace("\n", " ")
+        except BlockingIOError:
+            return ""
+
+    def output(self) -> tuple[int, bytes]:
+        """(bytes the script wrote in all, the last `keep_bytes` of them)."""
+        return self._total, bytes(self._tail[-self._job["keep_bytes"] :])
+
+
+# -- protocol ----------------------------------------------------------------------------------
+
+
+def _receive(length: int) -> bytes | None:
+    """Exactly `length` bytes from the service, or None when it is gone."""
+    data = bytearray()
+    while len(data) < length:
+        chunk = os.read(0, min(length - len(data), READ_BYTES))
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def _send(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def _serve(job: dict[str, Any], folder: str) -> None:
+    _send(f"R {folder}\n".encode())
+    if _receive(1) != b"G":
+        return
+    script = Script(folder, job)
+    ending = script.supervise()
+    failure = script.start_failure()
+    if failure:
+        ending = Ending("start-failed", START_FAILED_STATUS)
+    total, tail = script.output()
+    note = "; ".join(filter(None, (failure, _left_text(script.left), _clean(folder)))).encode()
+    header = f"{ending.reason} {ending.status} {total} {len(note)}\n".encode()
+    _send(header + note + tail)
+
+
+def _left_text(left: set[int]) -> str:
+    return f"its processes {sorted(left)} hang and could not be ended" if left else ""
+
+
+def _clean(folder: str) -> str:
+    """Remove the folder; the text of what stopped that, or nothing.
+
+    The context goes first and by itself: it must be gone even where the rest cannot be removed.
+    """
+    try:
+        os.unlink(f"{folder}/{CONTEXT_NAME}")
+    except OSError:
+        pass  # the script may have removed it; what remains is reported by the next line
+    try:
+        remove_folder(folder)
+    except OSError as error:
+        return f"its folder could not be removed: {error}"
+    return ""
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(1)
+
+
+def main() -> int:
+    """Serve one script, then end. Exit code 0 also when the service is gone."""
+    os.umask(0o077)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # Keeps a script of the same user from reaching the guard's pipes through /proc.
+    _prctl(_PR_SET_DUMPABLE, 0)
+    length = _receive(8)
+    raw = _receive(int.from_bytes(length, "big")) if length is not None else None
+    if raw is None:
+        return 0
+    job = marshal.loads(raw)
+    folder = ""
+    try:
+        uid = os.getuid() if job["owner"] is None else job["owner"][0]
+        job["tasks_before"] = tasks_of_user(uid)
+        folder, _lock = _make_folder(job["folder_root"])
+        _fill_folder(folder, job)
+        _serve(job, folder)
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        _send(f"E {error}\n".encode())
+        return 1
+    finally:
+        if folder:
+            _clean(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
