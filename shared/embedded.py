@@ -175,7 +175,7 @@ class EmbeddedPostgres:
                 self._release_ownership()
 
     def kill(self) -> None:
-        """SIGKILL the postmaster, as a crash would, and wait for its end. The folder stays ours."""
+        """SIGKILL the postmaster, as a crash would, and reap it. The folder stays ours."""
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()
@@ -237,7 +237,7 @@ class EmbeddedPostgres:
         )
 
     def _is_gone(self, pid: int, deadline: float) -> bool:
-        """Wait until `pid` serves the cluster no more; a zombie, which psutil waits for, does not."""
+        """Wait until `pid` serves the cluster no more; psutil would wait for zombies too."""
         while _server_process(pid, self._cluster) is not None:
             if time.monotonic() >= deadline:
                 return False

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 
 from shared.embedded import BinariesMissing, DataFolderInUse, EmbeddedPostgres
@@ -22,6 +23,10 @@ from tests import parts
 
 _FOLDER_PREFIX: Final = "seawall-test-pg-"
 _SQL_TIMEOUT_S: Final = 30.0
+
+# A shared or busy machine makes any single example slow; how long tests take is pytest's to bound.
+hypothesis.settings.register_profile("seawall", deadline=None)
+hypothesis.settings.load_profile("seawall")
 
 
 @pytest.fixture(scope="session")
