@@ -25,20 +25,35 @@ begin
         join budgets b on b.name = substr(line, strpos(line, ' ') + 1);
 end $$;
 
--- Give back what claims of these lanes held: one unit of each concurrency budget per element.
-create function work_give_back(p_lanes int[]) returns void language plpgsql as $$
+-- Give back what claims of these lanes held, one unit of each concurrency budget per element, and
+-- the seats that streams release. Locks budgets: nothing else may be locked after it.
+create function work_give_back(p_lanes int[], q_budget text[], q_stream text[])
+returns void language plpgsql as $$
+declare
+    v_budgets int[];
+    v_counts  int[];
 begin
-    perform 1 from budgets
-        where mode = 'hold' and budget_id in (
-            select lb.budget_id from unnest(p_lanes) as l (lane_id) join lane_budgets lb using (lane_id))
-        order by name for no key update;
+    with seat as (
+        delete from seats s using unnest(q_budget, q_stream) as q (name, stream), budgets b
+            where b.name = q.name and s.budget_id = b.budget_id and s.stream = q.stream
+            returning s.budget_id
+    ), given as (
+        select lb.budget_id
+            from unnest(p_lanes) as l (lane_id)
+            join lane_budgets lb using (lane_id)
+            join budgets b using (budget_id)
+            where b.mode = 'hold'
+        union all select budget_id from seat
+    ), counted as (
+        select budget_id, count(*)::int as n from given group by 1
+    )
+    select array_agg(budget_id), array_agg(n) into v_budgets, v_counts from counted;
+    if v_budgets is null then
+        return;
+    end if;
+    perform 1 from budgets where budget_id = any (v_budgets) order by name for no key update;
     update budgets b set in_use = b.in_use - u.n
-        from (
-            select lb.budget_id, count(*)::int as n
-            from unnest(p_lanes) as l (lane_id) join lane_budgets lb using (lane_id)
-            group by 1
-        ) as u
-        where b.budget_id = u.budget_id and b.mode = 'hold';
+        from unnest(v_budgets, v_counts) as u (budget_id, n) where b.budget_id = u.budget_id;
 end $$;
 
 -- A lease lives until it expires, but never dies within its own length of the server's start:
@@ -49,14 +64,14 @@ language sql volatile as $$
         p_expires_at, pg_postmaster_start_time() + make_interval(secs => p_lease_s))
 $$;
 
+-- Gives the lanes of the settled effects that held budgets.
 create function work_settle(
     s_id text[], s_lease bigint[], s_requeue_at timestamptz[], s_attempt int[]
-) returns void language plpgsql as $$
+) returns int[] language plpgsql as $$
 declare
-    v_dead bigint[];
-    v_gone text[];
+    v_dead  bigint[];
+    v_done  text[];
     v_lanes int[];
-    v_more int[];
 begin
     select array_agg(l.lease_no) into v_dead
         from (select distinct unnest(s_lease) as lease_no) as l
@@ -78,17 +93,14 @@ begin
     ), done as (
         select * from ended union all select * from again
     )
-    select array_agg(lane_id) filter (where budgeted), array_agg(effect_id)
-        into v_lanes, v_gone from done;
-    if v_dead is not null or coalesce(cardinality(v_gone), 0) <> cardinality(s_id) then
-        select json_agg(s.id)::text::text into strict v_gone[1]
-            from unnest(s_id, s_lease) as s (id, lease)
-            where s.lease = any (v_dead) or not s.id = any (coalesce(v_gone, '{}'));
-        raise exception using errcode = 'SW002', message = 'claim', detail = v_gone[1];
+    select array_agg(lane_id) filter (where budgeted), coalesce(array_agg(effect_id), '{}')
+        into v_lanes, v_done from done;
+    if v_dead is not null or cardinality(v_done) < cardinality(s_id) then
+        raise exception using errcode = 'SW002', message = 'claim', detail = (
+            select json_agg(s.id) from unnest(s_id, s_lease) as s (id, lease)
+            where s.lease = any (v_dead) or not s.id = any (v_done));
     end if;
-    if v_lanes is not null then
-        perform work_give_back(v_lanes);
-    end if;
+    return v_lanes;
 end $$;
 
 -- Ready effects become claimable at once without budgets, claimed ones are asked to stop; either
@@ -99,20 +111,6 @@ begin
     update effects
         set cancel_requested = true, state = case state when 'c' then state else 'x' end
         where effect_id = any (c_id) and not cancel_requested;
-end $$;
-
-create function work_release_seats(q_budget text[], q_stream text[])
-returns void language plpgsql as $$
-begin
-    perform 1 from budgets where name = any (q_budget) order by name for no key update;
-    with freed as (
-        delete from seats s using unnest(q_budget, q_stream) as q (name, stream), budgets b
-            where b.name = q.name and s.budget_id = b.budget_id and s.stream = q.stream
-            returning s.budget_id
-    ), counted as (
-        select budget_id, count(*)::int as n from freed group by 1
-    )
-    update budgets b set in_use = b.in_use - c.n from counted c where b.budget_id = c.budget_id;
 end $$;
 
 create function work_enqueue(
@@ -178,9 +176,11 @@ create function apply_work(
     c_id text[],
     q_budget text[], q_stream text[]
 ) returns void language plpgsql as $$
+declare
+    v_lanes int[];
 begin
     if s_id is not null then
-        perform work_settle(s_id, s_lease, s_requeue_at, s_attempt);
+        v_lanes := work_settle(s_id, s_lease, s_requeue_at, s_attempt);
     end if;
     if e_id is not null then
         perform work_enqueue(
@@ -191,7 +191,7 @@ begin
     if c_id is not null then
         perform work_cancel(c_id);
     end if;
-    if q_budget is not null then
-        perform work_release_seats(q_budget, q_stream);
+    if v_lanes is not null or q_budget is not null then
+        perform work_give_back(v_lanes, q_budget, q_stream);
     end if;
 end $$;
