@@ -1,0 +1,1 @@
+"""Replicator: makes copies of VMs and keeps them fresh."""
