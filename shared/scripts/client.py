@@ -141,7 +141,7 @@ def choose_work_root(wanted: Path | None, user: ScriptUser) -> Path:
     usual = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
     candidates = [wanted] if wanted else usual
     for root in candidates:
-        if root.is_dir() and user.reaches(root, os.X_OK):
+        if os.path.isdir(root) and user.reaches(root, os.X_OK):
             return root.absolute()
     raise ScriptSetup(
         f"scripts have no folder to run in: user {user.name!r} cannot enter "

@@ -24,7 +24,10 @@ import signal
 import stat
 import sys
 import time
-from typing import Any, NamedTuple, NoReturn
+
+TYPE_CHECKING = False  # importing `typing` for the real one would cost a third of the start
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 FOLDER_PREFIX = "seawall-script-"
 CONTEXT_NAME = "context.json"
@@ -42,21 +45,24 @@ _PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Usage(NamedTuple):
+class Usage:
     """One process as /proc shows it."""
 
-    parent: int
-    zombie: bool
-    cpu_ticks: int
-    threads: int
-    rss_pages: int
+    def __init__(self, field: list[bytes]) -> None:
+        """From the fields of /proc/PID/stat behind the command name."""
+        self.zombie = field[0] in (b"Z", b"X")
+        self.parent = int(field[1])
+        self.cpu_ticks = sum(int(value) for value in field[11:15])
+        self.threads = int(field[17])
+        self.rss_pages = int(field[21])
 
 
-class Ending(NamedTuple):
+class Ending:
     """How the script ended: reason is exit, signal, timeout, stopped, cpu, memory, processes."""
 
-    reason: str
-    status: int
+    def __init__(self, reason: str, status: int) -> None:
+        self.reason = reason
+        self.status = status
 
 
 # -- processes ---------------------------------------------------------------------------------
@@ -74,10 +80,7 @@ def _read_usage(pid: str) -> Usage | None:
             field = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    if len(field) < 22:
-        return None
-    ticks = sum(int(value) for value in field[11:15])
-    return Usage(int(field[1]), field[0] in b"ZX", ticks, int(field[17]), int(field[21]))
+    return Usage(field) if len(field) >= 22 else None
 
 
 def descendants(root: int) -> dict[int, Usage]:

@@ -48,7 +48,7 @@ def find_program(runtime: Runtime, *, path: str, user: ScriptUser) -> str | None
     for program in _RUNTIMES[runtime].programs:
         for folder in filter(os.path.isabs, path.split(":")):
             candidate = Path(folder, program)
-            if candidate.is_file() and user.reaches(candidate, os.R_OK | os.X_OK):
+            if os.path.isfile(candidate) and user.reaches(candidate, os.R_OK | os.X_OK):
                 return str(candidate)
     return None
 
