@@ -399,3 +399,62 @@ def test_any_cron_line_reads_or_is_refused(parts: list[str]) -> None:
         parse(document)
     except DefinitionErrors as errors:
         assert {problem.path for problem in errors.problems} == {("checkpoints", "cron")}
+
+
+def test_a_script_runs_only_in_the_operations_it_names() -> None:
+    document = with_vm(
+        post_script={"run": "scripts/page.sh", "operations": ["failover", "test", "test"]}
+    )
+    script = parse(document).vms[0].post_script
+    assert script is not None
+    assert script.operations == ("test", "failover")
+    assert script.runtime == "sh"
+    assert script.timeout_s == 300.0
+    assert script.on_failure is None
+
+
+def test_blackouts_read_as_daily_or_single_windows() -> None:
+    windows = [
+        {"from": "22:00", "to": "06:00", "days": ["sun", "mon"], "time_zone": "Asia/Kolkata"},
+        {"from": "2026-11-22T20:00:00Z", "to": "2026-11-22T23:30:00+01:00"},
+        {"from": "12:00", "to": "13:00"},
+    ]
+    daily, once, lunch = parse(changed(replication={"blackouts": windows})).replication.blackouts
+    assert daily == plans.DailyBlackout(
+        from_minute=1_320, to_minute=360, days=(0, 6), time_zone="Asia/Kolkata"
+    )
+    assert isinstance(once, plans.OnceBlackout)
+    assert (once.ends_at - once.starts_at).total_seconds() == 9_000
+    assert isinstance(lunch, plans.DailyBlackout)
+    assert lunch.days == (0, 1, 2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("ready", "probe"),
+    [
+        ("heartbeat", plans.ReadyProbe()),
+        ({"heartbeat": True, "within": "1m"}, plans.ReadyProbe(within_s=60.0)),
+        ({"within": "1m"}, plans.ReadyProbe(within_s=60.0)),
+        ({"http": "8080/a/b?c=1"}, plans.ReadyProbe(kind="http", port=8080, path="/a/b?c=1")),
+        ({"http": "/"}, plans.ReadyProbe(kind="http", path="/")),
+    ],
+)
+def test_readiness_reads_in_its_short_and_long_forms(
+    ready: object, probe: plans.ReadyProbe
+) -> None:
+    assert parse(with_vm(ready=ready)).vms[0].ready == probe
+
+
+def test_the_plans_post_script_may_run_after_cancel() -> None:
+    document = changed(recovery={"post_script": {"run": "scripts/check.py", "always": True}})
+    script = parse(document).recovery.post_script
+    assert script is not None
+    assert script.always
+
+
+def test_cron_replaces_every() -> None:
+    checkpoints = {"every": None, "cron": "0  */4 * * *", "time_zone": "Asia/Kolkata"}
+    policy = parse(changed(checkpoints=checkpoints)).checkpoints
+    assert policy is not None
+    assert (policy.cron, policy.time_zone) == ("0 */4 * * *", "Asia/Kolkata")
+    assert policy.every_s is None
