@@ -163,6 +163,11 @@ class EmbeddedPostgres:
                 except subprocess.TimeoutExpired:
                     continue
         self.kill()
+        if self._socket_dir is not None and self._socket_dir != self._home:
+            with suppress(
+                OSError
+            ):  # What a killed server left in it is the next start's to replace.
+                self._socket_dir.rmdir()
         self._release_ownership()
 
     def stop_orphan(self) -> None:
