@@ -5,6 +5,7 @@ Owns what counts as *unchanged*: two documents that mean the same, however they 
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import TypeAlias
 
 import msgspec
@@ -95,10 +96,10 @@ def _plain(value: object, *, with_defaults: bool) -> Plain:
     if isinstance(value, msgspec.Struct):
         tag = value.__struct_config__.tag
         fields: dict[str, object] = {} if tag is None else {"type": tag}
-        for field in msgspec.structs.fields(value):
-            item = getattr(value, field.name)
-            if with_defaults or item != _default(field):
-                fields[field.name] = _plain(item, with_defaults=with_defaults)
+        for name, default in _defaults(type(value)):
+            item = getattr(value, name)
+            if with_defaults or item != default:
+                fields[name] = _plain(item, with_defaults=with_defaults)
         return fields
     if isinstance(value, datetime):
         return units.format_moment(value)
@@ -109,10 +110,18 @@ def _plain(value: object, *, with_defaults: bool) -> Plain:
     return value
 
 
-def _default(field: msgspec.structs.FieldInfo) -> object:
-    if field.default_factory is not msgspec.NODEFAULT:
-        return field.default_factory()
-    return field.default
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> tuple[tuple[str, object], ...]:
+    """Name and default of every field. Asking msgspec resolves type hints: once per type."""
+    return tuple(
+        (
+            field.name,
+            field.default
+            if field.default_factory is msgspec.NODEFAULT
+            else field.default_factory(),
+        )
+        for field in msgspec.structs.fields(kind)
+    )
 
 
 def _shown(key: str, value: object) -> str:
