@@ -260,9 +260,7 @@ class MemoryStore:
     async def cursors(self) -> Mapping[tuple[str, str, int], tuple[int, int]]:
         return dict(self._cursors)
 
-    async def due_timers(
-        self, partitions: Sequence[int], *, count_max: int
-    ) -> Sequence[DueTimer]:
+    async def due_timers(self, partitions: Sequence[int], *, count_max: int) -> Sequence[DueTimer]:
         """The earliest timers due by the clock, ordered by due."""
         wanted, now = set(partitions), self._clock.now()
         found: list[DueTimer] = []

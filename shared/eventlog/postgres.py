@@ -32,7 +32,7 @@ from shared.eventlog.port import (
     Snapshot,
     Step,
 )
-from shared.eventlog.steps import check_blob, count_rows, is_single_row
+from shared.eventlog.steps import check_blob, check_partition, count_rows, is_single_row
 from shared.postgres import (
     COMMAND_TIMEOUT_S,
     CONFLICT,
@@ -96,6 +96,7 @@ class PostgresStore:
                 raise
 
     async def _append_one(self, row: NewRow) -> Mapping[tuple[str, int], int]:
+        check_partition(row.topic, row.partition)
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
             seq = await connection.fetchval(
                 _SQL["append_one"],
@@ -162,9 +163,7 @@ class PostgresStore:
         Partitions come in the order of `after`, each as far as the count lasts: callers who
         read on turn the order, so that none waits for the others' backlog.
         """
-        rows = await self._fetch(
-            "read", topic, list(after), list(after.values()), count_max
-        )
+        rows = await self._fetch("read", topic, list(after), list(after.values()), count_max)
         return tuple(self._recorded(topic, row) for row in rows)
 
     async def cursors(self) -> Mapping[tuple[str, str, int], tuple[int, int]]:
@@ -172,9 +171,7 @@ class PostgresStore:
         return {(source, topic, partition): (epoch, seq)
                 for source, topic, partition, epoch, seq in rows}  # fmt: skip
 
-    async def due_timers(
-        self, partitions: Sequence[int], *, count_max: int
-    ) -> Sequence[DueTimer]:
+    async def due_timers(self, partitions: Sequence[int], *, count_max: int) -> Sequence[DueTimer]:
         """The earliest timers due by the database's clock, ordered by due."""
         rows = await self._fetch("due_timers", list(partitions), count_max)
         return tuple(

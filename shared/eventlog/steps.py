@@ -50,9 +50,14 @@ def count_rows(rows: Sequence[NewRow]) -> Appends:
                 )
             streams[row.stream] = (before, row.version)
     for topic, partition in counts:
-        if not 0 <= partition < PARTITIONS:
-            raise InvariantBroken(f"{topic} has no partition {partition}")
+        check_partition(topic, partition)
     return Appends(dict(sorted(counts.items())), places, dict(sorted(streams.items())))
+
+
+def check_partition(topic: str, partition: int) -> None:
+    """Raises InvariantBroken for a partition that no reader would ever ask for."""
+    if not 0 <= partition < PARTITIONS:
+        raise InvariantBroken(f"{topic} has no partition {partition}")
 
 
 def timers_set(step: Step) -> list[NewTimer]:
