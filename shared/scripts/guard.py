@@ -342,7 +342,8 @@ class Script:
     def supervise(self) -> Ending:
         """Drain output until the script ends or must end; then no process of it is left."""
         ending = self._watch()
-        self.left = self._kill_tree()
+        if self._reap():
+            self.left = self._kill_tree()
         self._drain()
         return ending
 
@@ -422,13 +423,18 @@ class Script:
     def _kill_tree(self) -> set[int]:
         """End every descendant; orphans are ours because the guard is their subreaper.
 
-        All are stopped before any is killed: a stopped process cannot fork away. Returns what
-        was still there after KILL_S_MAX (a process hung in the kernel).
+        All are stopped before any is killed: a stopped process cannot fork away. Ended ones are
+        not collected until nothing runs: a chain that forks and exits faster than we look then
+        runs into its own process limit, because the uncollected count. Returns what was still
+        there after KILL_S_MAX (a process hung in the kernel).
         """
         deadline = time.monotonic() + KILL_S_MAX
         stopped: set[int] = set()
-        while self._reap():
-            alive = {pid for pid, use in descendants(os.getpid()).items() if not use.zombie}
+        while True:
+            tree = descendants(os.getpid())
+            alive = {pid for pid, usage in tree.items() if not usage.zombie}
+            if not alive and not self._reap():
+                return set()
             if time.monotonic() > deadline:
                 return alive
             if alive - stopped:
@@ -437,7 +443,6 @@ class Script:
                 continue
             _signal_all(alive, signal.SIGKILL)
             time.sleep(0.001)
-        return set()
 
     def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_S_MAX
