@@ -164,9 +164,8 @@ class EmbeddedPostgres:
                     continue
         self.kill()
         if self._socket_dir is not None and self._socket_dir != self._home:
-            with suppress(
-                OSError
-            ):  # What a killed server left in it is the next start's to replace.
+            # Not empty after a kill: the next start replaces what was left in it.
+            with suppress(OSError):
                 self._socket_dir.rmdir()
         self._release_ownership()
 

@@ -44,7 +44,7 @@ def server(home: Path) -> Iterator[EmbeddedPostgres]:
 
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=30)
     try:
         yield connection
     finally:
