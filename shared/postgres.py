@@ -160,4 +160,3 @@ def _from_client(error: asyncpg.InterfaceError, attempt: str) -> SeawallError:
 
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
-

@@ -7,7 +7,7 @@ who wait for it. Two implementations pass the same contract suite: Postgres and 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -25,7 +25,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """An effect granted to a worker under its lease. `data` is the payload's stored JSON."""
+    """An effect granted to a worker under its lease. `data` is the payload's stored JSON.
+
+    `attempt` counts failures committed so far (0: the first try). `cancelled`: the owner took
+    it back before anyone began; it holds no budget and is only to be settled as cancelled.
+    """
 
     effect_id: str
     stream: str
@@ -38,6 +42,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     lease_no: int
     stream_version: int
+    cancelled: bool = False
 
 
 class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +58,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """A limit shared by all workers. `hold`/`seat`: at most `concurrent` units at once.
 
     `rate`: a bucket of `burst` tokens refilled with `per_second`. Names look like
-    `west/RunInstances`. Defining one again changes its limit, not what is in use.
+    `west/RunInstances`. Defining one again changes its limit, not what is in use. A budget that
+    effects name before it is defined has no room.
     """
 
     name: str
@@ -72,7 +78,8 @@ class BudgetState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """One ready or running effect, for `seawall queue`. `position` counts from 1 in its class."""
+    """One effect, for `seawall queue`. `worker` runs it, else '' and `blocked_by` says what
+    has no room for it; `attempt` counts failures so far."""
 
     effect_id: str
     service: str
@@ -89,9 +96,14 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkQueue(Protocol):
-    """The verbs of the queue. `service` is the service whose effects a claim takes."""
+    """The verbs of the queue. Every instant is the queue's own clock.
 
-    async def lease_worker(self, worker: str, *, service: str, lease_s: float) -> Lease: ...
+    All verbs raise Transient when the queue cannot be reached; what a verb that writes has done
+    is then unknown.
+    """
+
+    async def lease_worker(self, worker: str, *, service: str, lease_s: float) -> Lease:
+        """Begin a lease. Earlier leases of the same name end as if the worker had died."""
 
     async def heartbeat(self, lease: Lease) -> Sequence[str]:
         """Prolong the lease; gives ids of claimed effects that were asked to stop.
@@ -100,17 +112,29 @@ class WorkQueue(Protocol):
         """
 
     async def end_lease(self, lease: Lease) -> None:
-        """Give back every effect still claimed under it, at once, without using an attempt."""
+        """Give back every effect still claimed under it, at once, without using an attempt.
 
-    async def claim(
-        self, lease: Lease, *, kinds: Sequence[str], count_max: int
-    ) -> ClaimResult: ...
+        Their slots are free at once too: call it only when none of their calls still runs.
+        """
+
+    async def claim(self, lease: Lease, *, kinds: Sequence[str], count_max: int) -> ClaimResult:
+        """Grant up to `count_max` effects of the lease's service, of kinds it handles.
+
+        Order over all services: class, priority (work older than its interval rises by one),
+        plans in turn, due. Never past a budget. Raises Fenced if the lease is gone.
+        """
+
+    async def unanswered(self, lease: Lease, known: Collection[str]) -> Sequence[Claimed]:
+        """Effects claimed under the lease that are not `known`: their claim's answer was lost."""
 
     async def renew_claims(self, lease: Lease, effect_ids: Sequence[str]) -> None:
-        """Raises Fenced unless the worker still holds all of them."""
+        """Raises Fenced, naming those lost, unless the worker still holds all of them."""
 
-    async def define(self, budgets: Sequence[Budget]) -> None: ...
+    async def define(self, budgets: Sequence[Budget]) -> None:
+        """Create budgets or change their limits. Raises Refused for a change of mode."""
 
-    async def budgets(self) -> Sequence[BudgetState]: ...
+    async def budgets(self) -> Sequence[BudgetState]:
+        """All budgets by name, those that effects name and nobody has defined included."""
 
-    async def waiting(self, *, count_max: int) -> Sequence[Waiting]: ...
+    async def waiting(self, *, count_max: int) -> Sequence[Waiting]:
+        """Work by class; in a class running effects first, then by priority and due."""

@@ -56,6 +56,11 @@ begin
         from unnest(v_budgets, v_counts) as u (budget_id, n) where b.budget_id = u.budget_id;
 end $$;
 
+create function work_wake_lanes(p_lanes int[]) returns void language sql volatile as $$
+    update lanes set active = true, empty_since = null
+        where lane_id = any (p_lanes) and not active
+$$;
+
 -- A lease lives until it expires, but never dies within its own length of the server's start:
 -- while the server was down no worker could prolong.
 create function work_alive(p_expires_at timestamptz, p_lease_s float8) returns bool
@@ -64,7 +69,8 @@ language sql volatile as $$
         p_expires_at, pg_postmaster_start_time() + make_interval(secs => p_lease_s))
 $$;
 
--- Gives the lanes of the settled effects that held budgets.
+-- Gives the lanes of the settled effects that held budgets. `s_attempt` -1 without a requeue:
+-- the effect goes on, its claim only has to stand until the step commits.
 create function work_settle(
     s_id text[], s_lease bigint[], s_requeue_at timestamptz[], s_attempt int[]
 ) returns int[] language plpgsql as $$
@@ -72,15 +78,28 @@ declare
     v_dead  bigint[];
     v_done  text[];
     v_lanes int[];
+    v_again int[];
+    v_kept  text[];
 begin
     select array_agg(l.lease_no) into v_dead
         from (select distinct unnest(s_lease) as lease_no) as l
         left join workers w using (lease_no)
         where w.lease_no is null or not work_alive(w.expires_at, w.lease_s);
+    if -1 = any (s_attempt) then
+        select array_agg(effect_id) into v_kept from (
+            select e.effect_id
+                from unnest(s_id, s_lease, s_attempt) as s (id, lease, attempt)
+                join effects e on e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease
+                where s.attempt = -1
+                for no key update of e
+        ) as k;
+    end if;
     with ended as (
-        delete from effects e using unnest(s_id, s_lease, s_requeue_at) as s (id, lease, again)
-            where e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease and s.again is null
-            returning e.effect_id, e.lane_id, e.budgeted
+        delete from effects e
+            using unnest(s_id, s_lease, s_requeue_at, s_attempt) as s (id, lease, again, attempt)
+            where e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease
+                and s.again is null and s.attempt >= 0
+            returning e.effect_id, e.lane_id, e.budgeted, false as again
     ), again as (
         update effects e
             set state = case when e.cancel_requested then 'x'::"char"
@@ -89,16 +108,21 @@ begin
             from unnest(s_id, s_lease, s_requeue_at, s_attempt) as s (id, lease, again, attempt)
             where e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease
                 and s.again is not null
-            returning e.effect_id, e.lane_id, old.budgeted
+            returning e.effect_id, e.lane_id, old.budgeted, true
     ), done as (
         select * from ended union all select * from again
     )
-    select array_agg(lane_id) filter (where budgeted), coalesce(array_agg(effect_id), '{}')
-        into v_lanes, v_done from done;
+    select array_agg(lane_id) filter (where budgeted), array_agg(lane_id) filter (where again),
+            coalesce(array_agg(effect_id), '{}')
+        into v_lanes, v_again, v_done from done;
+    v_done := v_done || v_kept;
     if v_dead is not null or cardinality(v_done) < cardinality(s_id) then
         raise exception using errcode = 'SW002', message = 'claim', detail = (
             select json_agg(s.id) from unnest(s_id, s_lease) as s (id, lease)
             where s.lease = any (v_dead) or not s.id = any (v_done));
+    end if;
+    if v_again is not null then
+        perform work_wake_lanes(v_again);
     end if;
     return v_lanes;
 end $$;
@@ -145,8 +169,7 @@ begin
                 and l.priority = e.priority and l.plan = e.plan and l.interval_s = e.interval_s
                 and l.needs = e.needs;
     end if;
-    update lanes set active = true, empty_since = null
-        where lane_id = any (v_lanes) and not active;
+    perform work_wake_lanes(v_lanes);
     insert into effects (
             effect_id, lane_id, stream, partition, stream_version, type, schema_version, data,
             meta, due, ready_at, state, seated)
@@ -157,15 +180,16 @@ begin
         from unnest(e_id, v_lanes, e_stream, e_partition, e_stream_version, e_type,
                 e_schema_version, e_data, e_meta, e_due, e_not_before, e_needs)
             as e (id, lane_id, stream, partition, stream_version, type,
-                schema_version, data, meta, due, not_before, needs);
+                schema_version, data, meta, due, not_before, needs)
+        on conflict (effect_id) do nothing;
 end $$;
 
 -- e_: new effects; `e_needs` holds lines `mode budget` sorted by budget, '' for none.
 -- s_: settled claims; `s_requeue_at` null removes the effect. c_: effects to cancel.
 -- q_: seats that streams release. Null arrays cost nothing. Settling comes first, so a step may
--- enqueue an effect under the id it settles. Raises SW002 `claim` with the ids (a JSON array as
--- detail) of settled effects that are not claimed under the lease number given, or whose lease
--- is over.
+-- enqueue an effect under the id it settles; an id that exists already stays as it is.
+-- Raises SW002 `claim` with the ids (a JSON array as detail) of settled effects that are not
+-- claimed under the lease number given, or whose lease is over.
 create function apply_work(
     p_service text,
     e_id text[], e_stream text[], e_partition int[], e_kind text[], e_type text[],
@@ -182,14 +206,14 @@ begin
     if s_id is not null then
         v_lanes := work_settle(s_id, s_lease, s_requeue_at, s_attempt);
     end if;
+    if c_id is not null then
+        perform work_cancel(c_id);
+    end if;
     if e_id is not null then
         perform work_enqueue(
             p_service, e_id, e_stream, e_partition, e_kind, e_type, e_schema_version, e_data,
             e_meta, e_class, e_priority, e_plan, e_due, e_not_before, e_interval_s, e_needs,
             e_stream_version);
-    end if;
-    if c_id is not null then
-        perform work_cancel(c_id);
     end if;
     if v_lanes is not null or q_budget is not null then
         perform work_give_back(v_lanes, q_budget, q_stream);

@@ -1,0 +1,157 @@
+"""One operating-system process of Seawall: what its services share, signals, ordered end.
+
+Owns settings, news, health, metrics and pools. Which services run is the caller's choice:
+`python -m services.<name>` runs one, `seawall up` all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import asyncpg
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from shared.bus.postgres import PostgresBus
+from shared.clock import SystemClock
+from shared.effects.postgres import PostgresWork
+from shared.eventlog.postgres import PostgresStore
+from shared.fold import ServiceDefinition
+from shared.migrations import migrate
+from shared.news import PostgresNews
+from shared.postgres import open_pool
+from shared.service import Service
+from shared.settings import Settings
+from shared.telemetry.health import Health, serve_health
+from shared.telemetry.logs import configure_logs
+from shared.telemetry.metrics import EngineMetrics
+
+log = structlog.get_logger()
+
+LOGGED_SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier")
+"""Services that have a log; their schemas exist before any service reads another's."""
+
+QUICK_RETURN_KINDS = ("run-script", "transfer")
+"""Kinds whose slots return at once after a worker's death (architecture.md §3)."""
+
+STOP_S_MAX = 10.0
+
+
+class Part(Protocol):
+    """Something a process runs until it is asked to stop."""
+
+    name: str
+
+    def stop(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class Process:
+    """The shared things of one process. Use as an async context; `run` its parts inside."""
+
+    def __init__(self, settings: Settings, *, dsn: str) -> None:
+        self.settings = settings
+        self.dsn = dsn
+        self.clock = SystemClock()
+        self.registry = CollectorRegistry()
+        self.health = Health(self.registry)
+        self.metrics = EngineMetrics(self.registry)
+        self.news = PostgresNews(dsn)
+        self._pools: dict[str, asyncpg.Pool[Any]] = {}
+
+    async def __aenter__(self) -> Process:
+        for service in LOGGED_SERVICES:
+            await migrate(self.dsn, service)
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        for pool in self._pools.values():
+            try:
+                async with asyncio.timeout(2.0):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    async def pool(self, service: str) -> asyncpg.Pool[Any]:
+        """The pool whose unqualified names mean the service's schemas."""
+        if service not in self._pools:
+            self._pools[service] = await open_pool(self.dsn, service)
+        return self._pools[service]
+
+    async def store(self, service: str) -> PostgresStore:
+        """The service's store."""
+        return await PostgresStore.open(await self.pool(service), service=service)
+
+    async def queue(self, service: str) -> PostgresWork:
+        """The work queue that the service's effects lie in."""
+        return PostgresWork(
+            await self.pool(service),
+            platform_timeout_s=self.settings.call_timeout_s,
+            quick_return_kinds=QUICK_RETURN_KINDS,
+        )
+
+    async def service(self, definition: ServiceDefinition) -> Service:
+        """A service on this process's bus and store, shown in its health and metrics."""
+        pool = await self.pool(definition.name)
+        built = Service(
+            definition,
+            store=await self.store(definition.name),
+            bus=PostgresBus(pool, sources=LOGGED_SERVICES),
+            clock=self.clock,
+            news=self.news,
+            copy_id=f"{definition.name}-{os.getpid()}-{id(definition):x}",
+            lease_s=self.settings.lease_s,
+        )
+        built.register(self.health, self.metrics)
+        return built
+
+    async def run(self, parts: Sequence[Part], *, ready: asyncio.Event | None = None) -> None:
+        """Run the parts until SIGTERM or SIGINT, or until one of them fails."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        news = asyncio.create_task(self.news.run())
+        running = [asyncio.create_task(part.run(), name=part.name) for part in parts]
+        waiter = asyncio.create_task(stopped.wait())
+        if ready is not None:
+            ready.set()
+        await asyncio.wait([waiter, *running], return_when=asyncio.FIRST_COMPLETED)
+        for part in parts:
+            part.stop()
+        _, late = await asyncio.wait(running, timeout=STOP_S_MAX - 0.5)
+        for task in (*late, news, waiter):
+            task.cancel()
+        await asyncio.gather(*late, news, waiter, return_exceptions=True)
+        for task in running:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+
+async def serve(process: Process, parts: Sequence[Part]) -> None:
+    """Run parts with a health server beside them, whose port is printed."""
+    port = process.settings.health_port
+    if port is None:
+        await process.run(parts)
+        return
+    runner, bound = await serve_health(process.health, host=process.settings.host, port=port)
+    names = ",".join(part.name for part in parts)
+    sys.stdout.write(f"seawall {names} health http://{process.settings.host}:{bound}\n")
+    sys.stdout.flush()
+    try:
+        await process.run(parts)
+    finally:
+        await runner.cleanup()
+
+
+def start(settings: Settings, main: Any) -> None:
+    """Run `main()` on the fast loop with logs set up."""
+    configure_logs(settings.log_level)
+    uvloop.run(main)

@@ -1,0 +1,128 @@
+"""A service's running parts: consume → decide → append, timers, effects, ordered shutdown.
+
+Services differ only in what they register (`ServiceDefinition`, effect handlers). Any number of
+copies may run; a copy works on its share of the logical partitions and claims effects of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+import structlog
+
+from shared.bus.port import Bus
+from shared.clock import Clock
+from shared.consumer import Consumer
+from shared.effects.worker import Worker
+from shared.errors import Transient
+from shared.eventlog.port import EventStore
+from shared.fold import ServiceDefinition
+from shared.news import News
+from shared.partitions import PartitionShare
+from shared.stepper import Stepper
+from shared.telemetry.health import Health
+from shared.telemetry.metrics import EngineMetrics
+from shared.timers.loop import TimerLoop, timers_topic
+
+log = structlog.get_logger()
+
+DRAIN_S_MAX = 8.0
+"""What calls in hand get at SIGTERM (architecture.md §3)."""
+
+LAG_READY_MAX = 10_000
+"""Rows behind which a copy says it is not ready."""
+
+
+class Service:
+    """One copy of one service in this process. `run` ends after `stop` was asked."""
+
+    def __init__(
+        self,
+        definition: ServiceDefinition,
+        *,
+        store: EventStore,
+        bus: Bus,
+        clock: Clock,
+        news: News,
+        copy_id: str,
+        lease_s: float,
+    ) -> None:
+        self.name = definition.name
+        self.store = store
+        self._news = news
+        self.stepper = Stepper(definition, store, clock=clock, committed=self._committed)
+        self.share = PartitionShare(
+            store, copy_id=copy_id, lease_s=lease_s, clock=clock, changed=self._share_changed
+        )
+        self.consumer = Consumer(
+            definition,
+            store,
+            bus=bus,
+            stepper=self.stepper,
+            clock=clock,
+            news=news,
+            owned=self.share.owned,
+        )
+        self._timers = TimerLoop(
+            store, stepper=self.stepper, clock=clock, news=news, owned=self.share.owned
+        )
+        self.worker: Worker | None = None
+        self._stop = asyncio.Event()
+
+    def _committed(self, topics: Collection[str]) -> None:
+        self._news.poke({*topics, timers_topic(self.name)})
+
+    def _share_changed(self) -> None:
+        self.consumer.wake()
+        self._news.poke((timers_topic(self.name),))
+
+    def stop(self) -> None:
+        """Ask for an ordered end."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until `stop`; then stop intake, finish what is in hand, leave, return."""
+        async with asyncio.TaskGroup() as group:
+            engine = group.create_task(self.stepper.run())
+            intake = [
+                group.create_task(self.share.run()),
+                group.create_task(self.consumer.run()),
+                group.create_task(self._timers.run()),
+            ]
+            worker = group.create_task(self.worker.run()) if self.worker else None
+            await self._stop.wait()
+            await _cancelled(intake)
+            if self.worker is not None and worker is not None:
+                await self.worker.drain(timeout_s=DRAIN_S_MAX)
+                await _cancelled([worker])
+            await _cancelled([engine])
+            await self.share.leave()
+        log.info("service.stopped", service=self.name)
+
+    def register(self, health: Health, metrics: EngineMetrics) -> None:
+        """Let the process's health and metrics show this service."""
+        health.add(self.name, self._problem)
+        labels = {"service": self.name}
+        metrics.parked.labels(**labels).set_function(lambda: len(self.stepper.parked_keys))
+        metrics.partitions.labels(**labels).set_function(lambda: len(self.share.owned()))
+        self.stepper.count = metrics.counting(self.name)
+
+    async def _problem(self) -> str:
+        """What keeps this copy from being ready, or ""."""
+        if not self.stepper.reachable:
+            return "the database does not answer"
+        if self.consumer.unknown_types:
+            return f"parked: this build does not know {sorted(self.consumer.unknown_types)}"
+        try:
+            lag = await self.consumer.lag()
+        except (Transient, TimeoutError) as away:
+            return f"the log cannot be read: {away}"
+        return f"{lag} messages behind" if lag > LAG_READY_MAX else ""
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

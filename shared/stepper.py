@@ -1,0 +1,296 @@
+"""The one place where a service commits: gathers inputs, folds them, commits, narrows failures.
+
+Messages, fired timers and effect outcomes of one process meet here and are committed together,
+up to BATCH_MAX at once; a failing one is found by halving. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from schemas.common import Command
+from schemas.ids import key_of
+from shared.clock import Clock
+from shared.errors import InvariantBroken, Refused, Transient
+from shared.eventlog.port import (
+    Conflict,
+    DueTimer,
+    EventStore,
+    Fenced,
+    NameTaken,
+    NewTimer,
+    Parked,
+    Step,
+)
+from shared.fold import Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+BATCH_MAX = 500
+"""Inputs in one transaction (architecture.md §3)."""
+
+ATTEMPTS_MAX = 8
+"""Conflicts in a row after which a batch is halved: another copy is busy on the same streams."""
+
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+SET_ASIDE_S = 60.0
+REASON_CHARS_MAX = 500
+
+
+class _Group(msgspec.Struct):
+    inputs: list[Input]
+    done: asyncio.Future[None]
+
+
+class Stepper:
+    """Commits what a service decides. `submit` returns once the inputs' step is durable.
+
+    Inputs whose claim or timer is no longer ours are dropped silently: their owner decides.
+    A lost cursor raises Fenced to its submitter, who reads its cursors again.
+    """
+
+    def __init__(
+        self,
+        definition: ServiceDefinition,
+        store: EventStore,
+        *,
+        clock: Clock,
+        committed: Callable[[Collection[str]], None],
+    ) -> None:
+        self._definition = definition
+        self._store = store
+        self._clock = clock
+        self._committed = committed
+        self._handlers = {handler.message: handler for handler in definition.handlers}
+        self._waiting: deque[_Group] = deque()
+        self._news = asyncio.Event()
+        self.cache = StateCache(definition)
+        self.parked_keys: set[tuple[str, str, str]] = set()
+        self.reachable = True
+        self.count: Callable[[int], None] = _count_nothing
+
+    async def submit(self, inputs: Sequence[Input]) -> None:
+        """Decide and commit the inputs, in order, perhaps together with others'."""
+        if not inputs:
+            return
+        group = _Group(list(inputs), asyncio.get_running_loop().create_future())
+        self._waiting.append(group)
+        self._news.set()
+        await group.done
+
+    async def run(self) -> None:
+        """Commit batch after batch until cancelled. One task per process owns this."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                await self._commit_groups(self._take_groups())
+
+    def _take_groups(self) -> list[_Group]:
+        groups = [self._waiting.popleft()]
+        size = len(groups[0].inputs)
+        while self._waiting and size + len(self._waiting[0].inputs) <= BATCH_MAX:
+            groups.append(self._waiting.popleft())
+            size += len(groups[-1].inputs)
+        return groups
+
+    async def _commit_groups(self, groups: list[_Group]) -> None:
+        try:
+            await self._commit([each for group in groups for each in group.inputs])
+        except Fenced as lost:
+            if len(groups) > 1:
+                for group in groups:
+                    await self._commit_groups([group])
+                return
+            _fail(groups[0], lost)
+            return
+        except BaseException as broken:
+            for group in groups:
+                _fail(group, broken)
+            raise
+        for group in groups:
+            if not group.done.done():
+                group.done.set_result(None)
+
+    async def _commit(self, inputs: list[Input]) -> None:
+        """Commit one batch, halving it where one input spoils it for the others."""
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                await self._try(inputs)
+            except Conflict as moved:
+                log.debug("step.conflict", streams=len(moved.streams), attempt=attempt)
+                continue
+            except Fenced as lost:
+                if lost.what == "cursor":
+                    raise
+                inputs = [each for each in inputs if not _is_lost(each, lost)]
+                if not inputs:
+                    return
+                continue
+            except NameTaken as taken:
+                if len(inputs) == 1:
+                    await self._refuse(inputs[0], taken)
+                    return
+                break
+            except Transient:
+                raise InvariantBroken("a transient error left the retry loop") from None
+            except asyncio.CancelledError:
+                raise
+            except Exception as broken:  # noqa: BLE001 - supervisor: whatever a decider raised is set aside
+                if len(inputs) == 1:
+                    await self._set_aside(inputs[0], broken)
+                    return
+                break
+            return
+        if len(inputs) == 1:
+            await self._set_aside(inputs[0], InvariantBroken("conflicts without end"))
+            return
+        middle = len(inputs) // 2
+        await self._commit(inputs[:middle])
+        await self._commit(inputs[middle:])
+
+    async def _try(self, inputs: Sequence[Input]) -> None:
+        folder = Folder(self._definition, self.cache, self._handlers)
+        try:
+            await self._load(folder.streams_of(inputs))
+            step = await self._fold(folder, inputs)
+            await self._write(step)
+        except BaseException as failed:
+            self.cache.evict(folder.touched)
+            if isinstance(failed, Conflict):
+                self.cache.evict(failed.streams)
+            raise
+        self.count(len(inputs))
+        self._forget_ended(folder.touched)
+        self._committed(folder.topics | ({"work"} if step.effects else set()))
+
+    async def _fold(self, folder: Folder, inputs: Sequence[Input]) -> Step:
+        """Fold, loading streams that only show during the fold (a plan's new VMs)."""
+        while True:
+            try:
+                return folder.fold(inputs)
+            except NeedStreams as need:
+                self.cache.evict(folder.touched)
+                await self._load(need.streams | folder.touched)
+                folder.reset()
+
+    def _forget_ended(self, touched: Collection[str]) -> None:
+        ended = []
+        for stream in touched:
+            cached = self.cache.get(stream)
+            if cached is not None and self.cache.family(stream).is_terminal(cached.state):
+                ended.append(stream)
+        self.cache.evict(ended)
+        self.cache.trim()
+
+    async def _load(self, streams: Collection[str]) -> None:
+        wanted = self.cache.known_versions(streams)
+        while wanted:
+            loaded = await self._persist(partial(self._store.load, wanted))
+            wanted = self.cache.absorb(loaded)
+
+    async def _write(self, step: Step) -> None:
+        await self._persist(partial(self._store.commit, step))
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call of the store while it is away; a step is never given up for that."""
+        tries = 0
+        while True:
+            try:
+                result = await call()
+            except Transient as away:
+                self.reachable = False
+                if tries == 0:
+                    log.warning("store.away", service=self._definition.name, error=str(away))
+                await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
+                tries += 1
+                continue
+            self.reachable = True
+            return result
+
+    async def _refuse(self, each: Input, taken: NameTaken) -> None:
+        """Answer a command whose reservation is taken; anything else of that kind is a bug."""
+        received = each.received
+        if received is None or not isinstance(received.body, Command):
+            await self._set_aside(each, taken)
+            return
+        refused = Refused(
+            f"{taken.name.replace(':', ' ', 1)} belongs to {taken.holder.replace(':', ' ')}",
+            code="name-taken",
+            remedy="choose another name, or remove it there first",
+        )
+        folder = Folder(self._definition, self.cache, self._handlers)
+        step = folder.refuse(each, refusal(received.body.command_id, refused))
+        await self._write(step)
+        self._committed(folder.topics)
+
+    async def _set_aside(self, each: Input, broken: BaseException) -> None:
+        """Keep what fails deterministically out of the way, durably, and say so."""
+        log.error(
+            "step.set-aside",
+            service=self._definition.name,
+            type=type(each.received.body).__name__ if each.received else "",
+            stream=each.received.stream if each.received else "",
+            exc_info=broken,
+        )
+        now = self._clock.now()
+        later = now + dt.timedelta(seconds=SET_ASIDE_S)
+        reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
+        if each.position is not None and each.received is not None:
+            parked = park(each.position, each.received.stream, reason=reason, at=now)
+            self.parked_keys.add((parked.source, parked.topic, parked.key))
+            each = msgspec.structs.replace(each, parked=parked)
+        if each.settled is not None:
+            put_back = msgspec.structs.replace(each.settled, requeue_at=later, keep=False)
+            each = msgspec.structs.replace(each, settled=put_back)
+        step = Folder(self._definition, self.cache, self._handlers).skip(each)
+        if each.fired is not None:
+            step = msgspec.structs.replace(step, timers=[_set_again(each.fired, later)])
+        await self._write(step)
+
+
+def park(
+    position: tuple[str, int, str, int, int], stream: str, *, reason: str, at: dt.datetime
+) -> Parked:
+    """The record of a message set aside; later ones of its stream's key wait behind it."""
+    source, _, topic, partition, seq = position
+    return Parked(source, topic, partition, seq, key_of(stream), reason, at)
+
+
+def _set_again(timer: DueTimer, due: dt.datetime) -> NewTimer:
+    return NewTimer(
+        timer.stream,
+        timer.name,
+        timer.partition,
+        due,
+        timer.type,
+        timer.schema_version,
+        timer.data,
+        timer.meta,
+    )
+
+
+def _count_nothing(inputs: int) -> None:
+    """Where nobody measures."""
+
+
+def _fail(group: _Group, error: BaseException) -> None:
+    if not group.done.done():
+        group.done.set_exception(error)
+
+
+def _is_lost(each: Input, lost: Fenced) -> bool:
+    if each.settled is not None:
+        return each.settled.effect_id in lost.names
+    if each.fired is not None:
+        return f"{each.fired.stream}/{each.fired.name}" in lost.names
+    return False

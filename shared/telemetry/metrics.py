@@ -1,0 +1,46 @@
+"""The metrics of the engine, listed in one place and labelled by service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class EngineMetrics:
+    """Counters and gauges that every service of a process feeds."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("service",)
+        self.steps = Counter(
+            "seawall_steps_total", "Transactions committed", labels, registry=registry
+        )
+        self.inputs = Counter(
+            "seawall_inputs_total", "Messages, timers and outcomes decided", labels,
+            registry=registry,
+        )  # fmt: skip
+        self.parked = Gauge(
+            "seawall_parked_keys", "Keys whose messages are set aside", labels, registry=registry
+        )
+        self.partitions = Gauge(
+            "seawall_partitions", "Logical partitions held by this copy", labels,
+            registry=registry,
+        )  # fmt: skip
+        self.effects = Counter(
+            "seawall_effects_total", "Effects that ended, by kind and result",
+            ("service", "kind", "result"), registry=registry,
+        )  # fmt: skip
+        self.throttled = Counter(
+            "seawall_throttled_total", "Calls a platform asked to repeat later",
+            ("service", "kind"), registry=registry,
+        )  # fmt: skip
+
+    def counting(self, service: str) -> Callable[[int], None]:
+        """What a service's stepper calls after each commit, with the inputs decided in it."""
+        steps, inputs = self.steps.labels(service), self.inputs.labels(service)
+
+        def count(decided: int) -> None:
+            steps.inc()
+            inputs.inc(decided)
+
+        return count

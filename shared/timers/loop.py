@@ -1,0 +1,83 @@
+"""Fires due timers of the partitions this copy holds, up to a batch per step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from schemas import registry
+from schemas.envelope import Received
+from shared.clock import Clock
+from shared.errors import Transient
+from shared.eventlog.port import DueTimer, EventStore
+from shared.fold import Input
+from shared.news import News, wait_news
+from shared.stepper import BATCH_MAX, Stepper
+
+log = structlog.get_logger()
+
+WAIT_MAX_S = 1.0
+"""Timers set by another copy are seen this late at worst, where news of them was lost."""
+
+
+def timers_topic(service: str) -> str:
+    """The news topic that says a timer of a service was set."""
+    return f"timers.{service}"
+
+
+class TimerLoop:
+    """One task: reads due timers, decides them in one step, sleeps until the next."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        stepper: Stepper,
+        clock: Clock,
+        news: News,
+        owned: Callable[[], frozenset[int]],
+    ) -> None:
+        self._store = store
+        self._stepper = stepper
+        self._clock = clock
+        self._owned = owned
+        self._news = news.subscribe((timers_topic(store.service),))
+
+    async def run(self) -> None:
+        """Fire timers until cancelled."""
+        while True:
+            wait_s: float | None
+            try:
+                wait_s = await self._round()
+            except Transient as away:
+                log.debug("timers.away", error=str(away))
+                wait_s = WAIT_MAX_S
+            if wait_s is None or wait_s > 0:
+                await wait_news(self._news, timeout_s=min(wait_s or WAIT_MAX_S, WAIT_MAX_S))
+
+    async def _round(self) -> float | None:
+        owned = sorted(self._owned())
+        if not owned:
+            return WAIT_MAX_S
+        due = await self._store.due_timers(owned, count_max=BATCH_MAX)
+        if not due:
+            return await self._store.next_timer_in_s(owned)
+        await self._stepper.submit(self._inputs(due))
+        return 0.0
+
+    def _inputs(self, due: Sequence[DueTimer]) -> list[Input]:
+        now = self._clock.now()
+        return [
+            Input(
+                received=Received(
+                    body=registry.decode(timer.type, timer.schema_version, timer.data),
+                    meta=timer.meta,
+                    at=now,
+                    cause=f"timer.{timer.stream}.{timer.name}.{timer.token}",
+                    stream=timer.stream,
+                ),
+                fired=timer,
+            )
+            for timer in due
+        ]
