@@ -153,7 +153,7 @@ while time.monotonic() < end:
 open("{lab.scratch}/survived", "w")
 """
     start = time.monotonic()
-    result = await lab.run(content, "python", processes_max=40)
+    result = await lab.run(content, "python")
     assert (result.outcome, result.warning) == ("done", None)
     assert time.monotonic() - start < 8, "the chain ended by itself"
     assert guard.kill_with_context((lab.scratch / "context").read_text()) == 0
