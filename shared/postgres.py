@@ -7,12 +7,12 @@ a Transient says the call may be repeated, and whoever owns the work decides whe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from shared.errors import InvariantBroken, Permanent, SeawallError, Transient
 
@@ -55,6 +55,74 @@ class Connection(asyncpg.Connection):
         return ""
 
 
+class Pool(asyncpg.Pool):
+    """asyncpg's pool, with a cheaper way to take a connection for a single statement.
+
+    `acquire` and its return cost two tasks and 30 µs each time. `lend` hands on a connection
+    that the pool counts as taken; whoever waits in `acquire` gets it as soon as it is back.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._kept: list[PoolConnectionProxy] = []
+        self._waiting = 0
+
+    def lend(self, *, timeout_s: float) -> Loan:
+        """`async with pool.lend(timeout_s=…) as connection`: one statement, no session state."""
+        return Loan(self, timeout_s)
+
+    async def take(self, timeout_s: float) -> PoolConnectionProxy:
+        """A connection to give back with `give`."""
+        while self._kept:
+            connection = self._kept.pop()
+            if not connection.is_closed():
+                return connection
+            await self.release(connection)
+        return await self.acquire(timeout=timeout_s)
+
+    async def give(self, connection: PoolConnectionProxy, *, sound: bool) -> None:
+        """Keep a connection for the next taker, or let the pool see to it."""
+        if sound and not self._waiting and not self.is_closing():
+            self._kept.append(connection)
+        else:
+            await self.release(connection)
+
+    async def _acquire(self, timeout: float | None) -> PoolConnectionProxy:  # noqa: ASYNC109
+        if self._kept:
+            await self.release(self._kept.pop())
+        self._waiting += 1
+        try:
+            connection: PoolConnectionProxy = await super()._acquire(timeout)  # type: ignore[misc]
+            return connection
+        finally:
+            self._waiting -= 1
+
+    async def close(self) -> None:
+        """Wait for the statements under way, then close every connection."""
+        while self._kept:
+            await self.release(self._kept.pop())
+        await super().close()
+
+
+class Loan:
+    """A connection for one statement. One that failed under it goes back by the pool's way."""
+
+    __slots__ = ("_connection", "_pool", "_timeout_s")
+
+    def __init__(self, pool: Pool, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+
+    async def __aenter__(self) -> PoolConnectionProxy:
+        self._connection = await self._pool.take(self._timeout_s)
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        await self._pool.give(self._connection, sound=error is None)
+
+
 def work_schema_of(service: str) -> str:
     """The schema of the work queue: shared by the services that call platforms."""
     return "work" if service in {"replicator", "recovery"} else f"{service}_work"
@@ -79,7 +147,7 @@ async def open_pool(
     size_min: int = 1,
     size_max: int = POOL_SIZE_MAX,
     command_timeout_s: float = COMMAND_TIMEOUT_S,
-) -> asyncpg.Pool:
+) -> Pool:
     """Open a pool whose unqualified names mean the service's schema, then the work schema.
 
     Statements end after `command_timeout_s`, also on the server; an idle transaction of ours
@@ -89,13 +157,19 @@ async def open_pool(
     schemas = (schema_name(service), schema_name(work_schema or work_schema_of(service)))
     timeout_ms = str(int(command_timeout_s * 1000))
     with translated(f"connect to the database of {service}"):
-        return await asyncpg.create_pool(
+        return await Pool(
             dsn,
             min_size=size_min,
             max_size=size_max,
             max_inactive_connection_lifetime=0,
-            connection_class=Connection,
+            max_queries=sys.maxsize,
+            connect=None,
+            setup=None,
             init=prepare_connection,
+            reset=None,
+            loop=None,
+            connection_class=Connection,
+            record_class=asyncpg.Record,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=command_timeout_s,
             max_cached_statement_lifetime=0,
@@ -124,21 +198,29 @@ def load_statements(path: Path) -> dict[str, str]:
     return dict(zip(parts[::2], texts, strict=True))
 
 
-@contextmanager
-def translated(attempt: str) -> Iterator[None]:
+class translated:
     """Turn asyncpg's errors into ours; `attempt` says what was being done, as in "commit a step".
 
     After a lost connection or a time-out the outcome of a write is unknown.
     """
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise _from_server(error, attempt) from error
-    except asyncpg.InterfaceError as error:
-        raise _from_client(error, attempt) from error
-    except (OSError, asyncpg.InternalClientError) as error:  # a TimeoutError is an OSError
-        message = f"could not {attempt}: {_text(error)}"
-        raise Transient(message, code="database-unreachable") from error
+
+    __slots__ = ("_attempt",)
+
+    def __init__(self, attempt: str) -> None:
+        self._attempt = attempt
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if isinstance(error, asyncpg.PostgresError):
+            raise _from_server(error, self._attempt) from error
+        if isinstance(error, asyncpg.InterfaceError):
+            raise _from_client(error, self._attempt) from error
+        if isinstance(error, OSError | asyncpg.InternalClientError):  # TimeoutError is an OSError
+            message = f"could not {self._attempt}: {_text(error)}"
+            raise Transient(message, code="database-unreachable") from error
 
 
 def _from_server(error: asyncpg.PostgresError, attempt: str) -> SeawallError:

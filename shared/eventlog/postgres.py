@@ -38,6 +38,7 @@ from shared.postgres import (
     CONFLICT,
     FENCED,
     NAME_TAKEN,
+    Pool,
     load_statements,
     translated,
 )
@@ -55,7 +56,7 @@ class PostgresStore:
     """
 
     def __init__(
-        self, pool: asyncpg.Pool, *, service: str, epoch: int, timeout_s: float = COMMAND_TIMEOUT_S
+        self, pool: Pool, *, service: str, epoch: int, timeout_s: float = COMMAND_TIMEOUT_S
     ) -> None:
         self._pool = pool
         self._service = service
@@ -63,12 +64,10 @@ class PostgresStore:
         self._timeout_s = timeout_s
 
     @classmethod
-    async def open(
-        cls, pool: asyncpg.Pool, *, service: str, timeout_s: float = COMMAND_TIMEOUT_S
-    ) -> Self:
+    async def open(cls, pool: Pool, *, service: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Self:
         """The store at its present epoch. Raises Permanent where the schema was not migrated."""
         with translated(f"open the store of {service}"):
-            async with pool.acquire(timeout=timeout_s) as connection:
+            async with pool.lend(timeout_s=timeout_s) as connection:
                 epoch = await connection.fetchval(_SQL["epoch"])
         return cls(pool, service=service, epoch=epoch, timeout_s=timeout_s)
 
@@ -97,7 +96,7 @@ class PostgresStore:
 
     async def _append_one(self, row: NewRow) -> Mapping[tuple[str, int], int]:
         check_partition(row.topic, row.partition)
-        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+        async with self._pool.lend(timeout_s=self._timeout_s) as connection:
             seq = await connection.fetchval(
                 _SQL["append_one"],
                 row.topic, row.partition, row.stream, row.version,
@@ -108,13 +107,13 @@ class PostgresStore:
     async def _commit_all(self, step: Step) -> Mapping[tuple[str, int], int]:
         appends = count_rows(step.rows)
         arguments = commit_arguments(self._service, step, appends)
-        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+        async with self._pool.lend(timeout_s=self._timeout_s) as connection:
             ends = await connection.fetchval(_COMMIT, *arguments)
         return dict(zip(appends.heads, ends, strict=True))
 
     async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         with translated(f"run {name} on the store of {self._service}"):
-            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            async with self._pool.lend(timeout_s=self._timeout_s) as connection:
                 return await connection.fetch(_SQL[name], *arguments)
 
     async def load(self, streams: Mapping[str, int]) -> Mapping[str, Loaded]:
