@@ -34,14 +34,14 @@ class SiteCalls:
         call: Call,
         scope: str,
         pace: Pace | None,
-        window: Window,
+        windows: tuple[Window, ...],
         brake: Brake,
         wait_s_max: float,
     ) -> None:
         self._call = call
         self._scope = scope
         self._pace = pace
-        self._window = window
+        self._windows = windows
         self._brake = brake
         self._wait_s_max = wait_s_max
         self.throttled = 0
@@ -83,7 +83,8 @@ class SiteCalls:
     async def _obey(self, name: str, wait_s: float) -> None:
         self.throttled += 1
         self.throttled_s += wait_s
-        self._window.refused()
+        for window in self._windows:
+            window.refused()
         if self._pace is not None:
             self._pace.hold(name, wait_s)
             return

@@ -64,14 +64,14 @@ async def copy_disk(
     `throttle_wait_s_max` per call; VerifyFailed, BadExtents and SizeDiffers are its own.
     After an error the generation is incomplete: discard it, or keep it while its mark may serve.
     """
-    brake, window = Brake(), _window(settings)
+    brake, (window, crew) = Brake(), _windows(settings)
 
     def calls(pace: Pace | None, call: Call) -> SiteCalls:
         return SiteCalls(
             call=call,
             scope=request.generation.generation_id,
             pace=pace,
-            window=window,
+            windows=(window, crew),
             brake=brake,
             wait_s_max=settings.throttle_wait_s_max,
         )
@@ -85,6 +85,7 @@ async def copy_disk(
         settings=settings,
         brake=brake,
         window=window,
+        crew=crew,
         offload=offload,
         store_mark=checkpoint_mark,
         tally=Tally(
@@ -112,6 +113,7 @@ class _Transfer:
         settings: TransferSettings,
         brake: Brake,
         window: Window,
+        crew: Window,
         offload: Offload,
         store_mark: Callable[[Mark], Awaitable[None]],
         tally: Tally,
@@ -119,7 +121,8 @@ class _Transfer:
         self._source, self._target = source, target
         self._source_calls, self._target_calls = source_calls, target_calls
         self._request, self._settings = request, settings
-        self._brake, self._window, self._offload, self._tally = brake, window, offload, tally
+        self._brake, self._window, self._crew = brake, window, crew
+        self._offload, self._tally = offload, tally
         self._size = _agreed_size(request)
         self._since, self._reason = _usable_since(request)
         self._compared = False
@@ -200,6 +203,7 @@ class _Transfer:
             self._reason = self._reason or how.reason
         lanes = Lanes(
             window=self._window,
+            crew=self._crew,
             frontier=self._frontier,
             brake=self._brake,
             buffer_bytes=min(self._settings.chunk_bytes, self._size),
@@ -220,7 +224,7 @@ class _Transfer:
             source_calls=self._source_calls,
             target_calls=self._target_calls,
             timeout_s=self._settings.call_timeout_s,
-            window=self._window,
+            windows=(self._window, self._crew),
             tally=self._tally,
             offload=self._offload,
         )
@@ -237,7 +241,7 @@ class _Transfer:
 
     async def _page(self, start: int) -> Extents:
         return await self._source_calls.ask(
-            "list_extents",
+            "extents",
             f"e{start}",
             lambda call: self._source.extents(
                 call,
@@ -274,6 +278,7 @@ class _Transfer:
             throttled_s=source_calls.throttled_s + target_calls.throttled_s,
             seconds=seconds,
             window_bytes=self._window.chunks * self._settings.chunk_bytes,
+            crew=self._crew.chunks,
             compared=self._compared,
             reason=self._reason if self._compared else "",
         )
@@ -301,10 +306,15 @@ def _usable_since(request: TransferRequest) -> tuple[str | None, str]:
     return since, ""
 
 
-def _window(settings: TransferSettings) -> Window:
+def _windows(settings: TransferSettings) -> tuple[Window, Window]:
+    """Window and crew of a transfer, in chunks."""
     chunk_bytes = settings.chunk_bytes
-    return Window(
+    most = max(1, settings.window_bytes_max // chunk_bytes)
+    window = Window(
         start=max(1, settings.window_bytes // chunk_bytes),
         least=max(1, settings.window_bytes_min // chunk_bytes),
-        most=max(1, settings.window_bytes_max // chunk_bytes),
+        most=most,
+    )
+    return window, Window(
+        start=min(settings.crew, most), least=min(settings.crew_min, most), most=most
     )

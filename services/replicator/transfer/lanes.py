@@ -1,4 +1,4 @@
-"""Runs the steps of one disk in parallel lanes, as many as its window allows.
+"""Runs the steps of one disk in parallel lanes, as many as its crew has.
 
 Owns the lanes, their buffers (one chunk each: the transfer's whole memory) and their orderly
 end. Does not know what a step does: that is the `work` it is given.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
 
 from services.replicator.transfer.brake import Brake, Stopping
 from services.replicator.transfer.frontier import Frontier
@@ -19,23 +18,21 @@ from shared.errors import SeawallError
 Work = Callable[[Step, bytearray], Awaitable[bytes | None]]
 Passed = Callable[[asyncio.TaskGroup], None]
 
-# Steps may finish out of order, but none runs further ahead of a slow one than this many full
-# windows: it bounds what is remembered, and what a resumed transfer repeats.
-_WINDOWS_AHEAD_MAX: Final = 4
-
 
 class Lanes:
     """Each lane takes a step, works on it with its own buffer, and takes the next.
 
-    The number of lanes follows `window.chunks`. Since a lane does one thing at a time, the
-    slowest of reading and writing sets the pace. `work` returns the digest of what the target
-    then holds (None for a hole); `passed` is called after each step and may add tasks.
+    There are at most `crew.chunks` lanes, and no step begins while `window.chunks` steps from
+    the oldest unfinished one on have begun. Since a lane does one thing at a time, the slowest
+    of reading and writing sets the pace. `work` returns the digest of what the target then holds
+    (None for a hole); `passed` is called after each step and may add tasks.
     """
 
     def __init__(
         self,
         *,
         window: Window,
+        crew: Window,
         frontier: Frontier,
         brake: Brake,
         buffer_bytes: int,
@@ -43,12 +40,12 @@ class Lanes:
         passed: Passed,
     ) -> None:
         self._window = window
+        self._crew = crew
         self._frontier = frontier
         self._brake = brake
         self._buffer_bytes = buffer_bytes
         self._work = work
         self._passed = passed
-        self._outstanding_max = window.most * _WINDOWS_AHEAD_MAX
         self._in_flight = 0
 
     async def run(self, steps: Iterator[Step], *, stop_wait_s: float) -> None:
@@ -56,26 +53,26 @@ class Lanes:
 
         When cancelled, waits at most `stop_wait_s` for the calls in hand, then cancels them.
         """
-        crew = asyncio.create_task(self._crew(steps))
+        work = asyncio.create_task(self._all_lanes(steps))
         try:
-            await asyncio.shield(crew)
+            await asyncio.shield(work)
         except asyncio.CancelledError:
             self._brake.pull()
-            await asyncio.wait({crew}, timeout=stop_wait_s)
+            await asyncio.wait({work}, timeout=stop_wait_s)
             raise
         finally:
-            if not crew.done():
-                crew.cancel()
-                await asyncio.wait({crew}, timeout=stop_wait_s)
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work}, timeout=stop_wait_s)
         if self._brake.failure is not None:
             raise self._brake.failure
 
-    async def _crew(self, steps: Iterator[Step]) -> None:
+    async def _all_lanes(self, steps: Iterator[Step]) -> None:
         async with asyncio.TaskGroup() as group:
             self._widen(group, steps)
 
     def _widen(self, group: asyncio.TaskGroup, steps: Iterator[Step]) -> None:
-        """Add a lane if the window has room. Each lane that finds work adds the next."""
+        """Add a lane if there is room. Each lane that finds work adds the next."""
         if self._has_room(self._in_flight + 1):
             self._in_flight += 1
             group.create_task(self._lane(group, steps))
@@ -83,8 +80,8 @@ class Lanes:
     def _has_room(self, lanes: int) -> bool:
         return (
             not self._brake.pulled
-            and lanes <= self._window.chunks
-            and self._frontier.outstanding < self._outstanding_max
+            and lanes <= self._crew.chunks
+            and self._frontier.outstanding < self._window.chunks
         )
 
     async def _lane(self, group: asyncio.TaskGroup, steps: Iterator[Step]) -> None:

@@ -22,7 +22,7 @@ from services.replicator.transfer.plan import Step
 from services.replicator.transfer.records import TransferRequest
 from services.replicator.transfer.tally import Tally
 from services.replicator.transfer.window import Window
-from shared.platforms.ports import CHUNK_BYTES, Call, Source, Target
+from shared.platforms.ports import CHUNK_BYTES, Call, DigestName, Source, Target
 
 Offload = Callable[[Callable[[memoryview], bytes], memoryview], Awaitable[bytes]]
 
@@ -48,7 +48,7 @@ class Pieces:
         source_calls: SiteCalls,
         target_calls: SiteCalls,
         timeout_s: float,
-        window: Window,
+        windows: tuple[Window, ...],
         tally: Tally,
         offload: Offload,
     ) -> None:
@@ -58,7 +58,7 @@ class Pieces:
         self._source_calls = source_calls
         self._target_calls = target_calls
         self._timeout_s = timeout_s
-        self._window = window
+        self._windows = windows
         self._tally = tally
         self._offload = offload
 
@@ -75,18 +75,7 @@ class Pieces:
         if step.hole:
             await self._zero(step)
             return None
-        digest = await self._target_calls.ask(
-            "digest_chunk",
-            f"x{step.offset}",
-            lambda call: self._target.digest(
-                call,
-                generation=self._request.generation,
-                offset=step.offset,
-                length=step.length,
-                algorithm="xxh3_128",
-            ),
-            timeout_s=self._timeout_s,
-        )
+        digest = await self._digest(step, "xxh3_128")
         self._tally.bytes_adopted += step.length
         return digest
 
@@ -105,7 +94,7 @@ class Pieces:
         elif compare and await self._is_same(step, view):
             self._tally.bytes_same += step.length
         else:
-            await self._write(step, view, digest)
+            await self._write(step, view, digest, timed=not compare)
             self._tally.bytes_written += step.length
         return digest
 
@@ -125,7 +114,7 @@ class Pieces:
 
     async def _zero(self, step: Step) -> None:
         await self._target_calls.ask(
-            "zero_chunk",
+            "zero_range",
             f"z{step.offset}",
             lambda call: self._target.zero(
                 call,
@@ -137,25 +126,19 @@ class Pieces:
         )
 
     async def _is_same(self, step: Step, view: memoryview) -> bool:
-        theirs = await self._target_calls.ask(
-            "digest_chunk",
-            f"s{step.offset}",
-            lambda call: self._target.digest(
-                call,
-                generation=self._request.generation,
-                offset=step.offset,
-                length=step.length,
-                algorithm="sha256",
-            ),
-            timeout_s=self._timeout_s,
-        )
+        theirs = await self._digest(step, "sha256")
         return theirs == await self._offload(_sha256, view)
 
-    async def _write(self, step: Step, view: memoryview, digest: bytes) -> None:
+    async def _write(self, step: Step, view: memoryview, digest: bytes, *, timed: bool) -> None:
+        def write(call: Call) -> Awaitable[bytes]:
+            return self._target.write(
+                call, generation=self._request.generation, offset=step.offset, data=view
+            )
+
         stored = await self._target_calls.ask(
             "write_chunk",
             f"w{step.offset}",
-            lambda call: self._timed_write(call, step.offset, view),
+            lambda call: self._timed(write(call)) if timed else write(call),
             timeout_s=self._timeout_s,
         )
         if stored != digest:
@@ -166,15 +149,33 @@ class Pieces:
                 "again at the next attempt.",
             )
 
-    async def _timed_write(self, call: Call, offset: int, view: memoryview) -> bytes:
-        """The write alone, so that waiting for a rate does not look like a slow target."""
+    async def _digest(self, step: Step, algorithm: DigestName) -> bytes:
+        return await self._target_calls.ask(
+            "digest_chunk",
+            f"{algorithm}-{step.offset}",
+            lambda call: self._timed(
+                self._target.digest(
+                    call,
+                    generation=self._request.generation,
+                    offset=step.offset,
+                    length=step.length,
+                    algorithm=algorithm,
+                )
+            ),
+            timeout_s=self._timeout_s,
+        )
+
+    async def _timed(self, call: Awaitable[bytes]) -> bytes:
+        """Let the windows see how long the target takes, without the wait for a rate.
+
+        Only the kind of call that every step makes is timed: two kinds have two floors.
+        """
         clock = asyncio.get_running_loop().time
         began_s = clock()
-        stored = await self._target.write(
-            call, generation=self._request.generation, offset=offset, data=view
-        )
-        self._window.wrote(clock() - began_s)
-        return stored
+        answer = await call
+        for window in self._windows:
+            window.answered(clock() - began_s)
+        return answer
 
 
 def _sha256(view: memoryview) -> bytes:

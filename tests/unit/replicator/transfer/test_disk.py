@@ -366,7 +366,7 @@ async def test_no_more_chunks_are_in_flight_than_the_window_allows() -> None:
     world = World(random_bytes(300 * CHUNK))
     world.latency_s["write"] = 0.001
     await transfer(world, world.request(world.generation()))
-    assert SETTINGS.window_bytes // CHUNK <= world.under_way_max
+    assert world.under_way_max > SETTINGS.crew
     assert world.under_way_max <= SETTINGS.window_bytes_max // CHUNK
 
 
@@ -384,7 +384,7 @@ def test_reading_never_runs_away_from_a_write_that_hangs() -> None:
         world.write = hang_once  # type: ignore[method-assign]
         task = asyncio.create_task(transfer(world, world.request(world.generation())))
         await asyncio.sleep(20.0)
-        assert world.calls["read"] == 4 * SETTINGS.window_bytes_max // CHUNK
+        assert world.calls["read"] == SETTINGS.window_bytes // CHUNK
         await task
         assert world.generations["g1"] == world.content
 

@@ -15,7 +15,7 @@ def window(*, start: int = 32) -> Window:
 
 def write(window: Window, latency_s: float, *, times: int) -> None:
     for _ in range(times):
-        window.wrote(latency_s)
+        window.answered(latency_s)
 
 
 def test_steady_latency_opens_the_window_to_its_bound() -> None:
@@ -72,5 +72,5 @@ def test_the_window_never_leaves_its_bounds(answers: list[float | None]) -> None
         if latency_s is None:
             bounded.refused()
         else:
-            bounded.wrote(latency_s)
+            bounded.answered(latency_s)
         assert 16 <= bounded.chunks <= 64
