@@ -10,10 +10,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-import asyncpg
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -21,13 +20,14 @@ from prometheus_client import CollectorRegistry
 from shared.bus.postgres import PostgresBus
 from shared.clock import SystemClock
 from shared.effects.postgres import PostgresWork
+from shared.errors import Permanent, Refused, SeawallError
 from shared.eventlog.postgres import PostgresStore
 from shared.fold import ServiceDefinition
 from shared.migrations import migrate
 from shared.news import PostgresNews
-from shared.postgres import open_pool
+from shared.postgres import Pool, open_pool
 from shared.service import Service
-from shared.settings import Settings
+from shared.settings import Settings, read_settings
 from shared.telemetry.health import Health, serve_health
 from shared.telemetry.logs import configure_logs
 from shared.telemetry.metrics import EngineMetrics
@@ -64,7 +64,7 @@ class Process:
         self.health = Health(self.registry)
         self.metrics = EngineMetrics(self.registry)
         self.news = PostgresNews(dsn)
-        self._pools: dict[str, asyncpg.Pool[Any]] = {}
+        self._pools: dict[str, Pool] = {}
 
     async def __aenter__(self) -> Process:
         for service in LOGGED_SERVICES:
@@ -79,7 +79,7 @@ class Process:
             except TimeoutError:
                 pool.terminate()
 
-    async def pool(self, service: str) -> asyncpg.Pool[Any]:
+    async def pool(self, service: str) -> Pool:
         """The pool whose unqualified names mean the service's schemas."""
         if service not in self._pools:
             self._pools[service] = await open_pool(self.dsn, service)
@@ -151,7 +151,27 @@ async def serve(process: Process, parts: Sequence[Part]) -> None:
         await runner.cleanup()
 
 
-def start(settings: Settings, main: Any) -> None:
-    """Run `main()` on the fast loop with logs set up."""
+def start(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` on the fast loop with logs set up."""
     configure_logs(settings.log_level)
     uvloop.run(main)
+
+
+def launch(build: Callable[[Process], Awaitable[Part]]) -> None:
+    """`python -m services.<name>`: run one service against the database of the environment."""
+
+    async def main(settings: Settings) -> None:
+        async with Process(settings, dsn=settings.database_url) as process:
+            await serve(process, [await build(process)])
+
+    try:
+        settings = read_settings()
+        if not settings.database_url:
+            raise Permanent(
+                "SEAWALL_DATABASE_URL is not set",
+                remedy="set it to the database all services share, or use `seawall up`",
+            )
+        start(settings, main(settings))
+    except SeawallError as error:
+        sys.stderr.write(f"seawall: {error.message}\n  {error.remedy}\n")
+        sys.exit(3 if isinstance(error, Refused) else 1)

@@ -42,10 +42,8 @@ class Bench:
             position=("gateway", 1, COMMANDS, partition, self.seqs[partition]),
         )
 
-    def start(self, number: int, key: str = "a", **fields: object) -> Input:
-        body = StartCounter(
-            command_id=f"c{number}", counter=f"counter:{key}:{number}", steps=2, **fields
-        )
+    def start(self, number: int, key: str = "a") -> Input:
+        body = StartCounter(command_id=f"c{number}", counter=f"counter:{key}:{number}", steps=2)
         return self.command(body, key)
 
     async def answers(self) -> list[CommandSettled]:

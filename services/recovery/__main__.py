@@ -1,0 +1,6 @@
+"""`python -m services.recovery`: this service alone in a process."""
+
+from services.recovery.main import build
+from shared.process import launch
+
+launch(build)

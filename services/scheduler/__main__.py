@@ -1,0 +1,6 @@
+"""`python -m services.scheduler`: this service alone in a process."""
+
+from services.scheduler.main import build
+from shared.process import launch
+
+launch(build)
