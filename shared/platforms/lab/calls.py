@@ -47,9 +47,13 @@ class Frame:
         self._settings_stamp: tuple[int, int, int] | None = (-1, -1, -1)
         self._faults: dict[str, random.Random] = {}
 
-    def close(self) -> None:
-        """Wait for calls in hand, write what the journal still holds back."""
+    def stop(self) -> None:
+        """Wait for calls in hand; later ones fail."""
         self.threads.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Stop, and write what the journal still holds back."""
+        self.stop()
         self.journal.close()
 
     def settings(self) -> SiteSettings:

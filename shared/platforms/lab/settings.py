@@ -80,10 +80,13 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
         return built
 
     @classmethod
-    def from_configuration(cls, configuration: dict[str, Any]) -> VmSpec:
-        """Back from what was stored with a copy; Permanent where it is not ours."""
+    def from_configuration(cls, configuration: dict[str, Any], *, name: str) -> VmSpec:
+        """Back from what was stored with a copy, with defaults for what it does not say;
+        Permanent where it is not ours."""
+        defaults = {"name": name, "os": "linux", "cpus": 1, "memory": 1 << 30}
+        empty: dict[str, Any] = {"disks": (), "networks": (), "guest": {}}
         try:
-            return msgspec.convert(configuration, cls)
+            return msgspec.convert({**defaults, **empty, **configuration}, cls)
         except msgspec.ValidationError as error:
             raise Permanent(
                 f"the VM configuration kept with the copy cannot be read: {error}",
