@@ -126,7 +126,14 @@ def _effect_row(versions: Mapping[str, int]) -> Callable[[NewEffect], tuple[Any,
 
 
 def _settled(step: Step) -> Columns:
-    return _table(((s.effect_id, s.lease_no, s.requeue_at, s.attempt) for s in step.settled), 4)
+    """An attempt of -1 says `keep`."""
+    return _table(
+        (
+            (s.effect_id, s.lease_no, s.requeue_at, -1 if s.keep else s.attempt)
+            for s in step.settled
+        ),
+        4,
+    )
 
 
 COMMIT_ARGUMENT_COUNT: Final = len(
