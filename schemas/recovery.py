@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.common import Command, Fact, Problem, ScriptReport, StepState, StepTiming
+from schemas.common import Command, Fact, Problem, ScriptReport, StepTiming
 from schemas.plans import VmDefinition
 from schemas.registry import published
-from schemas.scheduler import PlanHeader, RecoveryMode
+from schemas.scheduler import PlanHeader, RecoveryMode, SiteRef
 
 RecoveryState = Literal["completed", "partially-completed", "failed", "cancelled"]
 VmOutcome = Literal["ready", "failed", "skipped", "cancelled"]
+AbandonReason = Literal["stop", "cancel", "dry-run"]
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -95,6 +96,8 @@ class LaunchVm(Fact, frozen=True, kw_only=True):
 
     stream: str
     boot: bool
+    requested_at: dt.datetime | None = None
+    plan_outputs: dict[str, Any] = {}
 
 
 @published("recovery.boot-vm")
@@ -106,15 +109,19 @@ class BootVm(Fact, frozen=True, kw_only=True):
 
 @published("recovery.abandon-vm")
 class AbandonVm(Fact, frozen=True, kw_only=True):
-    """Parent to child: do not go on (operation stopped or cancelled)."""
+    """Parent to child: do not go on (operation stopped, cancelled, or only a dry run)."""
 
     stream: str
-    reason: Literal["stop", "cancel"]
+    reason: AbandonReason
 
 
 @published("recovery.member-news")
 class MemberNews(Fact, frozen=True, kw_only=True):
-    """Child to parent: powered on, ready, or ended (with its outcome)."""
+    """Child to parent: powered on, ready, or ended (with its outcome).
+
+    `stop`: the operation must stop. `degraded`: usable, but something of it failed. `made`:
+    something may exist on the platform that cleanup must remove.
+    """
 
     job: str
     vm: str
@@ -123,16 +130,34 @@ class MemberNews(Fact, frozen=True, kw_only=True):
     outcome: VmOutcome | None = None
     stop: bool = False
     degraded: bool = False
+    made: bool = False
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
     problem: Problem | None = None
+
+
+@published("recovery.begin-cleanup")
+class BeginCleanup(Fact, frozen=True, kw_only=True):
+    """A recovery asks for its own cleanup when `auto_cleanup_after` is over."""
+
+    job: str
+    recovery: str
+
+
+@published("recovery.cleanup-news")
+class CleanupNews(Fact, frozen=True, kw_only=True):
+    """Cleanup to recovery: it ended; nothing `remaining` means the recovery is cleaned."""
+
+    recovery: str
+    cleanup: str
+    remaining: int
 
 
 @published("recovery.watch-instance")
 class WatchInstance(Fact, frozen=True, kw_only=True):
     """Child to the site's watcher: tell me when this instance is ready."""
 
-    site: dict[str, Any]
+    site: SiteRef
     stream: str
     instance_id: str
     kind: Literal["heartbeat", "tcp", "http"]
@@ -162,7 +187,9 @@ class InstanceReady(Fact, frozen=True, kw_only=True):
 
 @published("recovery.poll-due")
 class PollDue(Fact, frozen=True, kw_only=True):
-    """The watcher looks at its site again."""
+    """The watcher looks at its site again. An older `chain` than the running one is void."""
+
+    chain: int = 0
 
 
 @published("recovery.boot-delay-over")
@@ -175,6 +202,11 @@ class BootDelayOver(Fact, frozen=True, kw_only=True):
 @published("recovery.ready-deadline")
 class ReadyDeadline(Fact, frozen=True, kw_only=True):
     """A VM was not ready within its time."""
+
+
+@published("recovery.auto-cleanup-due")
+class AutoCleanupDue(Fact, frozen=True, kw_only=True):
+    """The plan's `auto_cleanup_after` is over."""
 
 
 # ── Events of the parent ─────────────────────────────────────────────────────────────────────
@@ -195,6 +227,7 @@ class RecoveryScriptStored(Fact, frozen=True, kw_only=True):
 class RecoveryStarted(Fact, frozen=True, kw_only=True):
     """A recovery exists. `steps` is its step list, kept by whatever build continues it."""
 
+    job: str
     plan: str
     plan_version: int
     mode: RecoveryMode
@@ -214,7 +247,7 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
 class PreflightFinished(Fact, frozen=True, kw_only=True):
     """What preflight found; problems stop the recovery before anything is touched."""
 
-    started_at: dt.datetime
+    timing: StepTiming
     problems: tuple[Problem, ...] = ()
     facts: dict[str, Any] = {}
 
@@ -224,21 +257,29 @@ class PlanScriptStarted(Fact, frozen=True, kw_only=True):
     """A plan script is about to be started; recorded before its process exists."""
 
     step: str
+    run: int = 1
 
 
 @published("recovery.plan-script-ended")
 class PlanScriptEnded(Fact, frozen=True, kw_only=True):
-    """How a plan script ended."""
+    """How a plan script ended. `again`: it is declared repeatable and runs once more."""
 
     step: str
     report: ScriptReport
+    timing: StepTiming
+    run: int = 1
+    again: bool = False
 
 
 @published("recovery.vms-launched")
 class VmsLaunched(Fact, frozen=True, kw_only=True):
-    """The VMs' recoveries began; `vms` builds now, all of them or one boot order."""
+    """The VMs' recoveries began: all of them, or those of one boot order.
 
-    vms: tuple[str, ...]
+    `vms` names them up to 500; `count` is how many they are.
+    """
+
+    count: int
+    vms: tuple[str, ...] = ()
 
 
 @published("recovery.boot-order-opened")
@@ -246,6 +287,7 @@ class BootOrderOpened(Fact, frozen=True, kw_only=True):
     """The VMs of this boot order may power on."""
 
     boot_order: int
+    at: dt.datetime
 
 
 @published("recovery.member-powered-on")
@@ -268,12 +310,14 @@ class MemberReady(Fact, frozen=True, kw_only=True):
 
 @published("recovery.member-ended")
 class MemberEnded(Fact, frozen=True, kw_only=True):
-    """A VM's recovery ended. `degraded`: usable, but something of it failed."""
+    """A VM's recovery ended; `degraded`, `stop` and `made` as in MemberNews."""
 
     vm: str
+    at: dt.datetime
     outcome: VmOutcome
     degraded: bool = False
     stop: bool = False
+    made: bool = False
     problem: Problem | None = None
 
 
@@ -295,6 +339,21 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     steps: tuple[StepTiming, ...] = ()
     problem: Problem | None = None
     awaits_cleanup: bool = False
+
+
+@published("recovery.recovery-cleaning")
+class RecoveryCleaning(Fact, frozen=True, kw_only=True):
+    """A cleanup of what the recovery made began."""
+
+    cleanup: str
+
+
+@published("recovery.cleanup-incomplete")
+class RecoveryCleanupIncomplete(Fact, frozen=True, kw_only=True):
+    """A cleanup ended and something is left: it may be repeated."""
+
+    cleanup: str
+    remaining: int
 
 
 @published("recovery.recovery-cleaned")
@@ -325,9 +384,11 @@ class VmEnrolled(Fact, frozen=True, kw_only=True):
 
 @published("recovery.vm-launched")
 class VmLaunched(Fact, frozen=True, kw_only=True):
-    """The VM's recovery began."""
+    """The VM's recovery began. RTO counts from `requested_at`."""
 
     boot: bool
+    requested_at: dt.datetime
+    plan_outputs: dict[str, Any] = {}
 
 
 @published("recovery.vm-boot-allowed")
@@ -337,9 +398,10 @@ class VmBootAllowed(Fact, frozen=True, kw_only=True):
 
 @published("recovery.vm-step-ended")
 class VmStepEnded(Fact, frozen=True, kw_only=True):
-    """A step that made something on the platform ended; `made` says what, for cleanup."""
+    """A step ended; `made` says what is on the platform now, `disk` which disk it was."""
 
     timing: StepTiming
+    disk: str = ""
     made: dict[str, Any] = {}
     problem: Problem | None = None
 
@@ -349,14 +411,18 @@ class VmScriptStarted(Fact, frozen=True, kw_only=True):
     """A VM script is about to be started; recorded before its process exists."""
 
     step: str
+    run: int = 1
 
 
 @published("recovery.vm-script-ended")
 class VmScriptEnded(Fact, frozen=True, kw_only=True):
-    """How a VM script ended."""
+    """How a VM script ended. `again`: it is declared repeatable and runs once more."""
 
     step: str
     report: ScriptReport
+    timing: StepTiming
+    run: int = 1
+    again: bool = False
 
 
 @published("recovery.vm-powered-on")
@@ -381,7 +447,7 @@ class VmReady(Fact, frozen=True, kw_only=True):
 class VmAbandoned(Fact, frozen=True, kw_only=True):
     """The parent asked to stop."""
 
-    reason: Literal["stop", "cancel"]
+    reason: AbandonReason
 
 
 @published("recovery.vm-finished")
@@ -407,7 +473,7 @@ class VmFinished(Fact, frozen=True, kw_only=True):
 class InstanceWatched(Fact, frozen=True, kw_only=True):
     """An instance is being watched until ready."""
 
-    site: dict[str, Any]
+    site: SiteRef
     stream: str
     instance_id: str
     kind: Literal["heartbeat", "tcp", "http"]
@@ -429,28 +495,35 @@ class InstanceUnwatched(Fact, frozen=True, kw_only=True):
 class CleanupStarted(Fact, frozen=True, kw_only=True):
     """A cleanup of `recovery` began."""
 
+    job: str
     plan: str
     recovery: str
-    site: dict[str, Any]
+    site: SiteRef
     steps: tuple[str, ...] = ()
     definition_version: int = 1
 
 
 @published("recovery.cleanup-listed")
 class CleanupListed(Fact, frozen=True, kw_only=True):
-    """What the platform shows as made by the recovery (kind, id, vm), before or after."""
+    """What the platform shows as made by the recovery (kind, id, vm), before or after.
+
+    At most 400 of `total` objects: more are listed again when these are gone.
+    """
 
     objects: tuple[tuple[str, str, str], ...]
     verifying: bool
+    total: int = 0
+    timing: StepTiming | None = None
 
 
 @published("recovery.cleanup-object-ended")
 class CleanupObjectEnded(Fact, frozen=True, kw_only=True):
-    """One object is gone, or could not be removed."""
+    """One object is gone, or could not be removed. A powered-off instance is not yet gone."""
 
     kind: str
+    part: str
     object_id: str
-    state: StepState
+    timing: StepTiming
     problem: Problem | None = None
 
 

@@ -1,0 +1,202 @@
+"""What the recovery service's effects are told, and what they answer.
+
+Payloads are imperative, answers say what is now. Facts of the log are in `schemas.recovery`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+from schemas.common import Fact, Problem, ScriptReport, ScriptWork
+from schemas.plans import ScriptDefinition
+from schemas.recovery import Member
+from schemas.registry import published
+from schemas.scheduler import RecoveryMode, SiteRef
+
+
+class SiteWork(Fact, frozen=True, kw_only=True):
+    """Work at one site for one job. `job` is the recovery's stream id and the platform's tag."""
+
+    site: SiteRef
+    plan: str
+    job: str
+    vm: str = ""
+
+
+@published("recovery.preflight")
+class Preflight(SiteWork, frozen=True, kw_only=True):
+    """Look whether the recovery can work; reads only. `scripts` are the plan's chosen ones."""
+
+    mode: RecoveryMode
+    members: tuple[Member, ...]
+    checkpoint: str
+    network: str
+    isolated: bool
+    skip_scripts: tuple[str, ...] = ()
+    scripts: tuple[ScriptDefinition, ...] = ()
+    dry_run: bool = False
+
+
+@published("recovery.preflight-report")
+class PreflightReport(Fact, frozen=True, kw_only=True):
+    """What was found. Without problems the recovery may begin."""
+
+    problems: tuple[Problem, ...] = ()
+    facts: dict[str, Any] = {}
+
+
+@published("recovery.run-script")
+class RunScript(Fact, frozen=True, kw_only=True):
+    """Run a script of a plan (`vm` empty) or a VM; `run` counts from 1."""
+
+    work: ScriptWork
+    vm: str = ""
+    run: int = 1
+
+
+@published("recovery.script-ran")
+class ScriptRan(Fact, frozen=True, kw_only=True):
+    """A script ended, well or not."""
+
+    report: ScriptReport
+
+
+@published("recovery.hold-copy")
+class HoldCopy(SiteWork, frozen=True, kw_only=True):
+    """Hold the current copy, or find that of a checkpoint, which is immutable anyway."""
+
+    checkpoint: str
+
+
+class CopyDisk(Fact, frozen=True, kw_only=True):
+    """A disk of a copy; bytes."""
+
+    name: str
+    size: int
+
+
+@published("recovery.copy-held")
+class CopyHeld(Fact, frozen=True, kw_only=True):
+    """The copy to read from. `early`: instances can be created before they may boot."""
+
+    copy_id: str
+    taken_at: dt.datetime
+    disks: tuple[CopyDisk, ...]
+    configuration: dict[str, Any] = {}
+    early: bool = True
+
+
+@published("recovery.rebuild-disk")
+class RebuildDisk(SiteWork, frozen=True, kw_only=True):
+    """Make a disk of an instance from a copy's disk."""
+
+    copy_id: str
+    disk: str
+
+
+@published("recovery.disk-rebuilt")
+class DiskRebuilt(Fact, frozen=True, kw_only=True):
+    """A disk exists, attached to nothing yet; bytes."""
+
+    disk_id: str
+    name: str
+    file: str
+    size: int
+
+
+@published("recovery.create-instance")
+class CreateInstance(SiteWork, frozen=True, kw_only=True):
+    """Make the instance, powered off."""
+
+    name: str
+    network: str
+    isolated: bool
+    disks: tuple[DiskRebuilt, ...]
+    configuration: dict[str, Any] = {}
+
+
+@published("recovery.power-on")
+class PowerOn(SiteWork, frozen=True, kw_only=True):
+    """Start the guest."""
+
+    instance_id: str
+
+
+@published("recovery.instance-state")
+class InstanceState(Fact, frozen=True, kw_only=True):
+    """An instance after a call that made or started it."""
+
+    instance_id: str
+    addresses: tuple[str, ...] = ()
+    powered_on_at: dt.datetime | None = None
+
+
+@published("recovery.release-copy")
+class ReleaseCopy(SiteWork, frozen=True, kw_only=True):
+    """Let a held copy go. Without `copy_id` whatever `held_under` may have held is looked up."""
+
+    held_under: str
+    copy_id: str = ""
+
+
+@published("recovery.work-done")
+class WorkDone(Fact, frozen=True, kw_only=True):
+    """Nothing to say but that it is done."""
+
+
+class Watched(Fact, frozen=True, kw_only=True):
+    """An instance somebody waits for, and how to tell that it is ready."""
+
+    stream: str
+    instance_id: str
+    kind: Literal["heartbeat", "tcp", "http"]
+    port: int | None = None
+    path: str | None = None
+
+
+@published("recovery.poll-site")
+class PollSite(Fact, frozen=True, kw_only=True):
+    """Look once at all watched instances of a site."""
+
+    site: SiteRef
+    watched: tuple[Watched, ...]
+
+
+class ReadyGuest(Fact, frozen=True, kw_only=True):
+    """A watched instance answered."""
+
+    stream: str
+    at: dt.datetime
+    addresses: tuple[str, ...] = ()
+
+
+@published("recovery.site-polled")
+class SitePolled(Fact, frozen=True, kw_only=True):
+    """The watched instances that answered."""
+
+    ready: tuple[ReadyGuest, ...] = ()
+
+
+@published("recovery.list-owned")
+class ListOwned(SiteWork, frozen=True, kw_only=True):
+    """List what carries the job's tag."""
+
+    count_max: int
+
+
+@published("recovery.owned-listed")
+class OwnedListed(Fact, frozen=True, kw_only=True):
+    """The first of `total` objects (kind, id, vm), instances first."""
+
+    objects: tuple[tuple[str, str, str], ...]
+    total: int
+
+
+@published("recovery.remove-object")
+class RemoveObject(SiteWork, frozen=True, kw_only=True):
+    """One mutation of a cleanup, on an object of one kind."""
+
+    action: Literal["power-off", "delete"]
+    kind: str
+    object_id: str

@@ -1,0 +1,430 @@
+"""A recovery: preflight, plan pre-script, VMs in boot order, plan post-script, outcome.
+
+Saga, parent of one `vm-recovery` per VM. Decides when boot orders open, when the operation stops
+and how it ends. Does not decide a VM's own steps (`vm_recovery`) nor how cleanup goes (`cleanup`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+
+import msgspec
+
+from schemas import recovery as said
+from schemas.common import HoldMode, Problem, StepState, StepTiming
+from schemas.envelope import Received
+from schemas.ids import parts_of, stream_id
+from schemas.recovery_work import PreflightReport
+from schemas.scheduler import RecoveryEnded, ReleaseHolds
+from services.recovery.domain import plan_work, scripts
+from services.recovery.domain.recovery_state import (
+    Recovery,
+    evolve,
+    more_to_open,
+    order_step,
+    outcome_of,
+    phase_of,
+    plan_script,
+    rto_s,
+    step_list,
+    told,
+)
+from services.recovery.domain.scripts import POST_STEP, PRE_STEP
+from services.recovery.domain.vm_state import vm_stream
+from services.recovery.domain.work import merged_steps, step_of
+from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer
+from shared.errors import Refused
+
+DEFINITION_VERSION: Final = 1
+PLAN_OUTPUTS_BYTES_MAX: Final = 4096
+"""Larger outputs of the plan's pre-script are not handed to every VM: they would travel per VM."""
+
+NAMED_MAX: Final = 500
+"""VMs that one event names: it stays below 64 KiB."""
+
+_DELAY_TIMER: Final = "boot-delay"
+_AUTO_CLEANUP_TIMER: Final = "auto-cleanup"
+
+
+# ── Messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+def start(state: Recovery, received: Received) -> Decision:
+    """Begin with preflight."""
+    m: said.StartRecovery = received.body
+    if state.started is not None:
+        return NOTHING
+    event = said.RecoveryStarted(
+        job=m.job,
+        plan=m.plan,
+        plan_version=m.plan_version,
+        mode=m.mode,
+        header=m.header,
+        members=m.members,
+        checkpoint=m.checkpoint,
+        skip_scripts=m.skip_scripts,
+        on_error=m.on_error,
+        dry_run=m.dry_run,
+        requested_at=m.requested_at,
+        actor=m.actor,
+        definition_version=DEFINITION_VERSION,
+    )
+    return _step(state, (msgspec.structs.replace(event, steps=step_list(event)),), received.at)
+
+
+def script_started(state: Recovery, received: Received) -> Decision:
+    """A plan script's process is about to exist. Committed under the claim of its effect."""
+    m: said.PlanScriptStarted = received.body
+    if plan_work.part_of(state) != scripts.part_of_run(m.step, m.run):
+        return NOTHING
+    return _step(state, (m,), received.at)
+
+
+def member_news(state: Recovery, received: Received) -> Decision:
+    """A VM was powered on, is ready, or ended."""
+    m: said.MemberNews = received.body
+    if state.started is None or state.finished is not None or m.vm not in state.roster:
+        return NOTHING
+    event = _news_event(state, m)
+    return NOTHING if event is None else _step(state, (event,), received.at)
+
+
+def delay_over(state: Recovery, received: Received) -> Decision:
+    """A boot delay may be over."""
+    if phase_of(state) != "vms":
+        return NOTHING
+    return _step(state, (), received.at)
+
+
+def cancel(state: Recovery, received: Received) -> Decision:
+    """Stop safely. Raises Refused `unknown-job` or `job-ended`."""
+    m: said.CancelRecoveryJob = received.body
+    if state.started is None:
+        raise Refused(f"there is no job {m.job}", code="unknown-job", remedy="see `job list`")
+    if state.finished is not None:
+        raise Refused(f"job {m.job} has ended already", code="job-ended")
+    if state.cancelling:
+        return NOTHING
+    return _step(state, (said.RecoveryCancelRequested(),), received.at)
+
+
+def outcome(state: Recovery, received: Received) -> Decision:
+    """An effect of the recovery itself ended: preflight, or a plan script."""
+    ended: EffectOutcome = received.body
+    if plan_work.part_of(state) != ended.part:
+        return NOTHING
+    if ended.part == "preflight":
+        return _step(state, (_preflight_end(ended),), received.at)
+    step = ended.part.partition("/")[0]
+    return _step(state, (_script_end(state, step, ended),), received.at)
+
+
+# ── Its cleanups ─────────────────────────────────────────────────────────────────────────────
+
+
+def begin_cleanup(state: Recovery, *, job: str, cleanup: str) -> Decision:
+    """A cleanup of this recovery begins. Raises Refused where there is nothing to clean."""
+    if state.started is None:
+        raise Refused(f"there is no recovery {job}", code="unknown-job", remedy="see `job list`")
+    if state.finished is None:
+        raise Refused(
+            f"{job} is still running", code="still-running", remedy="cancel it or wait for its end"
+        )
+    if state.cleaned:
+        raise Refused(f"{job} is cleaned up already", code="already-cleaned")
+    if not state.finished.awaits_cleanup:
+        raise Refused(f"{job} made nothing that cleanup removes", code="nothing-to-clean")
+    if state.cleaning:
+        raise Refused(f"{job} is being cleaned up by {state.cleaning}", code="being-cleaned")
+    return Decision(
+        events=(said.RecoveryCleaning(cleanup=cleanup),), cancel_timers=(_AUTO_CLEANUP_TIMER,)
+    )
+
+
+def cleanup_news(state: Recovery, received: Received) -> Decision:
+    """A cleanup ended: what it held for the instances is given back once nothing is left."""
+    m: said.CleanupNews = received.body
+    if state.cleaning != m.cleanup:
+        return NOTHING
+    if m.remaining:
+        left = said.RecoveryCleanupIncomplete(cleanup=m.cleanup, remaining=m.remaining)
+        return Decision(events=(left,))
+    start = told(state)
+    release = ReleaseHolds(
+        plan=start.plan, job=start.job, modes=("own-instance",), release_checkpoint=True
+    )
+    return Decision(
+        events=(said.RecoveryCleaned(cleanup=m.cleanup),),
+        sends=(Send(to="scheduler", key=start.plan, message=release),),
+    )
+
+
+def auto_cleanup(state: Recovery, received: Received) -> Decision:
+    """The plan's `auto_cleanup_after` is over: ask for a cleanup, under an id of its own."""
+    if state.finished is None or not state.finished.awaits_cleanup:
+        return NOTHING
+    if state.cleaning or state.cleaned:
+        return NOTHING
+    start = told(state)
+    _, plan, key = parts_of(start.job)
+    message = said.BeginCleanup(job=stream_id("cleanup", plan, f"auto-{key}"), recovery=start.job)
+    return Decision(sends=(Send(to="recovery", key=plan, message=message),))
+
+
+# ── Facts ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _news_event(state: Recovery, m: said.MemberNews) -> Any:
+    before = state.members.get(m.vm)
+    if before is not None and before.ended:
+        return None
+    match m.news:
+        case "powered-on":
+            known = before is not None and before.powered_on_at is not None
+            return None if known else said.MemberPoweredOn(vm=m.vm, at=m.at)
+        case "ready":
+            if before is not None and before.ready_at is not None:
+                return None
+            return said.MemberReady(
+                vm=m.vm, at=m.at, instance_id=m.instance_id, addresses=m.addresses
+            )
+    assert m.outcome is not None, "a VM that ended says how"
+    stops = m.stop or (m.outcome == "failed" and told(state).on_error == "stop")
+    return said.MemberEnded(
+        vm=m.vm,
+        at=m.at,
+        outcome=m.outcome,
+        degraded=m.degraded,
+        stop=stops,
+        made=m.made,
+        problem=m.problem,
+    )
+
+
+def _preflight_end(ended: EffectOutcome) -> said.PreflightFinished:
+    timing = step_of(ended, "preflight")
+    if not ended.ok:
+        problem = Problem(
+            code=ended.code or "preflight-failed", message=ended.error, remedy=ended.remedy
+        )
+        return said.PreflightFinished(timing=timing, problems=(problem,))
+    report: PreflightReport = ended.result
+    if report.problems:
+        first = report.problems[0]
+        timing = msgspec.structs.replace(
+            timing, state="failed", error=first.message, remedy=first.remedy
+        )
+    return said.PreflightFinished(timing=timing, problems=report.problems, facts=report.facts)
+
+
+def _script_end(state: Recovery, step: str, ended: EffectOutcome) -> said.PlanScriptEnded:
+    script = plan_script(state, step)
+    assert script is not None, "a running script was chosen"
+    run = (state.pre if step == PRE_STEP else state.post).run
+    report = scripts.report_of(ended)
+    again = not state.cancelling and scripts.goes_again(script, report, run=run)
+    timing = scripts.timing_of(step, report, ended, run=run)
+    return said.PlanScriptEnded(step=step, report=report, timing=timing, run=run, again=again)
+
+
+def _finish(state: Recovery) -> said.RecoveryFinished:
+    start = told(state)
+    return said.RecoveryFinished(
+        plan=start.plan,
+        mode=start.mode,
+        state=outcome_of(state),
+        rto_s=rto_s(state),
+        ready=state.ready,
+        failed=state.failed,
+        steps=_all_steps(state),
+        problem=state.problem,
+        awaits_cleanup=state.made and start.mode == "test",
+    )
+
+
+def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
+    done = {step.name: step for step in merged_steps(state.steps)}
+    for number, order in state.by_order.items():
+        if order.opened_at is not None:
+            unsettled: StepState = "cancelled" if order.unsettled else "completed"
+            done[order_step(number)] = StepTiming(
+                name=order_step(number),
+                state="failed" if order.failed else unsettled,
+                started_at=order.opened_at,
+                ended_at=order.settled_at,
+            )
+    return tuple(done[name] for name in told(state).steps if name in done)
+
+
+# ── From facts to decisions ──────────────────────────────────────────────────────────────────
+
+
+class _Draft(msgspec.Struct):
+    """A decision in the making; `state` is what it leads to."""
+
+    state: Recovery
+    now: dt.datetime
+    events: list[Any] = []
+    effects: list[Effect] = []
+    sends: list[Send] = []
+    timers: list[Timer] = []
+    cancel_effects: list[str] = []
+
+    def say(self, event: Any) -> None:
+        self.events.append(event)
+        self.state = evolve(self.state, event)
+
+    def tell_vm(self, vm: str, make: Any, **fields: Any) -> None:
+        start = told(self.state)
+        message = make(stream=vm_stream(start.job, vm), **fields)
+        self.sends.append(Send(to="recovery", key=start.plan, message=message))
+
+
+def _step(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
+    """The decision that goes with `events`: whatever the new phase starts, tells and ends."""
+    draft = _Draft(state=state, now=now)
+    for event in events:
+        draft.say(event)
+    _halt(state, draft)
+    if phase_of(draft.state) == "launch":
+        _launch(draft)
+    if phase_of(draft.state) == "vms":
+        _open_orders(draft)
+    part = plan_work.part_of(draft.state)
+    if part and part != plan_work.part_of(state):
+        draft.effects.append(plan_work.effect_of(draft.state, part, now))
+    if phase_of(draft.state) == "closing":
+        _close(draft)
+    return Decision(
+        events=tuple(draft.events),
+        effects=tuple(draft.effects),
+        timers=tuple(draft.timers),
+        cancel_timers=(_DELAY_TIMER,) if _ends_waiting(state, draft.state) else (),
+        cancel_effects=tuple(draft.cancel_effects),
+        sends=tuple(draft.sends),
+    )
+
+
+def _ends_waiting(before: Recovery, after: Recovery) -> bool:
+    return phase_of(before) == "vms" and phase_of(after) != "vms" and len(before.orders) > 1
+
+
+def _launch(draft: _Draft) -> None:
+    """Tell the VMs to begin: all of them when building ahead, else the first boot order."""
+    state = draft.state
+    start, first = told(state), state.orders[0]
+    everyone = start.header.recovery.build_ahead
+    vms = [m for m in start.members if everyone or m.boot_order == first]
+    outputs = state.plan_outputs.get(PRE_STEP, {})
+    if len(msgspec.json.encode(outputs)) > PLAN_OUTPUTS_BYTES_MAX:
+        outputs = {}
+    for member in vms:
+        draft.tell_vm(
+            member.vm,
+            said.LaunchVm,
+            boot=member.boot_order == first,
+            requested_at=start.requested_at,
+            plan_outputs=outputs,
+        )
+    draft.say(_launched([member.vm for member in vms]))
+    draft.say(said.BootOrderOpened(boot_order=first, at=draft.now))
+
+
+def _launched(vms: list[str]) -> said.VmsLaunched:
+    named = tuple(vms) if len(vms) <= NAMED_MAX else ()
+    return said.VmsLaunched(count=len(vms), vms=named)
+
+
+def _open_orders(draft: _Draft) -> None:
+    """Open every boot order whose predecessor is settled and past its delays."""
+    while more_to_open(draft.state):
+        state = draft.state
+        if state.stopping or state.cancelling:
+            return
+        current = state.by_order[state.orders[state.opened - 1]]
+        if current.unsettled:
+            return
+        if current.not_before is not None and draft.now < current.not_before:
+            message = said.BootDelayOver(boot_order=state.orders[state.opened - 1])
+            timer = Timer(name=_DELAY_TIMER, due=current.not_before, message=message)
+            draft.timers.append(timer)
+            return
+        _open_next(draft)
+
+
+def _open_next(draft: _Draft) -> None:
+    state = draft.state
+    order = state.orders[state.opened]
+    start = told(state)
+    vms = [member.vm for member in start.members if member.boot_order == order]
+    if not start.header.recovery.build_ahead:
+        draft.say(_launched(vms))
+    draft.say(said.BootOrderOpened(boot_order=order, at=draft.now))
+    for vm in vms:
+        member = state.members.get(vm)
+        if member is not None and member.ended:
+            continue
+        if start.header.recovery.build_ahead:
+            draft.tell_vm(vm, said.BootVm)
+        else:
+            draft.tell_vm(vm, said.LaunchVm, boot=True, requested_at=start.requested_at)
+
+
+def _halt(before: Recovery, draft: _Draft) -> None:
+    """Pass a stop or a cancel on, once: to the VMs, and to what the recovery itself runs."""
+    state = draft.state
+    if state.cancelling and not before.cancelling:
+        _abandon(draft, "cancel")
+        part = plan_work.part_of(before)
+        post = plan_script(state, POST_STEP)
+        always = part.startswith(POST_STEP) and post is not None and post.always
+        if part and not always:
+            draft.cancel_effects.append(part)
+    elif state.stopping and not before.stopping and not state.cancelling:
+        _abandon(draft, "stop")
+
+
+def _abandon(draft: _Draft, reason: said.AbandonReason) -> None:
+    for vm in draft.state.roster:
+        member = draft.state.members.get(vm)
+        if member is not None and member.ended:
+            continue
+        if reason == "stop" and member is not None and member.powered_on_at is not None:
+            continue
+        draft.tell_vm(vm, said.AbandonVm, reason=reason)
+
+
+def _close(draft: _Draft) -> None:
+    """End the recovery: its outcome, the holds it gives back, what waits for cleanup."""
+    state = draft.state
+    start = told(state)
+    if not (state.launched or state.stopping or state.cancelling):
+        _abandon(draft, "dry-run" if start.dry_run and state.problem is None else "stop")
+    end = _finish(state)
+    draft.say(end)
+    modes: tuple[HoldMode, ...] = ("read-copy",) if state.made else ("read-copy", "own-instance")
+    release = ReleaseHolds(
+        plan=start.plan, job=start.job, modes=modes, release_checkpoint=not state.made
+    )
+    ended = RecoveryEnded(
+        plan=start.plan, job=start.job, mode=start.mode, state=end.state, rto_s=end.rto_s
+    )
+    for message in (release, ended):
+        draft.sends.append(Send(to="scheduler", key=start.plan, message=message))
+    after_s = start.header.recovery.auto_cleanup_after_s
+    if end.awaits_cleanup and after_s is not None:
+        due = draft.now + dt.timedelta(seconds=after_s)
+        timer = Timer(name=_AUTO_CLEANUP_TIMER, due=due, message=said.AutoCleanupDue())
+        draft.timers.append(timer)
+
+
+FAMILY = Family(
+    name="recovery",
+    state=Recovery,
+    initial=Recovery,
+    evolve=evolve,
+    is_terminal=lambda state: state.finished is not None
+    and (state.cleaned or not state.finished.awaits_cleanup),
+    outcome=outcome,
+)

@@ -1,0 +1,347 @@
+"""What a recovery is at a moment: its roster, its boot orders, its phase, its outcome.
+
+Saga. Owns the state, its folding and the rules read from it; what is sent and started when the
+phase changes is `recovery`'s. Work per message does not grow with the number of VMs, but for one
+shallow copy of a dictionary.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+from schemas import recovery as said
+from schemas.common import Problem, StepTiming
+from schemas.plans import ScriptDefinition
+from services.recovery.domain import scripts
+from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
+
+Phase = Literal[
+    "new", "preflight", "pre-script", "launch", "vms", "post-script", "closing", "ended"
+]
+
+
+class MemberState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one VM of the roster is."""
+
+    powered_on_at: dt.datetime | None = None
+    ready_at: dt.datetime | None = None
+    ended: bool = False
+    outcome: said.VmOutcome | None = None
+    degraded: bool = False
+    instance_id: str = ""
+    addresses: tuple[str, ...] = ()
+    error: str = ""
+
+
+class OrderState(msgspec.Struct, frozen=True, kw_only=True):
+    """One boot order. `unsettled` VMs are neither ready nor ended; the next order waits for
+    them and until `not_before`, the latest power-on plus boot delay."""
+
+    total: int = 0
+    unsettled: int = 0
+    failed: int = 0
+    opened_at: dt.datetime | None = None
+    settled_at: dt.datetime | None = None
+    not_before: dt.datetime | None = None
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+    """A recovery. `orders` are the boot orders, ascending; the first `opened` of them are open."""
+
+    started: said.RecoveryStarted | None = None
+    roster: dict[str, said.Member] = {}
+    orders: tuple[int, ...] = ()
+    opened: int = 0
+    by_order: dict[int, OrderState] = {}
+    members: dict[str, MemberState] = {}
+    launched: int = 0
+    launched_ended: int = 0
+    preflight: said.PreflightFinished | None = None
+    pre: ScriptRun = ScriptRun()
+    post: ScriptRun = ScriptRun()
+    plan_outputs: dict[str, Any] = {}
+    stopping: bool = False
+    cancelling: bool = False
+    troubled: bool = False
+    made: bool = False
+    attempted: int = 0
+    ready: int = 0
+    failed: int = 0
+    problem: Problem | None = None
+    steps: tuple[StepTiming, ...] = ()
+    finished: said.RecoveryFinished | None = None
+    cleaning: str = ""
+    cleaned: bool = False
+
+
+def told(state: Recovery) -> said.RecoveryStarted:
+    """What the recovery was started with; asserts that it was."""
+    assert state.started is not None, "started before anything else"
+    return state.started
+
+
+# ── Rules ────────────────────────────────────────────────────────────────────────────────────
+
+
+def plan_script(state: Recovery, step: str) -> ScriptDefinition | None:
+    """The plan's own script of a step, if it runs in this operation."""
+    start = told(state)
+    policy = start.header.recovery
+    if step == PRE_STEP:
+        return scripts.chosen(
+            policy.pre_script, mode=start.mode, hook="pre-recovery", skip=start.skip_scripts
+        )
+    return scripts.chosen(
+        policy.post_script, mode=start.mode, hook="post-recovery", skip=start.skip_scripts
+    )
+
+
+def phase_of(state: Recovery) -> Phase:
+    """Where the recovery stands; follows from the facts alone."""
+    if state.started is None:
+        return "new"
+    if state.finished is not None:
+        return "ended"
+    if state.preflight is None:
+        return "closing" if state.cancelling else "preflight"
+    if state.preflight.problems or state.started.dry_run:
+        return "closing"
+    if not state.pre.over and plan_script(state, PRE_STEP) is not None:
+        return "pre-script"
+    halted = state.stopping or state.cancelling
+    if not state.launched and state.roster and not halted:
+        return "launch"
+    if state.launched_ended < state.launched or (not halted and more_to_open(state)):
+        return "vms"
+    return "post-script" if _post_due(state) else "closing"
+
+
+def more_to_open(state: Recovery) -> bool:
+    """Whether boot orders are still closed."""
+    return state.opened < len(state.orders)
+
+
+def _post_due(state: Recovery) -> bool:
+    script = plan_script(state, POST_STEP)
+    if script is None or state.post.over:
+        return False
+    return not state.cancelling or script.always
+
+
+def outcome_of(state: Recovery) -> said.RecoveryState:
+    """The recovery's outcome: the first rule of product.md §5 that fits."""
+    if state.cancelling:
+        return "cancelled"
+    preflight_failed = state.preflight is not None and bool(state.preflight.problems)
+    if preflight_failed or (state.attempted > 0 and state.ready == 0):
+        return "failed"
+    return "partially-completed" if state.troubled else "completed"
+
+
+def rto_s(state: Recovery) -> float | None:
+    """Seconds from the operator's command to the last usable VM's readiness; None without one."""
+    moments = [
+        member.ready_at
+        for member in state.members.values()
+        if member.outcome == "ready" and member.ready_at is not None
+    ]
+    if not moments:
+        return None
+    return (max(moments) - told(state).requested_at).total_seconds()
+
+
+def step_list(start: said.RecoveryStarted) -> tuple[str, ...]:
+    """The steps of the recovery, in order; each boot order is one."""
+    state = Recovery(started=start)
+    pre = (PRE_STEP,) if plan_script(state, PRE_STEP) is not None else ()
+    post = (POST_STEP,) if plan_script(state, POST_STEP) is not None else ()
+    if start.dry_run:
+        return ("preflight",)
+    orders = sorted({member.boot_order for member in start.members})
+    return ("preflight", *pre, *(order_step(order) for order in orders), *post)
+
+
+def order_step(order: int) -> str:
+    """The step name of a boot order."""
+    return f"boot-order-{order}"
+
+
+# ── Folding ──────────────────────────────────────────────────────────────────────────────────
+
+
+def evolve(state: Recovery, event: Any) -> Recovery:
+    """Apply one fact."""
+    replace = msgspec.structs.replace
+    match event:
+        case said.RecoveryStarted():
+            return _started(state, event)
+        case said.PreflightFinished():
+            return _preflight(state, event)
+        case said.PlanScriptStarted():
+            return _with_script(state, event.step, started=True)
+        case said.PlanScriptEnded():
+            return _script_ended(state, event)
+        case said.VmsLaunched():
+            return replace(state, launched=state.launched + event.count)
+        case said.BootOrderOpened():
+            state = _with_order(state, event.boot_order, opened_at=event.at)
+            return replace(state, opened=state.opened + 1)
+        case said.MemberPoweredOn():
+            return _powered_on(state, event)
+        case said.MemberReady():
+            return _ready(state, event)
+        case said.MemberEnded():
+            return _ended(state, event)
+        case said.RecoveryCancelRequested():
+            return replace(state, cancelling=True)
+        case said.RecoveryFinished():
+            return replace(state, finished=event)
+        case said.RecoveryCleaning():
+            return replace(state, cleaning=event.cleanup)
+        case said.RecoveryCleanupIncomplete():
+            return replace(state, cleaning="")
+        case said.RecoveryCleaned():
+            return replace(state, cleaning="", cleaned=True)
+    raise AssertionError(f"{type(event).__name__} is no event of a recovery")
+
+
+def _started(state: Recovery, event: said.RecoveryStarted) -> Recovery:
+    by_order: dict[int, OrderState] = {}
+    for member in event.members:
+        before = by_order.get(member.boot_order, OrderState())
+        count = before.total + 1
+        by_order[member.boot_order] = OrderState(total=count, unsettled=count)
+    return msgspec.structs.replace(
+        state,
+        started=event,
+        roster={member.vm: member for member in event.members},
+        orders=tuple(sorted(by_order)),
+        by_order=by_order,
+    )
+
+
+def _preflight(state: Recovery, event: said.PreflightFinished) -> Recovery:
+    first = event.problems[0] if event.problems else None
+    return msgspec.structs.replace(
+        state,
+        # Facts are for people who read the job: the state need not carry them.
+        preflight=msgspec.structs.replace(event, facts={}),
+        problem=state.problem or first,
+        steps=(*state.steps, event.timing),
+    )
+
+
+def _with_script(state: Recovery, step: str, **changes: Any) -> Recovery:
+    field = "pre" if step == PRE_STEP else "post"
+    changed = msgspec.structs.replace(getattr(state, field), **changes)
+    return msgspec.structs.replace(state, **{field: changed})
+
+
+def _script_ended(state: Recovery, event: said.PlanScriptEnded) -> Recovery:
+    state = msgspec.structs.replace(state, steps=(*state.steps, event.timing))
+    if event.again:
+        return _with_script(state, event.step, run=event.run + 1, started=False)
+    state = _with_script(state, event.step, over=True)
+    if event.report.outputs:
+        outputs = {**state.plan_outputs, event.step: event.report.outputs}
+        state = msgspec.structs.replace(state, plan_outputs=outputs)
+    if event.report.outcome == "done" or event.timing.state == "cancelled":
+        return state
+    script = plan_script(state, event.step)
+    assert script is not None, "a script that ended was chosen"
+    stops = scripts.on_failure(script, told(state).on_error) == "stop"
+    problem = Problem(
+        code=f"script-{event.report.outcome}",
+        message=f"plan {event.step} {script.run}: {event.report.error}",
+        remedy=event.report.remedy or "mend the script and run the operation again",
+    )
+    return msgspec.structs.replace(
+        state,
+        troubled=True,
+        stopping=state.stopping or stops,
+        problem=state.problem or problem,
+    )
+
+
+def _with_order(state: Recovery, order: int, **changes: Any) -> Recovery:
+    changed = msgspec.structs.replace(state.by_order[order], **changes)
+    return msgspec.structs.replace(state, by_order={**state.by_order, order: changed})
+
+
+def _with_member(state: Recovery, vm: str, **changes: Any) -> Recovery:
+    changed = msgspec.structs.replace(state.members.get(vm, MemberState()), **changes)
+    members = state.members.copy()
+    members[vm] = changed
+    return msgspec.structs.replace(state, members=members)
+
+
+def _powered_on(state: Recovery, event: said.MemberPoweredOn) -> Recovery:
+    member = state.roster[event.vm]
+    order = state.by_order[member.boot_order]
+    until = event.at + dt.timedelta(seconds=member.boot_delay_s)
+    latest = until if order.not_before is None else max(order.not_before, until)
+    state = _with_order(state, member.boot_order, not_before=latest)
+    return _with_member(state, event.vm, powered_on_at=event.at)
+
+
+def _ready(state: Recovery, event: said.MemberReady) -> Recovery:
+    state = _settled(state, event.vm, event.at)
+    return _with_member(
+        state,
+        event.vm,
+        ready_at=event.at,
+        instance_id=event.instance_id,
+        addresses=event.addresses,
+    )
+
+
+def _settled(state: Recovery, vm: str, at: dt.datetime) -> Recovery:
+    """One VM fewer that its boot order waits for."""
+    before = state.members.get(vm, MemberState())
+    if before.ready_at is not None or before.ended:
+        return state
+    order = state.by_order[state.roster[vm].boot_order]
+    last = at if order.settled_at is None else max(order.settled_at, at)
+    return _with_order(
+        state, state.roster[vm].boot_order, unsettled=order.unsettled - 1, settled_at=last
+    )
+
+
+def was_launched(state: Recovery, vm: str) -> bool:
+    """Whether the VM's recovery was told to begin."""
+    if not state.launched:
+        return False
+    if told(state).header.recovery.build_ahead:
+        return True
+    return state.by_order[state.roster[vm].boot_order].opened_at is not None
+
+
+def _ended(state: Recovery, event: said.MemberEnded) -> Recovery:
+    launched = was_launched(state, event.vm)
+    state = _settled(state, event.vm, event.at)
+    failed, ready = event.outcome == "failed", event.outcome == "ready"
+    if failed:
+        order = state.roster[event.vm].boot_order
+        state = _with_order(state, order, failed=state.by_order[order].failed + 1)
+    state = _with_member(
+        state,
+        event.vm,
+        ended=True,
+        outcome=event.outcome,
+        degraded=event.degraded,
+        error=event.problem.message if event.problem is not None else "",
+    )
+    return msgspec.structs.replace(
+        state,
+        launched_ended=state.launched_ended + (1 if launched else 0),
+        attempted=state.attempted + (1 if failed or ready else 0),
+        ready=state.ready + (1 if ready else 0),
+        failed=state.failed + (1 if failed else 0),
+        troubled=state.troubled or failed or event.degraded,
+        stopping=state.stopping or event.stop,
+        made=state.made or event.made,
+        problem=state.problem or (event.problem if failed or event.degraded else None),
+    )

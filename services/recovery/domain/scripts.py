@@ -1,0 +1,195 @@
+"""Scripts of a recovery: stored content, which ones run, and what the end of one means.
+
+Owns the streams that keep content and the rules of product.md §6. Running one is an effect.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import hashlib
+from typing import Any, Final, Literal
+
+import msgspec
+
+from schemas.common import ScriptReport, ScriptWork, StepState, StepTiming
+from schemas.envelope import Received
+from schemas.ids import stream_id
+from schemas.plans import OnError, OnFailure, ScriptDefinition
+from schemas.recovery import RecoveryScriptStored
+from schemas.recovery_work import ScriptRan
+from schemas.scheduler import RecoveryMode
+from shared.decider import NOTHING, Decision, EffectOutcome, Family
+
+Hook = Literal["pre-recovery", "post-recovery"]
+
+PRE_STEP: Final = "pre-script"
+POST_STEP: Final = "post-script"
+RUNS_MAX: Final = 5
+"""A repeatable script whose end stays unknown is given up after so many runs."""
+
+# ── Stored content ───────────────────────────────────────────────────────────────────────────
+
+
+class ScriptContent(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one script by number, base64, until all are there."""
+
+    sha256: str = ""
+    parts: int = 0
+    content: dict[int, str] = {}
+
+
+def script_stream(plan: str, sha256: str) -> str:
+    """The stream that keeps a script's content for a plan."""
+    return stream_id("script", plan, sha256)
+
+
+def store_part(state: ScriptContent, received: Received) -> Decision:
+    """Keep one part; a repeat gives nothing."""
+    part = received.body
+    if part.part in state.content:
+        return NOTHING
+    stored = RecoveryScriptStored(
+        plan=part.plan,
+        sha256=part.sha256,
+        part=part.part,
+        parts=part.parts,
+        content=part.content,
+    )
+    return Decision(events=(stored,))
+
+
+def evolve_content(state: ScriptContent, event: RecoveryScriptStored) -> ScriptContent:
+    """Add a part."""
+    content = {**state.content, event.part: event.content}
+    return ScriptContent(sha256=event.sha256, parts=event.parts, content=content)
+
+
+def whole_content(state: ScriptContent | None) -> bytes | None:
+    """The script if all parts are there and their SHA-256 is right, else None."""
+    if state is None or not state.parts or len(state.content) < state.parts:
+        return None
+    try:
+        pieces = [base64.b64decode(state.content[part]) for part in sorted(state.content)]
+    except binascii.Error:
+        return None
+    content = b"".join(pieces)
+    return content if hashlib.sha256(content).hexdigest() == state.sha256 else None
+
+
+CONTENT = Family(
+    name="script",
+    state=ScriptContent,
+    initial=ScriptContent,
+    evolve=evolve_content,
+    is_terminal=lambda state: False,
+)
+
+# ── Which scripts run, and what their end means ──────────────────────────────────────────────
+
+
+class ScriptRun(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a script is: its `run` (from 1), whether that began, whether all is over."""
+
+    run: int = 1
+    started: bool = False
+    over: bool = False
+
+
+def part_of_run(step: str, run: int) -> str:
+    """The effect part of a script's run: a declared repeat is another effect."""
+    return step if run == 1 else f"{step}/{run}"
+
+
+def chosen(
+    script: ScriptDefinition | None,
+    *,
+    mode: RecoveryMode,
+    hook: Hook,
+    skip: tuple[str, ...],
+    vm: str = "",
+) -> ScriptDefinition | None:
+    """The script if it runs here: declared for the operation, not deselected as `HOOK[:VM]`."""
+    if script is None or mode not in script.operations:
+        return None
+    name = f"{hook}:{vm}" if vm else hook
+    return None if name in skip else script
+
+
+def on_failure(script: ScriptDefinition, policy: OnError) -> OnFailure:
+    """What a failure of the script means: its own word, else the operation's policy."""
+    return script.on_failure or policy
+
+
+def report_of(outcome: EffectOutcome) -> ScriptReport:
+    """How a script ended, from the end of its effect."""
+    if outcome.ok and isinstance(outcome.result, ScriptRan):
+        return outcome.result.report
+    error, remedy = outcome.error, outcome.remedy
+    verdict: Literal["failed", "killed", "unknown"] = "failed"
+    if outcome.unknown:
+        verdict = "unknown"
+        error = "the script was started and its service ended: whether it did its work is unknown"
+        remedy = remedy or "look at what the script changes, then run the operation again"
+    elif outcome.code == "cancelled":
+        verdict, error = "killed", "cancelled"
+    return ScriptReport(
+        outcome=verdict,
+        error=error,
+        remedy=remedy,
+        started_at=outcome.started_at,
+        ended_at=outcome.at,
+    )
+
+
+def goes_again(script: ScriptDefinition, report: ScriptReport, *, run: int) -> bool:
+    """Whether the script is declared repeatable for this end. `prompt` counts as *fail*."""
+    if report.outcome == "unknown":
+        return script.on_unknown == "rerun" and run < RUNS_MAX
+    return report.outcome in ("failed", "timed-out", "killed") and run <= script.retries
+
+
+def timing_of(
+    step: str, report: ScriptReport, outcome: EffectOutcome, *, run: int
+) -> StepTiming:
+    """The finished step of a script's run."""
+    state: StepState = "completed"
+    if outcome.code == "cancelled" and not outcome.unknown:
+        state = "cancelled"
+    elif report.outcome != "done":
+        state = "unknown" if report.outcome == "unknown" else "failed"
+    return StepTiming(
+        name=step,
+        state=state,
+        attempts=run,
+        started_at=report.started_at or outcome.started_at,
+        ended_at=report.ended_at or outcome.at,
+        error=report.error,
+        remedy=report.remedy,
+    )
+
+
+def script_work(
+    script: ScriptDefinition,
+    *,
+    step: str,
+    plan: str,
+    context: dict[str, Any],
+    credentials: dict[str, str] | None = None,
+) -> ScriptWork:
+    """Everything the effect needs to run the script."""
+    return ScriptWork(
+        step=step,
+        plan=plan,
+        sha256=script.sha256,
+        runtime=script.runtime,
+        timeout_s=script.timeout_s,
+        context=context,
+        credentials=credentials or {},
+    )
+
+
+def moment(value: dt.datetime | None) -> str | None:
+    """A moment as scripts read it: ISO 8601 with its zone."""
+    return value.isoformat() if value is not None else None

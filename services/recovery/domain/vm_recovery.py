@@ -1,0 +1,323 @@
+"""One VM's recovery: pre-script, hold, rebuild, create, power on, ready, post-script, release.
+
+Saga. Decides the steps of one VM. Does not decide when its boot order opens, nor what its failure
+means for the operation (`recovery`), nor how readiness is seen (`watch`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+
+from schemas import recovery as said
+from schemas.common import Problem, StepTiming
+from schemas.envelope import Received
+from schemas.recovery_work import InstanceState
+from services.recovery.domain import scripts, vm_work
+from services.recovery.domain.scripts import POST_STEP, PRE_STEP
+from services.recovery.domain.vm_state import (
+    POWER_ON,
+    REBUILD,
+    RELEASE,
+    WAIT,
+    VmRecovery,
+    definition,
+    evolve,
+    halted,
+    is_over,
+    post_script,
+    pre_script,
+    vm_stream,
+    work_left,
+)
+from services.recovery.domain.work import merged_steps, step_of
+from shared.decider import NOTHING, Decision, EffectOutcome, Family, Send, Timer
+
+DEFINITION_VERSION = 1
+_READY_TIMER = "ready"
+_SCRIPT_STEPS = (PRE_STEP, POST_STEP)
+
+
+# ── Messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+def enrol(state: VmRecovery, received: Received) -> Decision:
+    """Keep what is to be recovered; nothing starts before the parent says so."""
+    m: said.EnrolVm = received.body
+    if state.enrolled is not None:
+        return NOTHING
+    event = said.VmEnrolled(
+        job=m.job,
+        plan=m.plan,
+        mode=m.mode,
+        definition=m.definition,
+        header=m.header,
+        checkpoint=m.checkpoint,
+        skip_scripts=m.skip_scripts,
+        on_error=m.on_error,
+        definition_version=DEFINITION_VERSION,
+    )
+    steps = vm_work.step_list(evolve(state, event))
+    return Decision(events=(msgspec.structs.replace(event, steps=steps),))
+
+
+def launch(state: VmRecovery, received: Received) -> Decision:
+    """Begin; with `boot` the guest may start as soon as it is built."""
+    m: said.LaunchVm = received.body
+    if state.enrolled is None or state.launched is not None or state.finished:
+        return NOTHING
+    event = said.VmLaunched(
+        boot=m.boot,
+        requested_at=m.requested_at or received.at,
+        plan_outputs=m.plan_outputs,
+    )
+    return _step(state, (event,), received.at)
+
+
+def allow_boot(state: VmRecovery, received: Received) -> Decision:
+    """The boot order is open."""
+    if state.launched is None or state.boot or state.finished or halted(state):
+        return NOTHING
+    return _step(state, (said.VmBootAllowed(),), received.at)
+
+
+def abandon(state: VmRecovery, received: Received) -> Decision:
+    """Do not go on. A *stop* leaves a guest alone that is on or about to be."""
+    m: said.AbandonVm = received.body
+    if state.enrolled is None or state.finished or state.failed:
+        return NOTHING
+    if state.abandoned and not (state.abandoned == "stop" and m.reason == "cancel"):
+        return NOTHING
+    on = state.powered_on_at is not None or POWER_ON in state.running
+    if (m.reason == "stop" and on) or not work_left(state):
+        return NOTHING
+    return _step(state, (said.VmAbandoned(reason=m.reason),), received.at)
+
+
+def instance_ready(state: VmRecovery, received: Received) -> Decision:
+    """The guest answered."""
+    m: said.InstanceReady = received.body
+    if not _waits(state):
+        return NOTHING
+    return _step(state, (said.VmReady(at=m.at, addresses=m.addresses),), received.at)
+
+
+def ready_deadline(state: VmRecovery, received: Received) -> Decision:
+    """The guest did not answer within its time."""
+    if not _waits(state):
+        return NOTHING
+    probe = definition(state).definition.ready
+    problem = Problem(
+        code="not-ready",
+        message=f"the guest did not answer ({probe.kind}) within {probe.within_s:g} s",
+        remedy="look at the instance's console, or give `ready.within` more time",
+    )
+    timing = StepTiming(
+        name=WAIT,
+        state="failed",
+        started_at=state.powered_on_at,
+        ended_at=received.at,
+        error=problem.message,
+        remedy=problem.remedy,
+    )
+    return _step(state, (said.VmStepEnded(timing=timing, problem=problem),), received.at)
+
+
+def script_started(state: VmRecovery, received: Received) -> Decision:
+    """A script's process is about to exist. Committed under the claim of its effect."""
+    m: said.VmScriptStarted = received.body
+    if scripts.part_of_run(m.step, m.run) not in state.running:
+        return NOTHING
+    return _step(state, (m,), received.at)
+
+
+def outcome(state: VmRecovery, received: Received) -> Decision:
+    """An effect of this VM ended."""
+    ended: EffectOutcome = received.body
+    if ended.part not in state.running:
+        return NOTHING
+    step = ended.part.partition("/")[0]
+    if step in _SCRIPT_STEPS:
+        return _step(state, (_script_end(state, step, ended),), received.at)
+    if step == POWER_ON and ended.ok:
+        return _step(state, (_power_on_end(ended),), received.at)
+    return _step(state, (_step_end(ended),), received.at)
+
+
+# ── Facts ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _waits(state: VmRecovery) -> bool:
+    on = state.powered_on_at is not None and state.ready_at is None
+    return on and not halted(state) and not state.finished
+
+
+def _script_end(state: VmRecovery, step: str, ended: EffectOutcome) -> said.VmScriptEnded:
+    script = pre_script(state) if step == PRE_STEP else post_script(state)
+    assert script is not None, "a running script was chosen"
+    run = (state.pre if step == PRE_STEP else state.post).run
+    report = scripts.report_of(ended)
+    timing = scripts.timing_of(step, report, ended, run=run)
+    again = not halted(state) and scripts.goes_again(script, report, run=run)
+    return said.VmScriptEnded(step=step, report=report, timing=timing, run=run, again=again)
+
+
+def _power_on_end(ended: EffectOutcome) -> said.VmPoweredOn:
+    answer: InstanceState = ended.result
+    at = answer.powered_on_at or ended.at
+    # Delays count from power-on by the platform's clock as far as it agrees with ours: a clock
+    # that is wrong by an hour must neither end a boot delay at once nor stretch it by an hour.
+    at = min(max(at, ended.started_at), ended.at)
+    return said.VmPoweredOn(
+        instance_id=answer.instance_id,
+        at=at,
+        addresses=answer.addresses,
+        timing=step_of(ended, POWER_ON),
+    )
+
+
+def _step_end(ended: EffectOutcome) -> said.VmStepEnded:
+    part, _, disk = ended.part.partition("/")
+    step = REBUILD if part == "rebuild" else part
+    timing = step_of(ended, step)
+    if ended.ok:
+        made = {} if step == RELEASE else msgspec.to_builtins(ended.result)
+        return said.VmStepEnded(timing=timing, disk=disk, made=made)
+    problem = Problem(
+        code=ended.code or "step-failed",
+        message=f"{step}{f' of {disk}' if disk else ''}: {ended.error}",
+        remedy=ended.remedy,
+    )
+    return said.VmStepEnded(timing=timing, disk=disk, problem=problem)
+
+
+def _finish(state: VmRecovery) -> said.VmFinished:
+    told = definition(state)
+    ready = state.ready_at if state.launched is not None else None
+    since = state.launched.requested_at if state.launched is not None else None
+    end: said.VmOutcome = "ready"
+    job: said.RecoveryState = "partially-completed" if state.degraded else "completed"
+    if state.failed:
+        end, job = "failed", "failed"
+    elif state.abandoned:
+        end = "cancelled" if state.abandoned == "cancel" else "skipped"
+        job = "completed" if state.abandoned == "dry-run" else "cancelled"
+    return said.VmFinished(
+        plan=told.plan,
+        vm=told.definition.name,
+        job=told.job,
+        outcome=end,
+        state=job,
+        instance_id=state.instance_id,
+        addresses=state.addresses,
+        rto_s=(ready - since).total_seconds() if ready and since else None,
+        steps=merged_steps(state.steps),
+        problem=state.problem,
+    )
+
+
+# ── From facts to decisions ──────────────────────────────────────────────────────────────────
+
+
+def _step(state: VmRecovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
+    """The decision that goes with `events`: whatever became due, news, and the end."""
+    after = state
+    for event in events:
+        after = evolve(after, event)
+    fresh = tuple(part for part in after.running if part not in state.running)
+    if is_over(after):
+        end = _finish(after)
+        events, after = (*events, end), evolve(after, end)
+    sends, timers, cancel_timers = _watching(state, after)
+    return Decision(
+        events=events,
+        effects=tuple(vm_work.effect_of(after, part, now) for part in fresh),
+        timers=timers,
+        cancel_timers=cancel_timers,
+        cancel_effects=_to_stop(state, after),
+        sends=(*sends, *_news(state, after, now)),
+    )
+
+
+def _to_stop(before: VmRecovery, after: VmRecovery) -> tuple[str, ...]:
+    """What runs is stopped when the VM fails or is abandoned.
+
+    A *stop* of the operation lets a script end by itself: killing it half-way helps nobody.
+    """
+    if not halted(after) or (halted(before) and after.abandoned == before.abandoned):
+        return ()
+    kept = {RELEASE}
+    if after.abandoned != "cancel":
+        kept |= {part for part in after.running if part.partition("/")[0] in _SCRIPT_STEPS}
+    return tuple(p for p in after.running if p in before.running and p not in kept)
+
+
+def _watching(
+    before: VmRecovery, after: VmRecovery
+) -> tuple[tuple[Send, ...], tuple[Timer, ...], tuple[str, ...]]:
+    """The watcher is told, and the deadline set, from power-on until ready or given up."""
+    told = definition(after)
+    site, probe = told.header.recovery_site, told.definition.ready
+    stream = vm_stream(told.job, told.definition.name)
+    if _waits(after) and not _waits(before):
+        watch = said.WatchInstance(
+            site=site,
+            stream=stream,
+            instance_id=after.instance_id,
+            kind=probe.kind,
+            port=probe.port,
+            path=probe.path,
+        )
+        assert after.powered_on_at is not None, "waiting means powered on"
+        due = after.powered_on_at + dt.timedelta(seconds=probe.within_s)
+        timer = Timer(name=_READY_TIMER, due=due, message=said.ReadyDeadline())
+        return (Send(to="recovery", key=site.site, message=watch),), (timer,), ()
+    if _waits(before) and not _waits(after):
+        if after.ready_at is not None:
+            return (), (), (_READY_TIMER,)
+        unwatch = said.UnwatchInstance(site=site.site, stream=stream)
+        return (Send(to="recovery", key=site.site, message=unwatch),), (), (_READY_TIMER,)
+    return (), (), ()
+
+
+def _news(before: VmRecovery, after: VmRecovery, now: dt.datetime) -> tuple[Send, ...]:
+    told = definition(after)
+    news: list[said.MemberNews] = []
+    about = said.MemberNews(
+        job=told.job,
+        vm=told.definition.name,
+        news="powered-on",
+        at=now,
+        instance_id=after.instance_id,
+        addresses=after.addresses,
+    )
+    replace = msgspec.structs.replace
+    if before.powered_on_at is None and after.powered_on_at is not None:
+        news.append(replace(about, at=after.powered_on_at))
+    if before.ready_at is None and after.ready_at is not None:
+        news.append(replace(about, news="ready", at=after.ready_at))
+    if after.finished and not before.finished:
+        news.append(replace(about, news="ended", **_ending(after)))
+    return tuple(Send(to="recovery", key=told.plan, message=each) for each in news)
+
+
+def _ending(state: VmRecovery) -> dict[str, Any]:
+    return {
+        "outcome": _finish(state).outcome,
+        "stop": state.stop,
+        "degraded": state.degraded,
+        "made": state.made,
+        "problem": state.problem,
+    }
+
+
+FAMILY = Family(
+    name="vm-recovery",
+    state=VmRecovery,
+    initial=VmRecovery,
+    evolve=evolve,
+    is_terminal=lambda state: state.finished,
+    outcome=outcome,
+)

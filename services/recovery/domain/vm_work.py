@@ -1,0 +1,141 @@
+"""The work of one VM's recovery as data: its step list, its effects, what its scripts are told.
+
+Decides nothing about order: `vm_state` says what is due, this says what that is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from schemas.common import Fact
+from schemas.recovery_work import (
+    CreateInstance,
+    HoldCopy,
+    PowerOn,
+    RebuildDisk,
+    ReleaseCopy,
+    RunScript,
+)
+from services.recovery.domain import scripts
+from services.recovery.domain.scripts import POST_STEP, PRE_STEP
+from services.recovery.domain.vm_state import (
+    CREATE,
+    HOLD,
+    POWER_ON,
+    REBUILD,
+    RELEASE,
+    WAIT,
+    VmRecovery,
+    definition,
+    post_script,
+    pre_script,
+    vm_stream,
+)
+from services.recovery.domain.work import instance_name, recovery_effect
+from shared.decider import Effect
+
+
+def step_list(state: VmRecovery) -> tuple[str, ...]:
+    """The steps this VM's recovery has, in order."""
+    pre = (PRE_STEP,) if pre_script(state) is not None else ()
+    post = (POST_STEP,) if post_script(state) is not None else ()
+    # An immutable checkpoint needs no hold, and so no release.
+    release = (RELEASE,) if definition(state).checkpoint == "latest" else ()
+    return (*pre, HOLD, REBUILD, CREATE, POWER_ON, WAIT, *post, *release)
+
+
+def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
+    """The effect of a part that became due."""
+    told = definition(state)
+    step, _, rest = part.partition("/")
+    is_script = step in (PRE_STEP, POST_STEP)
+    kind, payload = _script(state, step) if is_script else _platform_work(state, step, rest)
+    return recovery_effect(
+        part,
+        kind,
+        payload,
+        site=told.header.recovery_site.site,
+        plan=told.plan,
+        due=state.launched.requested_at if state.launched is not None else now,
+        priority=told.definition.priority or told.header.replication.priority,
+    )
+
+
+def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
+    told = definition(state)
+    vm = told.definition.name
+    tags: dict[str, Any] = {
+        "site": told.header.recovery_site,
+        "plan": told.plan,
+        "job": told.job,
+        "vm": vm,
+    }
+    match step:
+        case "hold-copy":
+            return step, HoldCopy(checkpoint=told.checkpoint, **tags)
+        case "release-copy":
+            held_under = f"{vm_stream(told.job, vm)}/{HOLD}"
+            copy_id = state.copy.copy_id if state.copy is not None else ""
+            return step, ReleaseCopy(held_under=held_under, copy_id=copy_id, **tags)
+        case "power-on":
+            return step, PowerOn(instance_id=state.instance_id, **tags)
+    assert state.copy is not None, "only a held copy is rebuilt from"
+    if step == "rebuild":
+        return "rebuild-disk", RebuildDisk(copy_id=state.copy.copy_id, disk=disk, **tags)
+    assert step == CREATE, step
+    networks = told.header.recovery.networks
+    instance = CreateInstance(
+        name=instance_name(vm, job=told.job, mode=told.mode),
+        network=networks.test if told.mode == "test" else networks.production or "",
+        isolated=told.mode == "test",
+        disks=tuple(state.disks[disk.name] for disk in state.copy.disks),
+        configuration=state.copy.configuration,
+        **tags,
+    )
+    return step, instance
+
+
+def _script(state: VmRecovery, step: str) -> tuple[str, Fact]:
+    told = definition(state)
+    vm = told.definition
+    script = pre_script(state) if step == PRE_STEP else post_script(state)
+    assert script is not None, "a script that is due was chosen"
+    work = scripts.script_work(
+        script,
+        step=step,
+        plan=told.plan,
+        context=_context(state, step),
+        credentials=vm.credentials if step == POST_STEP else {},
+    )
+    run = (state.pre if step == PRE_STEP else state.post).run
+    return "run-script", RunScript(work=work, vm=vm.name, run=run)
+
+
+def _context(state: VmRecovery, step: str) -> dict[str, Any]:
+    """What a VM script reads. Credentials are added by the effect, at that moment."""
+    told = definition(state)
+    context: dict[str, Any] = {
+        "hook": "pre-recovery" if step == PRE_STEP else "post-recovery",
+        "operation": told.mode,
+        "job": told.job,
+        "plan": {"name": told.plan, "recovery_site": told.header.recovery_site.site},
+        "vm": {
+            "name": told.definition.name,
+            "boot_order": told.definition.boot_order,
+            "checkpoint": told.checkpoint,
+        },
+        "outputs": {
+            "plan": state.launched.plan_outputs if state.launched is not None else {},
+            "vm": state.outputs,
+        },
+    }
+    if step == POST_STEP:
+        context["instance"] = {
+            "id": state.instance_id,
+            "addresses": list(state.addresses),
+            "powered_on_at": scripts.moment(state.powered_on_at),
+            "ready_at": scripts.moment(state.ready_at),
+            "copy_taken_at": scripts.moment(state.copy.taken_at if state.copy else None),
+        }
+    return context

@@ -1,0 +1,147 @@
+"""The watcher of a site: one look at all watched instances at a time, until each is ready.
+
+Reconciler. Decides when to look again. Does not decide how long a VM may take (`vm_recovery`)
+nor how a guest is probed (effects). A look without news leaves no event.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Final
+
+import msgspec
+
+from schemas import recovery as said
+from schemas.envelope import Received
+from schemas.ids import key_of, stream_id
+from schemas.recovery_work import PollSite, SitePolled, Watched
+from schemas.scheduler import SiteRef
+from services.recovery.domain.work import recovery_effect
+from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer
+
+POLL_EVERY_S: Final = 0.25
+POLL_AFTER_FAILURE_S: Final = 2.0
+_TIMER: Final = "poll"
+
+
+class SiteWatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Who waits for what. A `chain` is one unbroken run of looks; only the newest counts."""
+
+    site: SiteRef | None = None
+    watched: dict[str, Watched] = {}
+    chain: int = 0
+
+
+def watch_stream(site: str) -> str:
+    """The stream of a site's watcher."""
+    return stream_id("site-watch", site)
+
+
+def watch(state: SiteWatch, received: Received) -> Decision:
+    """Watch one more instance; the first one starts the looking."""
+    m: said.WatchInstance = received.body
+    if m.stream in state.watched:
+        return NOTHING
+    event = said.InstanceWatched(
+        site=m.site,
+        stream=m.stream,
+        instance_id=m.instance_id,
+        kind=m.kind,
+        port=m.port,
+        path=m.path,
+    )
+    effects = () if state.watched else (_look(evolve(state, event), received.at),)
+    return Decision(events=(event,), effects=effects)
+
+
+def unwatch(state: SiteWatch, received: Received) -> Decision:
+    """Nobody waits for it any more."""
+    m: said.UnwatchInstance = received.body
+    if m.stream not in state.watched:
+        return NOTHING
+    return Decision(events=(said.InstanceUnwatched(stream=m.stream),))
+
+
+def poll_due(state: SiteWatch, received: Received) -> Decision:
+    """Look again, if anybody still waits."""
+    m: said.PollDue = received.body
+    if not state.watched or m.chain != state.chain:
+        return NOTHING
+    return Decision(effects=(_look(state, received.at),))
+
+
+def outcome(state: SiteWatch, received: Received) -> Decision:
+    """A look ended: tell who is ready, and look again later while anybody waits."""
+    ended: EffectOutcome = received.body
+    if not state.watched or ended.part != _part(state):
+        return NOTHING
+    answer = ended.result if ended.ok else SitePolled()
+    ready = [guest for guest in answer.ready if guest.stream in state.watched]
+    timers: tuple[Timer, ...] = ()
+    if len(ready) < len(state.watched):
+        pause_s = POLL_EVERY_S if ended.ok else POLL_AFTER_FAILURE_S
+        due = received.at + dt.timedelta(seconds=pause_s)
+        timers = (Timer(name=_TIMER, due=due, message=said.PollDue(chain=state.chain)),)
+    return Decision(
+        events=tuple(said.InstanceUnwatched(stream=guest.stream) for guest in ready),
+        sends=tuple(
+            Send(
+                to="recovery",
+                key=key_of(guest.stream),
+                message=said.InstanceReady(
+                    stream=guest.stream, at=guest.at, addresses=guest.addresses
+                ),
+            )
+            for guest in ready
+        ),
+        timers=timers,
+    )
+
+
+def evolve(state: SiteWatch, event: Any) -> SiteWatch:
+    """Apply one fact."""
+    match event:
+        case said.InstanceWatched():
+            entry = Watched(
+                stream=event.stream,
+                instance_id=event.instance_id,
+                kind=event.kind,
+                port=event.port,
+                path=event.path,
+            )
+            return SiteWatch(
+                site=event.site,
+                watched={**state.watched, event.stream: entry},
+                chain=state.chain if state.watched else state.chain + 1,
+            )
+        case said.InstanceUnwatched():
+            left = {s: entry for s, entry in state.watched.items() if s != event.stream}
+            return msgspec.structs.replace(state, watched=left)
+    raise AssertionError(f"{type(event).__name__} is no event of a site's watcher")
+
+
+def _part(state: SiteWatch) -> str:
+    return f"poll/{state.chain}"
+
+
+def _look(state: SiteWatch, now: dt.datetime) -> Effect:
+    assert state.site is not None, "somebody watches an instance of it"
+    return recovery_effect(
+        _part(state),
+        "poll-site",
+        PollSite(site=state.site, watched=tuple(state.watched.values())),
+        site=state.site.site,
+        plan="",
+        due=now,
+        priority=1,
+    )
+
+
+FAMILY = Family(
+    name="site-watch",
+    state=SiteWatch,
+    initial=SiteWatch,
+    evolve=evolve,
+    is_terminal=lambda state: False,
+    outcome=outcome,
+)

@@ -1,0 +1,101 @@
+"""Which message concerns which streams of the recovery service, and who decides.
+
+Owns the routing and nothing else: rules live in `domain`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from schemas import recovery as said
+from schemas.envelope import Received
+from schemas.ids import family_of
+from services.recovery.domain import cleanup, recovery, scripts, vm_recovery, watch
+from services.recovery.domain.cleanup import Cleanup
+from services.recovery.domain.recovery_state import Recovery
+from services.recovery.domain.vm_state import vm_stream
+from shared.decider import Decision, Family, Handler, on, on_many
+from shared.errors import Refused
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    scripts.CONTENT,
+    recovery.FAMILY,
+    vm_recovery.FAMILY,
+    watch.FAMILY,
+    cleanup.FAMILY,
+)
+
+
+def _its_own(received: Received) -> str:
+    return received.stream
+
+
+def _to_stream(received: Received) -> str:
+    return str(received.body.stream)
+
+
+def _to_job(received: Received) -> str:
+    return str(received.body.job)
+
+
+def _both(received: Received) -> tuple[str, ...]:
+    m: said.StartCleanup | said.BeginCleanup = received.body
+    if family_of(m.recovery) != "recovery":
+        return (m.job,)
+    return (m.job, m.recovery)
+
+
+def cancel_job(state: Any, received: Received) -> Decision:
+    """Cancel a recovery or a cleanup. Raises Refused; a VM is cancelled with its recovery."""
+    if isinstance(state, Recovery):
+        return recovery.cancel(state, received)
+    if isinstance(state, Cleanup):
+        return cleanup.cancel(state, received)
+    raise Refused(
+        f"{received.body.job} cannot be cancelled by itself",
+        code="not-cancellable",
+        remedy="cancel the recovery it belongs to",
+    )
+
+
+HANDLERS: Final[tuple[Handler, ...]] = (
+    # From the scheduler and the gateway.
+    on(
+        said.StoreRecoveryScript,
+        route=lambda r: scripts.script_stream(r.body.plan, r.body.sha256),
+        decide=scripts.store_part,
+    ),
+    on(
+        said.EnrolVm,
+        route=lambda r: vm_stream(r.body.job, r.body.definition.name),
+        decide=vm_recovery.enrol,
+    ),
+    on(said.StartRecovery, route=_to_job, decide=recovery.start),
+    on(said.CancelRecoveryJob, route=_to_job, decide=cancel_job),
+    on_many(said.StartCleanup, route=_both, decide=cleanup.begin),
+    # Between a recovery, its VMs, its cleanups and the sites' watchers.
+    on(said.LaunchVm, route=_to_stream, decide=vm_recovery.launch),
+    on(said.BootVm, route=_to_stream, decide=vm_recovery.allow_boot),
+    on(said.AbandonVm, route=_to_stream, decide=vm_recovery.abandon),
+    on(said.InstanceReady, route=_to_stream, decide=vm_recovery.instance_ready),
+    on(said.MemberNews, route=_to_job, decide=recovery.member_news),
+    on(
+        said.WatchInstance,
+        route=lambda r: watch.watch_stream(r.body.site.site),
+        decide=watch.watch,
+    ),
+    on(
+        said.UnwatchInstance,
+        route=lambda r: watch.watch_stream(r.body.site),
+        decide=watch.unwatch,
+    ),
+    on_many(said.BeginCleanup, route=_both, decide=cleanup.begin),
+    on(said.CleanupNews, route=lambda r: str(r.body.recovery), decide=recovery.cleanup_news),
+    # Timers, and facts that a running script commits under its claim.
+    on(said.BootDelayOver, route=_its_own, decide=recovery.delay_over),
+    on(said.ReadyDeadline, route=_its_own, decide=vm_recovery.ready_deadline),
+    on(said.PollDue, route=_its_own, decide=watch.poll_due),
+    on(said.AutoCleanupDue, route=_its_own, decide=recovery.auto_cleanup),
+    on(said.PlanScriptStarted, route=_its_own, decide=recovery.script_started),
+    on(said.VmScriptStarted, route=_its_own, decide=vm_recovery.script_started),
+)
