@@ -138,6 +138,17 @@ class Recover(Command, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+@published("scheduler.finish-application")
+class FinishApplication(Command, frozen=True, kw_only=True):
+    """Scheduler to itself: the sites of an application answered, apply it.
+
+    It carries the id of the ApplyPlan it finishes, and is a command because only a command that
+    meets a reserved name (a VM of another plan) is answered with a refusal.
+    """
+
+    plan: str
+
+
 # ── Messages from other services ─────────────────────────────────────────────────────────────
 
 
@@ -234,6 +245,27 @@ class RpoDue(Fact, frozen=True, kw_only=True):
     """The newest copy reached the age of the plan's RPO target."""
 
 
+@published("scheduler.group-tick-due")
+class GroupTickDue(Fact, frozen=True, kw_only=True):
+    """A tick of a synchronized plan came due."""
+
+    tick_at: dt.datetime
+
+
+@published("scheduler.group-check-due")
+class GroupCheckDue(Fact, frozen=True, kw_only=True):
+    """A member of a group ended: is it the slowest one?"""
+
+    run: str
+
+
+@published("scheduler.inspection-due")
+class InspectionDue(Fact, frozen=True, kw_only=True):
+    """A site did not answer in time; `request` is the id of the command that asked."""
+
+    request: str
+
+
 # ── Events ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -290,6 +322,20 @@ class SiteRemoved(Fact, frozen=True, kw_only=True):
     site: str
 
 
+@published("scheduler.site-plan-added")
+class SitePlanAdded(Fact, frozen=True, kw_only=True):
+    """A plan uses the site: it cannot be removed."""
+
+    plan: str
+
+
+@published("scheduler.site-plan-removed")
+class SitePlanRemoved(Fact, frozen=True, kw_only=True):
+    """A plan does not use the site any more."""
+
+    plan: str
+
+
 class SiteRef(Fact, frozen=True, kw_only=True):
     """All a service needs to open a site's adapter; credentials by reference."""
 
@@ -301,12 +347,33 @@ class SiteRef(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.plan-application-requested")
 class PlanApplicationRequested(Fact, frozen=True, kw_only=True):
-    """A plan waits for its sites to be inspected before it is applied."""
+    """A plan waits for its sites to be inspected before it is applied.
+
+    VMs that do not fit into one event follow as PlanApplicationVms.
+    """
 
     command_id: str
     definition: PlanDefinition
     expected_version: int = 0
     dry_run: bool = False
+    requested_at: dt.datetime | None = None
+
+
+@published("scheduler.plan-application-vms")
+class PlanApplicationVms(Fact, frozen=True, kw_only=True):
+    """More VMs of the application that was just requested."""
+
+    vms: tuple[VmDefinition, ...]
+
+
+@published("scheduler.plan-site-inspected")
+class PlanSiteInspected(Fact, frozen=True, kw_only=True):
+    """One of an application's sites answered. `vms` only where the plan selects by a glob."""
+
+    command_id: str
+    site: str
+    vms: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 @published("scheduler.plan-application-refused")
@@ -369,6 +436,7 @@ class GroupTickDispatched(Fact, frozen=True, kw_only=True):
     run: str
     tick_at: dt.datetime
     vms: tuple[str, ...]
+    next_due_at: dt.datetime | None = None
 
 
 @published("scheduler.group-tick-queued")
@@ -415,12 +483,16 @@ class CheckpointPreservationChanged(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.recovery-requested")
 class RecoveryRequested(Fact, frozen=True, kw_only=True):
-    """Holds were taken and the recovery was started. `checkpoint` is held where not latest."""
+    """Holds were taken and the recovery was started. `checkpoint` is held where not latest.
+
+    A dry run holds nothing.
+    """
 
     job: str
     mode: RecoveryMode
     checkpoint: str
     vms: tuple[str, ...]
+    dry_run: bool = False
 
 
 @published("scheduler.recovery-recorded")
@@ -440,9 +512,19 @@ class CheckpointHoldReleased(Fact, frozen=True, kw_only=True):
     job: str
 
 
+@published("scheduler.recovery-holds-released")
+class RecoveryHoldsReleased(Fact, frozen=True, kw_only=True):
+    """A recovery holds no VM of the plan any more."""
+
+    job: str
+
+
 @published("scheduler.vm-protected")
 class VmProtected(Fact, frozen=True, kw_only=True):
-    """A VM belongs to a plan, with its definition; also sent when the definition changes."""
+    """A VM belongs to a plan, with its definition; also sent when the definition changes.
+
+    `protected_at` is when it joined the plan: until the first copy, RPO counts from there.
+    """
 
     plan: str
     vm: str
@@ -452,6 +534,7 @@ class VmProtected(Fact, frozen=True, kw_only=True):
     recovery_site: SiteRef
     replication: ReplicationPolicy
     rpo_s: float | None = None
+    protected_at: dt.datetime | None = None
 
 
 @published("scheduler.vm-released")
@@ -476,14 +559,20 @@ class VmStopped(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.vm-prioritised")
 class VmPrioritised(Fact, frozen=True, kw_only=True):
-    """The VM's own priority changed."""
+    """The VM's own priority changed, or (`of_plan`) that of its plan."""
 
     priority: int
+    of_plan: bool = False
 
 
 @published("scheduler.vm-reset")
 class VmReset(Fact, frozen=True, kw_only=True):
-    """The copy counts as invalid: the next iteration is a resync."""
+    """The copy counts as invalid: the next iteration is a resync.
+
+    `lost`: the plan changed its sites, so that there is no copy at all.
+    """
+
+    lost: bool = False
 
 
 @published("scheduler.iteration-dispatched")
@@ -500,12 +589,17 @@ class IterationDispatched(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.tick-queued")
 class TickQueued(Fact, frozen=True, kw_only=True):
-    """The tick found its VM busy: it starts right after (exceeded interval)."""
+    """The tick found its VM busy: it starts right after.
+
+    With a `run` the VM joins that group job. `group`: the tick is one of its whole plan, which
+    waits for this VM among others. A grid tick (no `run`) or a group's means *exceeded interval*.
+    """
 
     tick_at: dt.datetime
     next_due_at: dt.datetime | None = None
     behind: str = ""
     run: str = ""
+    group: bool = False
 
 
 @published("scheduler.iteration-recorded")
@@ -521,11 +615,15 @@ class IterationRecorded(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.ticks-missed")
 class TicksMissed(Fact, frozen=True, kw_only=True):
-    """Ticks passed unseen (control plane down, plan stopped): reported, caught up once."""
+    """Ticks did not run at their time (control plane down, plan stopped, overrun).
+
+    `count` of them; `caught_up`: the last one is run now, once for all.
+    """
 
     count: int
     first_at: dt.datetime
     last_at: dt.datetime
+    caught_up: bool = False
 
 
 @published("scheduler.held")
