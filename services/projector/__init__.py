@@ -1,1 +1,1 @@
-"""The projector service."""
+"""Projector: folds every service's events into the read models that queries answer from."""

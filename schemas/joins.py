@@ -1,0 +1,143 @@
+"""Joins of stored documents at the moment of asking: ages, derived states, children, progress.
+
+Pure: rows and the moment come in, the document that is served goes out. Owns every rule that
+needs more than one stream family or the time of day; what one family says is folded beforehand.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from schemas.views import (
+    ENDED,
+    Checkpoint,
+    CheckpointMark,
+    Instance,
+    Job,
+    Plan,
+    PlanState,
+    Progress,
+    Rpo,
+    Step,
+    Vm,
+)
+
+STEP_WEIGHTS: dict[str, float] = {"transfer": 20.0, "rebuild-disks": 10.0, "wait-ready": 4.0}
+"""How much a step counts towards a job's percent, 1 for those not named: bytes take the time."""
+
+DONE_STEPS = frozenset({"completed", "failed", "unknown", "skipped", "cancelled"})
+
+_replace = msgspec.structs.replace
+
+
+def vm_now(vm: Vm, *, now: dt.datetime) -> Vm:
+    """A VM with the age of its newest copy."""
+    if vm.last_checkpoint_at is None:
+        return vm
+    return _replace(vm, rpo_s=max((now - vm.last_checkpoint_at).total_seconds(), 0.0))
+
+
+def plan_now(plan: Plan, vms: Sequence[Vm], *, now: dt.datetime) -> Plan:
+    """A plan with its VMs in the plan's order, its state and its achieved RPO.
+
+    The RPO is that of the VM whose copy is oldest, and null while a VM has none.
+    """
+    order = {name: place for place, name in enumerate(plan.vm_names)}
+    members = sorted((vm_now(vm, now=now) for vm in vms), key=lambda vm: order.get(vm.name, 0))
+    ages = [vm.rpo_s for vm in members]
+    whole = [age for age in ages if age is not None]
+    achieved = max(whole) if whole and len(whole) == len(ages) else None
+    late = achieved is not None and plan.rpo.target_s is not None and achieved > plan.rpo.target_s
+    breached = late or any(vm.rpo_breached for vm in members)
+    rpo = Rpo(target_s=plan.rpo.target_s, achieved_s=achieved, breached=breached)
+    return _replace(plan, vms=tuple(members), rpo=rpo, state=plan_state(members))
+
+
+def plan_state(vms: Sequence[Vm]) -> PlanState:
+    """The plan's state from its VMs: all on, some on, none; initializing before first copies."""
+    on = sum(vm.replicating for vm in vms)
+    if not on:
+        return "stopped"
+    if on < len(vms):
+        return "partial"
+    return "initializing" if any(vm.last_checkpoint_at is None for vm in vms) else "running"
+
+
+def checkpoint_now(checkpoint: Checkpoint, mark: CheckpointMark | None) -> Checkpoint:
+    """A checkpoint with the scheduler's word on whether it is preserved."""
+    if mark is None or mark.preserved == checkpoint.preserved:
+        return checkpoint
+    return _replace(checkpoint, preserved=mark.preserved)
+
+
+def percent_of(steps: Sequence[Step]) -> float:
+    """How much of the steps is done, by weight; 0 without steps."""
+    done = total = 0.0
+    for step in steps:
+        weight = STEP_WEIGHTS.get(step.name, 1.0)
+        total += weight
+        done += weight if step.state in DONE_STEPS else weight * step.percent / 100
+    return round(100 * done / total, 1) if total else 0.0
+
+
+def job_now(
+    job: Job, *, children: Sequence[Job] = (), progress: Mapping[str, Progress] | None = None
+) -> Job:
+    """A job with its children, their instances, and what is known of it at this moment.
+
+    `progress` is keyed by job id; of a job that has none itself the children's add up.
+    """
+    if children:
+        ordered = sorted(children, key=lambda child: (child.boot_order or 0, child.id))
+        job = _replace(
+            job,
+            children=tuple(child.id for child in ordered),
+            instances=job.instances or _instances(ordered),
+        )
+    if job.state in ENDED:
+        return job
+    return _moving(job, children, progress or {})
+
+
+def _instances(children: Sequence[Job]) -> tuple[Instance, ...]:
+    return tuple(
+        _replace(instance, boot_order=child.boot_order)
+        for child in children
+        for instance in child.instances
+    )
+
+
+def _moving(job: Job, children: Sequence[Job], progress: Mapping[str, Progress]) -> Job:
+    own = progress.get(job.id)
+    if own is not None:
+        parts = [(own.bytes_done, own.bytes_total, own.rate)]
+    else:
+        parts = [_part(child, progress.get(child.id)) for child in children]
+    done, total = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    done, total = max(job.bytes_done, done), max(job.bytes_total, total)
+    if not total:
+        return job
+    share = min(100.0 * done / total, 100.0)
+    steps = tuple(
+        _replace(step, percent=round(max(step.percent, share), 1))
+        if step.name in STEP_WEIGHTS and step.state == "running"
+        else step
+        for step in job.steps
+    )
+    return _replace(
+        job,
+        bytes_done=done,
+        bytes_total=total,
+        rate=round(sum(part[2] for part in parts), 1),
+        steps=steps,
+        percent=max(job.percent, percent_of(steps) if steps else round(share, 1)),
+    )
+
+
+def _part(child: Job, moment: Progress | None) -> tuple[int, int, float]:
+    if moment is None or child.state in ENDED:
+        return child.bytes_done, child.bytes_total, 0.0
+    return moment.bytes_done, moment.bytes_total, moment.rate

@@ -1,0 +1,346 @@
+"""The documents that queries answer with: the JSON of surface.md §5, as structs.
+
+Each stored document folds the facts of one stream family and nothing else. What belongs together
+from several families, or depends on the moment of asking, is joined by `schemas.joins`; such
+fields are at their default in the stored form and say so here. Names are a promise; fields may be
+added. Durations are seconds, sizes bytes, moments aware.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.common import HoldMode, JobState, StepState
+from schemas.notifier import Severity
+from schemas.scheduler import PlanHeader, RecoveryMode
+
+JobKind = Literal[
+    "replication-run",
+    "iteration",
+    "checkpoint",
+    "checkpoint-delete",
+    "test-recovery",
+    "failover",
+    "migration",
+    "reverse",
+    "failback",
+    "cleanup",
+]
+PlanState = Literal["initializing", "running", "partial", "stopped"]
+AlertState = Literal["open", "acknowledged", "snoozed", "resolved"]
+CheckpointState = Literal["creating", "available", "failed", "expiring", "deleted"]
+
+ENDED: frozenset[JobState] = frozenset({"completed", "partially-completed", "failed", "cancelled"})
+"""The states a job does not leave."""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything a query answers with. Every field is always there."""
+
+
+class Error(Document, frozen=True, kw_only=True):
+    """Why something failed or was refused; HTTP adds RFC 9457's `type, title, status`."""
+
+    code: str
+    message: str
+    remedy: str = ""
+    details: dict[str, Any] = {}
+
+
+# ── Sites ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Site(Document, frozen=True, kw_only=True):
+    """A site. `credentials` is a reference. `error` is set while the last check failed."""
+
+    name: str
+    platform: str
+    settings: dict[str, str]
+    credentials: str = ""
+    state: Literal["unchecked", "ok", "unreachable"] = "unchecked"
+    facts: dict[str, Any] = {}
+    error: Error | None = None
+    added_at: dt.datetime
+    checked_at: dt.datetime | None = None
+
+
+# ── Plans and their VMs ──────────────────────────────────────────────────────────────────────
+
+
+class Rpo(Document, frozen=True, kw_only=True):
+    """Age of the plan's oldest newest copy. Joined: `achieved_s`, `breached`."""
+
+    target_s: float | None = None
+    achieved_s: float | None = None
+    breached: bool = False
+
+
+class Rto(Document, frozen=True, kw_only=True):
+    """Time to recover. `forecast_s` is null in this version."""
+
+    target_s: float | None = None
+    forecast_s: float | None = None
+    last_s: float | None = None
+
+
+class LastRecovery(Document, frozen=True, kw_only=True):
+    """The plan's last recovery that ended."""
+
+    job: str
+    mode: RecoveryMode
+    state: str
+    rto_s: float | None = None
+    ended_at: dt.datetime
+
+
+class VmHold(Document, frozen=True, kw_only=True):
+    """A job that holds the VM."""
+
+    job: str
+    modes: tuple[HoldMode, ...]
+
+
+class Vm(Document, frozen=True, kw_only=True):
+    """A protected VM. Joined: `rpo_s`, the age of its newest copy.
+
+    `last_checkpoint_at` is the moment of that copy's source snapshot. `iteration` is the running
+    job's id or empty; `queued` says that a tick waits for it. `error` is the last failure until
+    the next success.
+    """
+
+    name: str
+    plan: str
+    sync_state: str
+    last_checkpoint_at: dt.datetime | None = None
+    next_due_at: dt.datetime | None = None
+    rpo_s: float | None = None
+    replicating: bool = False
+    boot_order: int = 1
+    priority: int = 3
+    protected_site: str = ""
+    recovery_site: str = ""
+    rpo_target_s: float | None = None
+    rpo_breached: bool = False
+    iteration: str = ""
+    queued: bool = False
+    exceeded: bool = False
+    resync: bool = False
+    last_state: str = ""
+    last_ended_at: dt.datetime | None = None
+    missed: int = 0
+    holds: tuple[VmHold, ...] = ()
+    error: Error | None = None
+    protected_at: dt.datetime
+
+
+class Plan(Document, frozen=True, kw_only=True):
+    """A protection plan. Joined: `state`, `vms`, and within `rpo`.
+
+    `definition` is the plan without its VMs, as it was applied; `vm_names` are those of this
+    version.
+    """
+
+    name: str
+    version: int
+    state: PlanState = "stopped"
+    protected_site: str
+    recovery_site: str
+    rpo: Rpo = Rpo()
+    rto: Rto = Rto()
+    vms: tuple[Vm, ...] = ()
+    vm_names: tuple[str, ...] = ()
+    digest: str = ""
+    priority: int = 3
+    definition: PlanHeader
+    last_recovery: LastRecovery | None = None
+    actor: str = ""
+    created_at: dt.datetime
+    applied_at: dt.datetime
+
+
+# ── Checkpoints ──────────────────────────────────────────────────────────────────────────────
+
+
+class CheckpointCopy(Document, frozen=True, kw_only=True):
+    """One VM's copy in a checkpoint; `taken_at` is the moment of its source snapshot."""
+
+    vm: str
+    taken_at: dt.datetime | None = None
+    copy_id: str = ""
+    error: Error | None = None
+
+
+class Checkpoint(Document, frozen=True, kw_only=True):
+    """A PIT checkpoint; its id is also that of the job that makes it. Joined: `preserved`."""
+
+    id: str
+    plan: str
+    plan_version: int
+    state: CheckpointState
+    preserved: bool = False
+    created_at: dt.datetime
+    ended_at: dt.datetime | None = None
+    vms: tuple[str, ...] = ()
+    copies: tuple[CheckpointCopy, ...] = ()
+    error: Error | None = None
+
+
+class CheckpointMark(Document, frozen=True, kw_only=True):
+    """What the scheduler says about a checkpoint: whether it expires."""
+
+    id: str
+    plan: str
+    preserved: bool
+
+
+# ── Jobs ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Step(Document, frozen=True, kw_only=True):
+    """A named part of a job. `output` is the masked end of what a script printed."""
+
+    name: str
+    state: StepState = "pending"
+    attempts: int = 0
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    percent: float = 0.0
+    error: Error | None = None
+    output: str = ""
+
+
+class Instance(Document, frozen=True, kw_only=True):
+    """A recovered instance."""
+
+    vm: str
+    instance_id: str
+    addresses: tuple[str, ...] = ()
+    ready_at: dt.datetime | None = None
+    powered_on_at: dt.datetime | None = None
+    boot_order: int | None = None
+
+
+class Counts(Document, frozen=True, kw_only=True):
+    """How far the VMs of a job are."""
+
+    total: int = 0
+    powered_on: int = 0
+    ready: int = 0
+    ended: int = 0
+    failed: int = 0
+
+
+class Job(Document, frozen=True, kw_only=True):
+    """Any orchestrated action, per plan, per VM (`vm`) or per disk (`vm` and `disk`).
+
+    Joined: `children`; the `instances` of a plan's recovery; `bytes_done`, `percent` and `rate`
+    (bytes/s) while it runs. `vms` counts the VMs of a plan's job. `recovery` is what a cleanup
+    cleans. `remaining` (kind, id, vm) is what a cleanup could not remove.
+    """
+
+    id: str
+    kind: JobKind
+    plan: str
+    vm: str | None = None
+    disk: str | None = None
+    parent_id: str | None = None
+    state: JobState
+    percent: float = 0.0
+    actor: str = ""
+    created_at: dt.datetime
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate: float | None = None
+    rto_s: float | None = None
+    error: Error | None = None
+    steps: tuple[Step, ...] = ()
+    children: tuple[str, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    vms: Counts | None = None
+    boot_order: int | None = None
+    checkpoint: str | None = None
+    recovery: str | None = None
+    awaits_cleanup: bool = False
+    cancelling: bool = False
+    dry_run: bool = False
+    note: str = ""
+    facts: dict[str, Any] = {}
+    remaining: tuple[tuple[str, str, str], ...] = ()
+
+
+class Progress(Document, frozen=True, kw_only=True):
+    """How far a running job is at this moment; lossy, outside every promise. `rate` in bytes/s."""
+
+    job: str
+    bytes_done: int
+    bytes_total: int
+    percent: float
+    rate: float
+    at: dt.datetime
+
+
+# ── Alerts ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Alert(Document, frozen=True, kw_only=True):
+    """A condition that a person must look at; one row per condition and subject.
+
+    A condition that comes back after it was resolved opens the same alert again: `opened_at`
+    and `count` begin anew.
+    """
+
+    id: str
+    condition: str
+    subject: str
+    severity: Severity
+    state: AlertState
+    plan: str
+    job: str = ""
+    title: str
+    text: str = ""
+    remedy: str = ""
+    count: int = 1
+    opened_at: dt.datetime
+    last_at: dt.datetime
+    changed_by: str = ""
+    acknowledged_at: dt.datetime | None = None
+    snoozed_until: dt.datetime | None = None
+    resolved_at: dt.datetime | None = None
+    resolved_by: Literal["", "condition", "person"] = ""
+
+
+# ── Commands ─────────────────────────────────────────────────────────────────────────────────
+
+
+class AcceptedCommand(Document, frozen=True, kw_only=True):
+    """What the gateway recorded about a command."""
+
+    command_id: str
+    to: str
+    type: str
+    key: str
+    actor: str
+    job: str = ""
+    accepted_at: dt.datetime
+
+
+class SettledCommand(Document, frozen=True, kw_only=True):
+    """The owner's answer. (`source`, `partition`, `seq`) is where it stands in its log."""
+
+    command_id: str
+    outcome: Literal["done", "refused"]
+    code: str = ""
+    message: str = ""
+    remedy: str = ""
+    details: dict[str, Any] = {}
+    stream: str = ""
+    version: int = 0
+    source: str
+    partition: int
+    seq: int
+    settled_at: dt.datetime
