@@ -1,0 +1,156 @@
+"""Commands: accepted durably before they are answered, then waited for if the caller asks.
+
+One commit holds the CommandAccepted fact, the message to the owner and, where given, the
+idempotency key. What the owner decided is read from the read model, never asked of a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from schemas import registry
+from schemas.common import Command
+from schemas.envelope import Meta, commands_topic, events_topic
+from schemas.gateway import CommandAccepted
+from schemas.ids import partition_of, stream_id
+from services.gateway.ids import new_id
+from services.gateway.pulse import POLL_S, Pulse, wait
+from shared.clock import Clock
+from shared.errors import Refused
+from shared.eventlog.port import Conflict, EventStore, NameTaken, NewRow, Step
+from shared.news import News
+
+MESSAGE_BYTES_MAX = 64 * 1024
+WAIT_S_MAX = 60.0
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A command on its way: to whom, under which key, and the job it will be, if any.
+
+    `extras` are messages that must be there with it (a plan's scripts).
+    """
+
+    to: str
+    key: str
+    body: Command
+    job: str = ""
+    actor: str = "admin"
+    idempotency_key: str = ""
+    request_sha256: str = ""
+    extras: Sequence[tuple[str, msgspec.Struct]] = ()
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted command. `repeated`: the idempotency key had been used for it before."""
+
+    command_id: str
+    job: str
+    repeated: bool = False
+
+
+def new_command_id() -> str:
+    """A new command's id."""
+    return new_id()
+
+
+def request_digest(method: str, path: str, body: bytes) -> str:
+    """What tells two requests of one idempotency key apart."""
+    return hashlib.sha256(b"\n".join((method.encode(), path.encode(), body))).hexdigest()
+
+
+class CommandBus:
+    """Accepts commands into the gateway's own log."""
+
+    def __init__(self, store: EventStore, *, clock: Clock, news: News) -> None:
+        self._store = store
+        self._clock = clock
+        self._news = news
+
+    async def accept(self, asked: Asked) -> Accepted:
+        """Append the command; durable when this returns. Raises Refused for a reused key."""
+        command_id = asked.body.command_id
+        stream = stream_id("command", asked.key, command_id)
+        rows = self._rows(asked, stream)
+        reserved = []
+        if asked.idempotency_key:
+            reserved.append((f"idem:{asked.actor}:{asked.idempotency_key}", stream))
+        try:
+            await self._store.commit(Step(rows=rows, reserved=reserved))
+        except NameTaken as taken:
+            return await self._repeated(taken.holder, asked)
+        except Conflict:
+            pass  # an earlier try of this very command was committed after all
+        self._news.poke({row.topic for row in rows})
+        return Accepted(command_id=command_id, job=asked.job)
+
+    def _rows(self, asked: Asked, stream: str) -> list[NewRow]:
+        now = self._clock.now()
+        command_id = asked.body.command_id
+        meta = Meta(occurred_at=now, actor=asked.actor, correlation_id=command_id)
+        accepted = CommandAccepted(
+            command_id=command_id,
+            to=asked.to,
+            type=registry.name_of(type(asked.body)),
+            key=asked.key,
+            actor=asked.actor,
+            job=asked.job,
+            idempotency_key=asked.idempotency_key,
+            body_sha256=asked.request_sha256,
+        )
+        events = events_topic("gateway")
+        rows = [_row(events, accepted, stream=stream, version=1, key=asked.key, meta=meta)]
+        for to, body in (*asked.extras, (asked.to, asked.body)):
+            topic = commands_topic(to)
+            rows.append(_row(topic, body, stream=stream, version=0, key=asked.key, meta=meta))
+        return rows
+
+    async def _repeated(self, stream: str, asked: Asked) -> Accepted:
+        loaded = await self._store.load({stream: 0})
+        (row,) = loaded[stream].events
+        earlier: CommandAccepted = registry.decode(row.type, row.schema_version, row.data)
+        if earlier.body_sha256 != asked.request_sha256:
+            raise Refused(
+                f"the idempotency key {asked.idempotency_key!r} was used for another request",
+                remedy="use a new key for a new request",
+                code="idempotency-mismatch",
+            )
+        return Accepted(command_id=earlier.command_id, job=earlier.job, repeated=True)
+
+
+def _row(
+    topic: str, body: msgspec.Struct, *, stream: str, version: int, key: str, meta: Meta
+) -> NewRow:
+    name, schema_version, data = registry.encode(body)
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise Refused(
+            f"the request becomes a message of {len(data)} bytes; the most is {MESSAGE_BYTES_MAX}",
+            remedy="split the plan into several, or shorten names and descriptions",
+            code="too-large",
+        )
+    return NewRow(topic, partition_of(key), stream, version, name, schema_version, data, meta)
+
+
+async def wait_for(
+    read: Callable[[str], Awaitable[dict[str, Any] | None]],
+    command_id: str,
+    *,
+    pulse: Pulse,
+    timeout_s: float,
+) -> dict[str, Any] | None:
+    """The command's document once it is settled, or None when the time is over."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + min(timeout_s, WAIT_S_MAX)
+    while True:
+        beat = pulse.now()
+        found = await read(command_id)
+        if found is not None and found["state"] != "accepted":
+            return found
+        left_s = deadline - loop.time()
+        if left_s <= 0:
+            return None
+        await wait(beat, timeout_s=min(left_s, POLL_S))

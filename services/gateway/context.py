@@ -1,0 +1,192 @@
+"""What every route works with, and the one way a command is asked and answered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from schemas import units
+from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
+from services.gateway.problems import Invalid, problem, status_of
+from services.gateway.pulse import POLL_S, Pulse, wait
+from services.gateway.queries import Queries
+from shared.effects.port import WorkQueue
+from shared.settings import Settings
+
+POSITION_HEADER = "Seawall-Position"
+POSITION_WAIT_S = 2.0
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway's own parts, shared by its routes."""
+
+    settings: Settings
+    commands: CommandBus
+    queries: Queries
+    queue: WorkQueue
+    pulse: Pulse
+
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
+
+
+def gateway_of(request: web.Request) -> Gateway:
+    """The gateway that serves the request."""
+    return request.app[GATEWAY]
+
+
+def answer(
+    document: Any, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """A JSON answer."""
+    return web.Response(
+        body=orjson.dumps(document),
+        status=status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+async def body_of(request: web.Request, *allowed: str) -> dict[str, Any]:
+    """The request's JSON object; an empty body is an empty object. Unknown fields are refused."""
+    raw = await request.read()
+    if not raw:
+        return {}
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"the body is not JSON: {error}", remedy="send a JSON object") from error
+    if not isinstance(document, dict):
+        raise Invalid("the body is not a JSON object", remedy='send {"…": …}')
+    unknown = sorted(set(document) - set(allowed))
+    if allowed and unknown:
+        raise Invalid(
+            f"unknown field {unknown[0]!r}",
+            remedy=f"allowed fields: {', '.join(allowed)}",
+            details={"unknown": unknown},
+        )
+    return document
+
+
+def text(document: dict[str, Any], field: str, default: str | None = None) -> str:
+    """A text field; required where there is no default."""
+    value = document.get(field, default)
+    if not isinstance(value, str) or (default is None and not value):
+        found = "nothing" if value is None else repr(value)
+        raise Invalid(f"{field}: found {found}", remedy=f"{field} is a non-empty text")
+    return value
+
+
+def flag(document: dict[str, Any], field: str) -> bool:
+    """An optional boolean field, false where absent."""
+    value = document.get(field, False)
+    if not isinstance(value, bool):
+        raise Invalid(f"{field}: found {value!r}", remedy=f"{field} is true or false")
+    return value
+
+
+def names(document: dict[str, Any], field: str) -> tuple[str, ...]:
+    """An optional list of texts."""
+    value = document.get(field, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise Invalid(f"{field}: found {value!r}", remedy=f"{field} is a list of names")
+    return tuple(value)
+
+
+def wait_s_of(request: web.Request) -> float:
+    """`?wait=10s`: how long to wait for the owner's decision."""
+    asked = request.query.get("wait")
+    if asked is None:
+        return 0.0
+    try:
+        return units.parse_duration_s(asked)
+    except units.UnitError as error:
+        raise Invalid(f"wait: found {asked!r}", remedy=f"allowed: {error.allowed}") from error
+
+
+async def ask(request: web.Request, asked: Asked, *, resource: str = "") -> web.Response:
+    """Accept a command and answer as the caller wants it: at once, or once it is decided.
+
+    `resource` is the path of what a command without a job leaves behind, as `sites/east`.
+    """
+    gateway = gateway_of(request)
+    raw = await request.read()
+    asked = msgspec.structs.replace(
+        asked,
+        actor=request.get("actor", "admin"),
+        idempotency_key=request.headers.get("Idempotency-Key", "")[:200],
+        request_sha256=request_digest(request.method, request.path, raw),
+    )
+    wait_s = wait_s_of(request)
+    accepted = await gateway.commands.accept(asked)
+    settled = None
+    if wait_s > 0 or accepted.repeated:
+        settled = await wait_for(
+            gateway.queries.command,
+            accepted.command_id,
+            pulse=gateway.pulse,
+            timeout_s=wait_s,
+        )
+    if settled is None:
+        return answer(
+            {"command_id": accepted.command_id, "state": "accepted", "job": accepted.job or None},
+            status=202,
+        )
+    return await _settled(gateway, accepted, settled, resource)
+
+
+async def _settled(
+    gateway: Gateway, accepted: Accepted, settled: dict[str, Any], resource: str
+) -> web.Response:
+    headers = {POSITION_HEADER: settled.get("position") or ""}
+    if settled["outcome"] == "refused":
+        refused = problem(
+            status_of(settled["code"]),
+            code=settled["code"],
+            message=settled["message"],
+            remedy=settled["remedy"],
+            details=settled.get("details"),
+        )
+        refused.headers.update(headers)
+        return refused
+    if accepted.job:
+        job = await gateway.queries.job(accepted.job)
+        return answer(job or {"id": accepted.job, "state": "queued"}, status=202, headers=headers)
+    kind, _, name = resource.partition("/")
+    document = await gateway.queries.resource(kind, name) if resource else None
+    body = {**(document or {}), "command": settled}
+    return answer(body, headers=headers)
+
+
+async def stand_at(request: web.Request) -> None:
+    """Wait until the read model has reached the position the caller brings, or refuse."""
+    token = request.headers.get(POSITION_HEADER, "")
+    if not token:
+        return
+    gateway = gateway_of(request)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + POSITION_WAIT_S
+    while True:
+        beat = gateway.pulse.now()
+        if await gateway.queries.has_reached(token):
+            return
+        left_s = deadline - loop.time()
+        if left_s <= 0:
+            lag = await gateway.queries.as_of()
+            raise _Stale(lag["lag_s"])
+        await wait(beat, timeout_s=min(left_s, POLL_S))
+
+
+class _Stale(Invalid):
+    code = "stale"
+
+    def __init__(self, lag_s: float) -> None:
+        super().__init__(
+            f"the read model is {lag_s:.1f} s behind and has not reached that position",
+            remedy="ask again shortly, or without the Seawall-Position header",
+            details={"lag_s": lag_s},
+        )

@@ -1,0 +1,113 @@
+"""Builds the gateway: the HTTP server on its port, the token, the endpoint file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+from aiohttp import web
+
+from services.gateway.auth import TokenAuth, ensure_token
+from services.gateway.commands import CommandBus
+from services.gateway.context import GATEWAY, Gateway
+from services.gateway.problems import as_problems
+from services.gateway.pulse import Pulse
+from services.gateway.queries import Queries
+from services.gateway.routes import jobs, lists, plans, sites, stream
+from shared.errors import Refused
+from shared.process import Process
+
+BODY_BYTES_MAX = 8 * 1024 * 1024
+HEADER_BYTES_MAX = 16 * 1024
+SHUTDOWN_S_MAX = 3.0
+
+
+class GatewayPart:
+    """The HTTP server as a part of its process."""
+
+    name = "gateway"
+
+    def __init__(
+        self, application: web.Application, pulse: Pulse, listening: socket.socket
+    ) -> None:
+        self._application = application
+        self._pulse = pulse
+        self._socket = listening
+        self.port: int = listening.getsockname()[1]
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask for an ordered end: no new connections, requests in hand get SHUTDOWN_S_MAX."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        pulse = asyncio.create_task(self._pulse.run())
+        runner = web.AppRunner(
+            self._application,
+            access_log=None,
+            handler_cancellation=True,
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            shutdown_timeout=SHUTDOWN_S_MAX,
+        )
+        await runner.setup()
+        await web.SockSite(runner, self._socket).start()
+        try:
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+            pulse.cancel()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise Refused(
+            f"port {port} on {host} is in use or not ours to use: {error.strerror}",
+            remedy="stop what listens there, or set SEAWALL_PORT (0 takes any free port)",
+            code="port-in-use",
+        ) from error
+    return listening
+
+
+def application_for(process: Process, gateway: Gateway, token: str) -> web.Application:
+    """The aiohttp application with all routes, behind the token."""
+    application = web.Application(
+        middlewares=[as_problems, TokenAuth(token).middleware],
+        client_max_size=BODY_BYTES_MAX,
+    )
+    application[GATEWAY] = gateway
+    application.add_routes(process.health.routes())
+    for module in (stream, sites, plans, jobs, lists):
+        application.add_routes(module.ROUTES)
+    return application
+
+
+async def build(process: Process) -> GatewayPart:
+    """The gateway of this process; its port is bound when this returns."""
+    settings = process.settings
+    listening = _listen(settings.host, settings.port)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    token = ensure_token(settings.home)
+    pulse = Pulse(process.news)
+    gateway = Gateway(
+        settings=settings,
+        commands=CommandBus(
+            await process.store("gateway"), clock=process.clock, news=process.news
+        ),
+        queries=Queries(await process.pool("gateway"), clock=process.clock),
+        queue=await process.queue("recovery"),
+        pulse=pulse,
+    )
+    part = GatewayPart(application_for(process, gateway, token), pulse, listening)
+    endpoint = settings.home / "endpoint"
+    temporary = endpoint.with_suffix(f".{os.getpid()}")
+    temporary.write_text(f"http://{settings.host}:{part.port}\n", encoding="ascii")
+    temporary.replace(endpoint)
+    return part

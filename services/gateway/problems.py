@@ -1,0 +1,122 @@
+"""Every refusal as RFC 9457 `application/problem+json`, with our code, message and remedy.
+
+Any input gets an answer below 500: what cannot be read is the caller's mistake and named so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+from aiohttp import web
+
+from shared.errors import Permanent, Refused, SeawallError, Transient
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+STATUS = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "version": 412,
+    "too-large": 413,
+    "invalid": 422,
+    "idempotency-mismatch": 422,
+    "stale": 503,
+}
+"""Refusal code → status; codes that begin with `unknown-` are 404, all others 409."""
+
+
+class NotFound(Refused):
+    """No such resource."""
+
+    code = "not-found"
+
+
+class Invalid(Refused):
+    """The request's content is wrong; `details` says where."""
+
+    code = "invalid"
+
+    def __init__(
+        self, message: str, *, remedy: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.details = details or {}
+
+
+def status_of(code: str) -> int:
+    """The HTTP status of a refusal's code."""
+    return STATUS.get(code, 404 if code.startswith("unknown-") else 409)
+
+
+def problem(
+    status: int, *, code: str, message: str, remedy: str = "", details: Any = None
+) -> web.Response:
+    """A problem document. `type` is a stable URN, `title` the code in words."""
+    body = {
+        "type": f"urn:seawall:problem:{code}",
+        "title": code.replace("-", " "),
+        "status": status,
+        "detail": message,
+        "code": code,
+        "message": message,
+        "remedy": remedy,
+        "details": details or {},
+    }
+    return web.Response(
+        body=orjson.dumps(body), status=status, content_type="application/problem+json"
+    )
+
+
+@web.middleware
+async def as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what handlers raise into problem documents."""
+    try:
+        return await handler(request)
+    except Refused as refused:
+        details = getattr(refused, "details", None)
+        return problem(
+            status_of(refused.code),
+            code=refused.code,
+            message=refused.message,
+            remedy=refused.remedy,
+            details=details,
+        )
+    except (TimeoutError, Transient) as away:
+        log.warning("gateway.away", error=str(away))
+        return problem(
+            503,
+            code="unavailable",
+            message="the database does not answer",
+            remedy="try again in a few seconds; see /readyz",
+        )
+    except (msgspec.MsgspecError, UnicodeError, ValueError) as broken:
+        return problem(
+            422, code="invalid", message=f"the request cannot be read: {broken}",
+            remedy="see /openapi.json for what is expected",
+        )  # fmt: skip
+    except web.HTTPException as http:
+        code = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}.get(
+            http.status, "invalid"
+        )
+        if http.status < 400:
+            raise
+        return problem(
+            http.status, code=code, message=http.text or http.reason,
+            remedy="see /openapi.json for the paths and limits",
+        )  # fmt: skip
+    except Permanent as broken:
+        return _internal(broken)
+    except SeawallError as broken:
+        return _internal(broken)
+
+
+def _internal(broken: SeawallError) -> web.Response:
+    log.error("gateway.failed", exc_info=broken)
+    return problem(500, code=broken.code, message=broken.message, remedy=broken.remedy)

@@ -1,0 +1,258 @@
+"""Reads of the read models: nothing here touches a service or a log.
+
+Rows are documents of `schemas.views`; what joins several families or the time of day is
+`schemas.joins`, applied here.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import orjson
+
+from schemas.joins import checkpoint_now, job_now, plan_now, vm_now
+from schemas.views import Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
+from services.gateway.problems import Invalid
+from shared.clock import Clock
+from shared.postgres import Pool, translated
+
+LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sites": (),
+    "nodes": (),
+    "plans": (),
+    "vms": ("plan", "vm", "sync_state"),
+    "checkpoints": ("plan", "state"),
+    "jobs": ("plan", "vm", "kind", "state", "parent_id"),
+    "alerts": ("plan", "state", "severity"),
+    "events": ("plan", "job", "type"),
+}
+"""Listing → the filters it takes; each is a column of its table."""
+
+_TABLES: Final[Mapping[str, tuple[str, str]]] = {
+    "sites": ("read.sites", "id"),
+    "plans": ("read.plans", "id"),
+    "vms": ("read.vms", "id"),
+    "checkpoints": ("read.checkpoints", "created_at"),
+    "jobs": ("read.job_list", "created_at"),
+    "alerts": ("read.alerts", "last_at"),
+    "events": ("read.events", "position"),
+}
+_NEWEST_FIRST: Final = frozenset({"checkpoints", "jobs", "alerts"})
+_TIMES: Final[Mapping[str, str]] = {
+    "checkpoints": "created_at",
+    "jobs": "created_at",
+    "alerts": "last_at",
+    "events": "occurred_at",
+}
+
+Row = asyncpg.Record
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listing is asked for. `cursor` is what the last page gave as `next`."""
+
+    filters: Mapping[str, str]
+    limit: int
+    cursor: str = ""
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+
+
+def _decoder(kind: type[Any]) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(kind).decode
+
+
+_plan, _vm, _job = _decoder(Plan), _decoder(Vm), _decoder(Job)
+_checkpoint, _mark = _decoder(Checkpoint), _decoder(CheckpointMark)
+
+
+class Queries:
+    """The gateway's reads, on a pool whose statements go by index."""
+
+    def __init__(self, pool: Pool, *, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
+        with translated("read the read models"):
+            async with self._pool.acquire(timeout=5.0) as connection:
+                return await connection.fetch(sql, *arguments)
+
+    async def as_of(self) -> dict[str, Any]:
+        """How fresh the read models are: last position, seconds behind."""
+        (row,) = await self._fetch("SELECT position, lag_s FROM read.as_of")
+        return {"position": row["position"], "lag_s": round(row["lag_s"], 3)}
+
+    async def last_position(self) -> int:
+        """The position of the newest event."""
+        (row,) = await self._fetch("SELECT position FROM read.event_head")
+        return int(row["position"])
+
+    async def has_reached(self, token: str) -> bool:
+        """Whether the fact at `source/partition/seq` is in the read models."""
+        source, _, rest = token.partition("/")
+        partition, _, seq = rest.partition("/")
+        if not (partition.isdigit() and seq.isdigit() and len(partition) < 3 and len(seq) < 18):
+            raise Invalid(
+                f"Seawall-Position: found {token!r}", remedy="send the header as you received it"
+            )
+        rows = await self._fetch(
+            "SELECT seq FROM read.cursors WHERE source = $1 AND topic = $2 AND partition = $3",
+            source,
+            f"seawall.{source}.events",
+            int(partition),
+        )
+        return bool(rows) and int(rows[0]["seq"]) >= int(seq)
+
+    async def command(self, command_id: str) -> dict[str, Any] | None:
+        """A command's answer, or that it is accepted; None while not even that is known."""
+        rows = await self._fetch(
+            "SELECT a.doc AS accepted, s.doc AS settled FROM (SELECT $1 AS id) w "
+            "LEFT JOIN read.command_accepts a ON a.id = w.id "
+            "LEFT JOIN read.command_settlements s ON s.id = w.id",
+            command_id,
+        )
+        settled = rows[0]["settled"]
+        if settled is not None:
+            answer: dict[str, Any] = orjson.loads(settled)
+            position = f"{answer['source']}/{answer['partition']}/{answer['seq']}"
+            return {**answer, "state": "settled", "position": position}
+        if rows[0]["accepted"] is None:
+            return None
+        return {**orjson.loads(rows[0]["accepted"]), "state": "accepted"}
+
+    async def resource(self, kind: str, name: str) -> dict[str, Any] | None:
+        """One document by its name or id, joined as of now."""
+        if kind == "jobs":
+            return await self.job(name)
+        table, _ = _TABLES[kind]
+        rows = await self._fetch(f"SELECT id, doc FROM {table} WHERE id = $1", name)
+        documents = await self._documents(kind, rows)
+        return documents[0] if documents else None
+
+    async def job(self, job: str) -> dict[str, Any] | None:
+        """A job with its children and progress."""
+        rows = await self._fetch("SELECT doc FROM read.job_list WHERE id = $1", job)
+        if not rows:
+            return None
+        children = [
+            _job(row["doc"])
+            for row in await self._fetch("SELECT doc FROM read.job_list WHERE parent_id = $1", job)
+        ]
+        progress = await self._progress([job, *(child.id for child in children)])
+        return _plain(job_now(_job(rows[0]["doc"]), children=children, progress=progress))
+
+    async def _progress(self, jobs: Sequence[str]) -> dict[str, Progress]:
+        rows = await self._fetch("SELECT * FROM read.progress WHERE job = ANY($1)", list(jobs))
+        return {row["job"]: Progress(**row) for row in map(dict, rows)}
+
+    async def listing(self, view: str, page: Page) -> tuple[list[dict[str, Any]], str | None]:
+        """One page of documents and the cursor of the next, None at the end."""
+        if view == "nodes":
+            return [], None
+        rows = await self._page(view, page)
+        following = None
+        if len(rows) > page.limit:
+            rows = rows[: page.limit]
+            following = _cursor(rows[-1]["sort"], rows[-1]["id"])
+        return await self._documents(view, rows), following
+
+    async def events_after(self, page: Page) -> list[tuple[int, dict[str, Any]]]:
+        """CloudEvents past a position, in order, for the stream."""
+        where, arguments = _conditions("events", page.filters)
+        arguments.append(int(page.cursor))
+        rows = await self._fetch(
+            f"SELECT position, doc FROM read.events WHERE {where} AND position > "
+            f"${len(arguments)} ORDER BY position LIMIT {page.limit}",
+            *arguments,
+        )
+        return [(row["position"], orjson.loads(row["doc"])) for row in rows]
+
+    async def _page(self, view: str, page: Page) -> Sequence[Row]:
+        table, sort = _TABLES[view]
+        identity = "position::text" if view == "events" else "id"
+        where, arguments = _conditions(view, page.filters)
+        for moment, sign in ((page.since, ">="), (page.until, "<")):
+            if moment is not None and view in _TIMES:
+                arguments.append(moment)
+                where += f" AND {_TIMES[view]} {sign} ${len(arguments)}"
+        newest = view in _NEWEST_FIRST
+        if page.cursor:
+            after_sort, after_id = _read_cursor(page.cursor, view)
+            arguments += [after_sort, after_id]
+            sign = "<" if newest else ">"
+            where += f" AND ({sort}, {identity}) {sign} (${len(arguments) - 1}, ${len(arguments)})"
+        order = "DESC" if newest else "ASC"
+        return await self._fetch(
+            f"SELECT {identity} AS id, {sort} AS sort, doc FROM {table} WHERE {where} "
+            f"ORDER BY {sort} {order}, {identity} {order} LIMIT {page.limit + 1}",
+            *arguments,
+        )
+
+    async def _documents(self, view: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        now = self._clock.now()
+        if view == "vms":
+            return [_plain(vm_now(_vm(row["doc"]), now=now)) for row in rows]
+        if view == "plans":
+            return await self._plans([_plan(row["doc"]) for row in rows], now)
+        if view == "jobs":
+            progress = await self._progress([row["id"] for row in rows])
+            return [_plain(job_now(_job(row["doc"]), progress=progress)) for row in rows]
+        if view == "checkpoints":
+            ids = [row["id"] for row in rows]
+            found = await self._fetch(
+                "SELECT id, doc FROM read.checkpoint_marks WHERE id = ANY($1)", ids
+            )
+            marks = {row["id"]: _mark(row["doc"]) for row in found}
+            return [
+                _plain(checkpoint_now(_checkpoint(row["doc"]), marks.get(row["id"])))
+                for row in rows
+            ]
+        return [orjson.loads(row["doc"]) for row in rows]
+
+    async def _plans(self, plans: Sequence[Plan], now: dt.datetime) -> list[dict[str, Any]]:
+        rows = await self._fetch(
+            "SELECT plan, doc FROM read.vms WHERE plan = ANY($1)", [plan.name for plan in plans]
+        )
+        members: dict[str, list[Vm]] = {plan.name: [] for plan in plans}
+        for row in rows:
+            members[row["plan"]].append(_vm(row["doc"]))
+        return [_plain(plan_now(plan, members[plan.name], now=now)) for plan in plans]
+
+
+def _conditions(view: str, filters: Mapping[str, str]) -> tuple[str, list[Any]]:
+    """SQL conditions over the columns a listing may be filtered by, with their arguments."""
+    arguments: list[Any] = []
+    parts = ["true"]
+    for name in LISTINGS[view]:
+        if name in filters:
+            arguments.append(filters[name])
+            parts.append(f"{name} = ${len(arguments)}")
+    return " AND ".join(parts), arguments
+
+
+def _plain(document: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(document)
+    return plain
+
+
+def _cursor(sort: Any, identity: str) -> str:
+    value = sort.isoformat() if isinstance(sort, dt.datetime) else sort
+    return base64.urlsafe_b64encode(orjson.dumps([value, identity])).decode()
+
+
+def _read_cursor(cursor: str, view: str) -> tuple[Any, str]:
+    try:
+        sort, identity = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
+        if view in _NEWEST_FIRST:
+            return dt.datetime.fromisoformat(sort), str(identity)
+        return (int(sort), str(identity)) if view == "events" else (str(sort), str(identity))
+    except (ValueError, TypeError) as error:
+        raise Invalid(
+            f"cursor: found {cursor[:40]!r}", remedy="send `next` of the page before as it came"
+        ) from error

@@ -1,0 +1,139 @@
+"""`/v1/jobs`, `/v1/checkpoints/ID` and `/v1/alerts/ID`: show and steer what already exists."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from aiohttp import web
+
+from schemas import units
+from schemas.ids import family_of, parts_of, stream_id
+from schemas.notifier import ChangeAlert
+from schemas.recovery import CancelRecoveryJob, StartCleanup
+from schemas.replicator import CancelJob
+from schemas.scheduler import ChangeCheckpoint
+from services.gateway.commands import Asked, new_command_id
+from services.gateway.context import answer, ask, body_of, gateway_of, stand_at, text
+from services.gateway.ids import new_id
+from services.gateway.names import checked_key
+from services.gateway.problems import Invalid, NotFound
+
+RECOVERY_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})
+REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
+ALERT_ACTIONS = ("ack", "snooze", "resolve")
+CHECKPOINT_ACTIONS = ("preserve", "unpreserve")
+
+
+def _job_of(request: web.Request) -> str:
+    return request.match_info["job"]
+
+
+def _plan_of(job: str) -> str:
+    parts = parts_of(job)
+    return checked_key(parts[1]) if len(parts) > 1 else "-"
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /v1/jobs/ID, with its steps and children."""
+    await stand_at(request)
+    found = await gateway_of(request).queries.job(_job_of(request))
+    if found is None:
+        raise _no_job(_job_of(request))
+    return answer(found)
+
+
+def _no_job(job: str) -> NotFound:
+    return NotFound(f"no job has the id {job!r}", remedy="see GET /v1/jobs")
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/cancel."""
+    job = _job_of(request)
+    family = family_of(job)
+    command: Any
+    if family in RECOVERY_FAMILIES:
+        owner, command = "recovery", CancelRecoveryJob(command_id=new_command_id(), job=job)
+    elif family in REPLICATION_FAMILIES:
+        owner, command = "replicator", CancelJob(command_id=new_command_id(), job=job)
+    else:
+        raise _no_job(job)
+    asked = Asked(to=owner, key=_plan_of(job), body=command)
+    return await ask(request, asked, resource=f"jobs/{job}")
+
+
+async def cleanup(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/cleanup: remove everything a recovery made."""
+    recovery = _job_of(request)
+    if family_of(recovery) != "recovery":
+        raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
+    plan = _plan_of(recovery)
+    job = stream_id("cleanup", plan, new_id())
+    command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def show_checkpoint(request: web.Request) -> web.Response:
+    """GET /v1/checkpoints/ID."""
+    await stand_at(request)
+    name = request.match_info["checkpoint"]
+    found = await gateway_of(request).queries.resource("checkpoints", name)
+    if found is None:
+        raise NotFound(f"no checkpoint has the id {name!r}", remedy="see GET /v1/checkpoints")
+    return answer(found)
+
+
+async def _change_checkpoint(request: web.Request, action: Any) -> web.Response:
+    checkpoint = request.match_info["checkpoint"]
+    plan = _plan_of(checkpoint)
+    command = ChangeCheckpoint(
+        command_id=new_command_id(), plan=plan, checkpoint=checkpoint, action=action
+    )
+    asked = Asked(to="scheduler", key=plan, body=command)
+    return await ask(request, asked, resource=f"checkpoints/{checkpoint}")
+
+
+async def preserve(request: web.Request) -> web.Response:
+    """POST /v1/checkpoints/ID/{preserve,unpreserve}."""
+    action = request.match_info["action"]
+    if action not in CHECKPOINT_ACTIONS:
+        raise NotFound(f"no action {action!r}", remedy=f"one of {', '.join(CHECKPOINT_ACTIONS)}")
+    return await _change_checkpoint(request, action)
+
+
+async def delete_checkpoint(request: web.Request) -> web.Response:
+    """DELETE /v1/checkpoints/ID: refused while in use or preserved."""
+    return await _change_checkpoint(request, "delete")
+
+
+async def change_alert(request: web.Request) -> web.Response:
+    """POST /v1/alerts/ID/{ack,snooze,resolve} {until}."""
+    alert, action = request.match_info["alert"], request.match_info["action"]
+    if action not in ALERT_ACTIONS:
+        raise NotFound(f"no action {action!r}", remedy=f"one of {', '.join(ALERT_ACTIONS)}")
+    document = await body_of(request, "until")
+    until = None
+    if action == "snooze":
+        until = _moment(text(document, "until"))
+    change: Any = action
+    command = ChangeAlert(command_id=new_command_id(), alert=alert, action=change, until=until)
+    asked = Asked(to="notifier", key=_plan_of(alert), body=command)
+    return await ask(request, asked, resource=f"alerts/{alert}")
+
+
+def _moment(value: str) -> dt.datetime:
+    try:
+        return units.parse_moment(value)
+    except units.UnitError as error:
+        raise Invalid(f"until: found {value!r}", remedy=f"allowed: {error.allowed}") from error
+
+
+ROUTES = [
+    web.get("/v1/jobs/{job}", show),
+    web.post("/v1/jobs/{job}/cancel", cancel),
+    web.post("/v1/jobs/{job}/cleanup", cleanup),
+    web.get("/v1/checkpoints/{checkpoint}", show_checkpoint),
+    web.post("/v1/checkpoints/{checkpoint}/{action}", preserve),
+    web.delete("/v1/checkpoints/{checkpoint}", delete_checkpoint),
+    web.post("/v1/alerts/{alert}/{action}", change_alert),
+]

@@ -1,0 +1,230 @@
+"""`/v1/plans`: apply, run, steer and recover protection plans."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from aiohttp import web
+
+from schemas.definitions import parse_request
+from schemas.documents import DefinitionErrors, path_text
+from schemas.ids import stream_id
+from schemas.recovery import StoreRecoveryScript
+from schemas.replicator import StoreScript
+from schemas.scheduler import (
+    ApplyPlan,
+    CreateCheckpoint,
+    DeletePlan,
+    PrioritisePlan,
+    Recover,
+    ResetVm,
+    RunPlan,
+    StartPlan,
+    StopPlan,
+)
+from services.gateway.commands import Asked, new_command_id
+from services.gateway.context import (
+    answer,
+    ask,
+    body_of,
+    flag,
+    gateway_of,
+    names,
+    stand_at,
+    text,
+)
+from services.gateway.ids import new_id
+from services.gateway.names import checked_key
+from services.gateway.problems import Invalid, NotFound
+
+OWNER = "scheduler"
+PART_BYTES = 24 * 1024
+"""Of a script's content in one message: 32 KiB in base64."""
+
+MODES = ("test", "failover", "migrate", "reverse", "failback")
+
+
+async def apply(request: web.Request) -> web.Response:
+    """POST /v1/plans {plan, scripts, dry_run}: create or change a plan."""
+    document = await body_of(request, "plan", "scripts", "dry_run")
+    dry_run = flag(document, "dry_run")
+    document.pop("dry_run", None)
+    settings = gateway_of(request).settings
+    try:
+        parsed = parse_request(document, interval_min_s=settings.interval_min_s)
+    except DefinitionErrors as errors:
+        raise Invalid(
+            f"the plan has {len(errors.problems)} problem(s)",
+            remedy="mend the fields named in details.problems",
+            details={
+                "problems": [
+                    {
+                        "path": list(found.path),
+                        "field": path_text(found.path),
+                        "found": found.found,
+                        "allowed": found.allowed,
+                        "message": found.message,
+                    }
+                    for found in errors.problems
+                ]
+            },
+        ) from errors
+    name = parsed.definition.name
+    command = ApplyPlan(
+        command_id=new_command_id(),
+        definition=parsed.definition,
+        expected_version=_expected_version(request),
+        dry_run=dry_run,
+    )
+    extras = tuple(_script_parts(name, parsed.blobs)) if not dry_run else ()
+    asked = Asked(to=OWNER, key=name, body=command, extras=extras)
+    return await ask(request, asked, resource=f"plans/{name}")
+
+
+def _expected_version(request: web.Request) -> int:
+    tag = request.headers.get("If-Match", "").strip().strip('"')
+    if not tag or tag == "*":
+        return 0
+    if not tag.isdigit():
+        raise Invalid(f"If-Match: found {tag!r}", remedy="send the ETag of GET /v1/plans/NAME")
+    return int(tag)
+
+
+def _script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, msgspec.Struct]]:
+    """A plan's scripts as messages to the services that will run them."""
+    for sha256, content in blobs.items():
+        pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
+        for number, piece in enumerate(pieces or [b""]):
+            fields = {
+                "plan": plan,
+                "sha256": sha256,
+                "part": number,
+                "parts": max(len(pieces), 1),
+                "content": base64.b64encode(piece).decode(),
+            }
+            yield "replicator", msgspec.convert(fields, StoreScript)
+            yield "recovery", msgspec.convert(fields, StoreRecoveryScript)
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /v1/plans/NAME, with its version as ETag."""
+    await stand_at(request)
+    name = request.match_info["name"]
+    found = await gateway_of(request).queries.resource("plans", name)
+    if found is None:
+        raise NotFound(f"no plan is named {name!r}", remedy="see GET /v1/plans")
+    return answer(found, headers={"ETag": f'"{found["version"]}"'})
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE /v1/plans/NAME: stop protecting; copies at the target stay."""
+    plan = checked_key(request.match_info["name"])
+    command = DeletePlan(command_id=new_command_id(), plan=plan)
+    return await ask(request, Asked(to=OWNER, key=plan, body=command))
+
+
+async def start(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/start {vms}."""
+    plan = checked_key(request.match_info["name"])
+    document = await body_of(request, "vms")
+    command = StartPlan(command_id=new_command_id(), plan=plan, vms=names(document, "vms"))
+    return await ask(request, Asked(to=OWNER, key=plan, body=command), resource=f"plans/{plan}")
+
+
+async def stop(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/stop {vms, cancel}."""
+    plan = checked_key(request.match_info["name"])
+    document = await body_of(request, "vms", "cancel")
+    command = StopPlan(
+        command_id=new_command_id(),
+        plan=plan,
+        vms=names(document, "vms"),
+        cancel=flag(document, "cancel"),
+    )
+    return await ask(request, Asked(to=OWNER, key=plan, body=command), resource=f"plans/{plan}")
+
+
+async def run(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/run {vms}: replicate now."""
+    plan = checked_key(request.match_info["name"])
+    document = await body_of(request, "vms")
+    job = stream_id("replication-run", plan, new_id())
+    command = RunPlan(command_id=new_command_id(), plan=plan, job=job, vms=names(document, "vms"))
+    return await ask(request, Asked(to=OWNER, key=plan, body=command, job=job))
+
+
+async def prioritise(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/prioritise {priority, vms}."""
+    plan = checked_key(request.match_info["name"])
+    document = await body_of(request, "priority", "vms")
+    priority = document.get("priority")
+    if not isinstance(priority, int) or not 1 <= priority <= 5:
+        raise Invalid(
+            f"priority: found {priority!r}", remedy="priority is 1 (highest) to 5 (lowest)"
+        )
+    command = PrioritisePlan(
+        command_id=new_command_id(), plan=plan, priority=priority, vms=names(document, "vms")
+    )
+    return await ask(request, Asked(to=OWNER, key=plan, body=command), resource=f"plans/{plan}")
+
+
+async def reset_vm(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/vms/VM/reset: force a resync."""
+    plan = checked_key(request.match_info["name"])
+    vm = request.match_info["vm"]
+    command = ResetVm(command_id=new_command_id(), plan=plan, vm=vm)
+    return await ask(request, Asked(to=OWNER, key=plan, body=command), resource=f"plans/{plan}")
+
+
+async def checkpoint(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/checkpoints {preserved}: make a PIT checkpoint now."""
+    plan = checked_key(request.match_info["name"])
+    document = await body_of(request, "preserved")
+    job = stream_id("checkpoint", plan, new_id())
+    command = CreateCheckpoint(
+        command_id=new_command_id(), plan=plan, job=job, preserved=flag(document, "preserved")
+    )
+    return await ask(request, Asked(to=OWNER, key=plan, body=command, job=job))
+
+
+async def recover(request: web.Request) -> web.Response:
+    """POST /v1/plans/NAME/recover {mode, vms, checkpoint, skip_scripts, on_error, dry_run}."""
+    plan = checked_key(request.match_info["name"])
+    document = await body_of(
+        request, "mode", "vms", "checkpoint", "skip_scripts", "on_error", "dry_run"
+    )
+    mode = text(document, "mode")
+    on_error = document.get("on_error")
+    if mode not in MODES:
+        raise Invalid(f"mode: found {mode!r}", remedy=f"mode is one of {', '.join(MODES)}")
+    if on_error not in (None, "continue", "stop"):
+        raise Invalid(f"on_error: found {on_error!r}", remedy="on_error is continue or stop")
+    job = stream_id("recovery", plan, new_id())
+    command = Recover(
+        command_id=new_command_id(),
+        plan=plan,
+        job=job,
+        mode=mode,  # type: ignore[arg-type]
+        vms=names(document, "vms"),
+        checkpoint=text(document, "checkpoint", "latest"),
+        skip_scripts=names(document, "skip_scripts"),
+        on_error=on_error,
+        dry_run=flag(document, "dry_run"),
+    )
+    return await ask(request, Asked(to=OWNER, key=plan, body=command, job=job))
+
+
+ROUTES = [
+    web.post("/v1/plans", apply),
+    web.get("/v1/plans/{name}", show),
+    web.delete("/v1/plans/{name}", delete),
+    web.post("/v1/plans/{name}/start", start),
+    web.post("/v1/plans/{name}/stop", stop),
+    web.post("/v1/plans/{name}/run", run),
+    web.post("/v1/plans/{name}/prioritise", prioritise),
+    web.post("/v1/plans/{name}/recover", recover),
+    web.post("/v1/plans/{name}/checkpoints", checkpoint),
+    web.post("/v1/plans/{name}/vms/{vm}/reset", reset_vm),
+]
