@@ -1,0 +1,30 @@
+"""The platform in memory: one site seen by one process."""
+
+from __future__ import annotations
+
+from shared.platforms.lab.limits import LabLimits
+from shared.platforms.memory.compute import MemoryCompute
+from shared.platforms.memory.inventory import MemoryInventory
+from shared.platforms.memory.site import Frame, MemorySite
+from shared.platforms.memory.source import MemorySource
+from shared.platforms.memory.target import MemoryTarget
+from shared.platforms.ports import Capabilities
+
+
+class MemoryPlatform:
+    """A site seen by one process."""
+
+    def __init__(self, site: MemorySite) -> None:
+        frame = Frame(site)
+        self.site = site
+        self.capabilities = Capabilities(
+            changed_blocks=True, create_powered_off=True, consistent_groups=True
+        )
+        self.limits = LabLimits(lambda: site.settings)
+        self.inventory = MemoryInventory(frame)
+        self.source = MemorySource(frame)
+        self.target = MemoryTarget(frame)
+        self.compute = MemoryCompute(frame)
+
+    async def close(self) -> None:
+        """Nothing to close; the site goes on without its viewer."""
