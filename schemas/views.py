@@ -16,6 +16,7 @@ import msgspec
 from schemas.common import HoldMode, JobState, StepState
 from schemas.notifier import Severity
 from schemas.scheduler import PlanHeader, RecoveryMode
+from schemas.sync_state import SyncFacts
 
 JobKind = Literal[
     "replication-run",
@@ -107,8 +108,8 @@ class Vm(Document, frozen=True, kw_only=True):
     """A protected VM. Joined: `rpo_s`, the age of its newest copy.
 
     `last_checkpoint_at` is the moment of that copy's source snapshot. `iteration` is the running
-    job's id or empty; `queued` says that a tick waits for it. `error` is the last failure until
-    the next success.
+    job's id or empty; `queued` says that a tick waits for it; `missed` counts ticks since the last
+    success. `error` is the last failure until the next success.
     """
 
     name: str
@@ -126,8 +127,7 @@ class Vm(Document, frozen=True, kw_only=True):
     rpo_breached: bool = False
     iteration: str = ""
     queued: bool = False
-    exceeded: bool = False
-    resync: bool = False
+    sync: SyncFacts = SyncFacts()
     last_state: str = ""
     last_ended_at: dt.datetime | None = None
     missed: int = 0
@@ -224,7 +224,7 @@ class Instance(Document, frozen=True, kw_only=True):
 
 
 class Counts(Document, frozen=True, kw_only=True):
-    """How far the VMs of a job are."""
+    """How far the VMs (or disks) of a job are."""
 
     total: int = 0
     powered_on: int = 0
@@ -237,8 +237,9 @@ class Job(Document, frozen=True, kw_only=True):
     """Any orchestrated action, per plan, per VM (`vm`) or per disk (`vm` and `disk`).
 
     Joined: `children`; the `instances` of a plan's recovery; `bytes_done`, `percent` and `rate`
-    (bytes/s) while it runs. `vms` counts the VMs of a plan's job. `recovery` is what a cleanup
-    cleans. `remaining` (kind, id, vm) is what a cleanup could not remove.
+    (bytes/s) while it runs. `vms` counts the VMs of a plan's job, `disks` the disks of a VM's.
+    `boot_open`: the VM's boot order is open. `recovery` is what a cleanup cleans; `remaining`
+    (kind, id, vm) is what it could not remove.
     """
 
     id: str
@@ -262,7 +263,9 @@ class Job(Document, frozen=True, kw_only=True):
     children: tuple[str, ...] = ()
     instances: tuple[Instance, ...] = ()
     vms: Counts | None = None
+    disks: Counts | None = None
     boot_order: int | None = None
+    boot_open: bool = False
     checkpoint: str | None = None
     recovery: str | None = None
     awaits_cleanup: bool = False
@@ -344,3 +347,27 @@ class SettledCommand(Document, frozen=True, kw_only=True):
     partition: int
     seq: int
     settled_at: dt.datetime
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────
+
+
+class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event as CloudEvents 1.0 JSON; an attribute that would be empty is left out.
+
+    `id` is unique for ever, `subject` the stream, `type` is `seawall.` and the stored name.
+    """
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: dt.datetime
+    datacontenttype: Literal["application/json"]
+    data: msgspec.Raw
+    seawallplan: str = ""
+    seawalljob: str = ""
+    correlationid: str = ""
+    causationid: str = ""
+    actor: str = ""
