@@ -1,0 +1,106 @@
+"""The lab keeps the contract of the ports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.units import format_duration
+from shared.platforms.lab.manifest import LabPlatform, open_platform
+from shared.platforms.lab.settings import SiteSettings
+from shared.platforms.lab.writer import LabWriter
+from shared.platforms.ports import Platform
+from tests.contract.platforms.suite import PlatformContract
+from tests.contract.platforms.world import DISK, VM
+
+VM_YAML = f"""
+name: {VM}
+memory: 1GiB
+disks:
+  - {{name: sda, file: sda.raw}}
+  - {{name: sdb, file: sdb.raw}}
+networks: [prod]
+"""
+
+
+class LabWorld:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.vm = root / "east" / "vms" / VM
+        self.vm.mkdir(parents=True)
+        (root / "west").mkdir()
+        (self.vm / "vm.yaml").write_text(VM_YAML, "utf-8")
+        for disk in ("sda", "sdb"):
+            (self.vm / f"{disk}.raw").write_bytes(b"")
+            with open(self.vm / f"{disk}.raw", "r+b") as file:
+                file.truncate(DISK)
+        self.opened: list[LabPlatform] = []
+        self.east: Platform = self._open("east")
+        self.west: Platform = self._open("west")
+
+    def _open(self, name: str) -> Platform:
+        platform = open_platform({"path": str(self.root / name)})
+        self.opened.append(platform)
+        return platform
+
+    def write(self, disk: str, offset: int, data: bytes) -> None:
+        LabWriter(self.vm).write(f"{disk}.raw", offset, data)
+
+    def disk(self, disk: str) -> bytes:
+        return (self.vm / f"{disk}.raw").read_bytes()
+
+    def again(self) -> Platform:
+        return self._open("west")
+
+    def settings(self, site: Platform, settings: SiteSettings) -> None:
+        document: dict[str, Any] = {
+            "latency": {name: format_duration(s) for name, s in settings.latency_s.items()},
+            "quotas": {
+                name: {
+                    key: value
+                    for key, value in (
+                        ("burst", quota.burst),
+                        ("per_second", quota.per_second),
+                        ("concurrent", quota.concurrent),
+                    )
+                    if value is not None
+                }
+                for name, quota in settings.quotas.items()
+            },
+            "faults": {"seed": settings.fault_seed, **settings.faults},
+        }
+        (_root(site) / "site.yaml").write_text(json.dumps(document), "utf-8")
+
+    def journal(self, site: Platform) -> list[dict[str, Any]]:
+        lines = (_root(site) / "calls.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def instance_disk(self, instance_id: str, file: str) -> bytes:
+        return (self.root / "west" / "instances" / instance_id / file).read_bytes()
+
+    def vanish(self, site: Platform) -> None:
+        _root(site).rename(self.root / "elsewhere")
+
+
+def _root(platform: Platform) -> Path:
+    assert isinstance(platform, LabPlatform)
+    return platform.folder.root
+
+
+class TestLabPlatform(PlatformContract):
+    @pytest.fixture
+    async def world(self, tmp_path: Path) -> AsyncIterator[LabWorld]:
+        world = LabWorld(tmp_path)
+        yield world
+        for platform in world.opened:
+            await platform.close()
+
+    async def test_a_vanished_folder_is_not_made_again(self, world: LabWorld) -> None:
+        world.vanish(world.west)
+        with pytest.raises(Exception, match="is gone"):
+            await world.west.inventory.check()
+        assert not (world.root / "west").exists()
