@@ -1,4 +1,9 @@
-"""What the replicator says: replication runs, iterations, checkpoints; and what it is asked."""
+"""What the replicator says: replication runs, iterations, checkpoints; and what it is asked.
+
+A routine iteration of one disk is two events (started, finished); what lies between travels in
+the payloads of its effects. The other events of an iteration occur where it has several disks,
+scripts or long transfers, or where something went wrong.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,63 @@ from schemas.registry import published
 from schemas.scheduler import PlanHeader, SiteRef
 
 IterationState = Literal["completed", "partially-completed", "failed", "cancelled"]
+Leftover = Literal["snapshot", "generations"]
+
+# ── What is passed on from step to step ──────────────────────────────────────────────────────
+
+
+class SnapshotDisk(Fact, frozen=True, kw_only=True):
+    """A disk of a source snapshot; bytes."""
+
+    name: str
+    size: int
+    file: str = ""
+
+
+class SnapshotFacts(Fact, frozen=True, kw_only=True):
+    """An open source snapshot, as its platform gave it."""
+
+    snapshot_id: str
+    vm: str
+    taken_at: dt.datetime
+    mark: str
+    disks: tuple[SnapshotDisk, ...]
+
+
+class GenerationFacts(Fact, frozen=True, kw_only=True):
+    """A staged generation of one disk, as its platform gave it; bytes."""
+
+    generation_id: str
+    plan: str
+    vm: str
+    disk: str
+    size: int
+    lease: int
+    base_mark: str = ""
+    blank: bool = False
+
+
+class DiskResult(Fact, frozen=True, kw_only=True):
+    """What one disk's transfer did; bytes. `compared`: changes had to be found by hash.
+
+    `generation` is not kept in IterationFinished.
+    """
+
+    disk: str
+    state: IterationState
+    generation: GenerationFacts | None = None
+    size: int = 0
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    bytes_zeroed: int = 0
+    bytes_same: int = 0
+    compared: bool = False
+    reason: str = ""
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    attempts: int = 1
+    problem: Problem | None = None
+
 
 # ── Messages ─────────────────────────────────────────────────────────────────────────────────
 
@@ -151,7 +213,7 @@ class ScriptStored(Fact, frozen=True, kw_only=True):
 
 @published("replication.run-started")
 class RunStarted(Fact, frozen=True, kw_only=True):
-    """The parent job of a group of iterations."""
+    """The parent job of a group of iterations. `steps` is its step list."""
 
     plan: str
     tick_at: dt.datetime
@@ -159,6 +221,8 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     iterations: tuple[str, ...]
     pre_script: ScriptDefinition | None = None
     post_script: ScriptDefinition | None = None
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
 
 
 @published("replication.run-script-started")
@@ -166,14 +230,18 @@ class RunScriptStarted(Fact, frozen=True, kw_only=True):
     """A plan script is about to be started; recorded before its process exists."""
 
     step: str
+    run: int = 1
 
 
 @published("replication.run-script-ended")
 class RunScriptEnded(Fact, frozen=True, kw_only=True):
-    """How a plan script ended."""
+    """How a plan script ended. `again`: it is declared repeatable and runs again."""
 
     step: str
     report: ScriptReport
+    timing: StepTiming | None = None
+    run: int = 1
+    again: bool = False
 
 
 @published("replication.run-member-recorded")
@@ -196,6 +264,7 @@ class RunFinished(Fact, frozen=True, kw_only=True):
     plan: str
     state: IterationState
     steps: tuple[StepTiming, ...] = ()
+    problem: Problem | None = None
 
 
 @published("replication.iteration-started")
@@ -230,57 +299,85 @@ class GateOpened(Fact, frozen=True, kw_only=True):
 
 @published("replication.script-started")
 class ScriptStarted(Fact, frozen=True, kw_only=True):
-    """A VM's replication script is about to be started; recorded before its process exists."""
+    """A VM's replication script is about to be started; recorded before its process exists.
+
+    `run` counts from 1: a declared repeat is another run.
+    """
 
     step: str
+    run: int = 1
 
 
 @published("replication.script-ended")
 class ScriptEnded(Fact, frozen=True, kw_only=True):
-    """How a VM's replication script ended."""
+    """How a VM's replication script ended. `again`: it is declared repeatable and runs again."""
 
     step: str
     report: ScriptReport
+    timing: StepTiming | None = None
+    run: int = 1
+    again: bool = False
 
 
 @published("replication.snapshot-opened")
 class SnapshotOpened(Fact, frozen=True, kw_only=True):
-    """Recorded only for a VM with several disks, whose transfers run side by side."""
+    """Which snapshot is open. Recorded only when a transfer of its disks meets an error."""
 
-    snapshot: dict[str, Any]
+    snapshot: SnapshotFacts
+    steps: tuple[StepTiming, ...] = ()
 
 
 @published("replication.transfer-marked")
 class TransferMarked(Fact, frozen=True, kw_only=True):
-    """Everything below `offset` of the disk is written, verified and on stable storage."""
+    """Everything below `offset` of the disk is written, verified and on stable storage.
+
+    `chain` (hex) digests what the target holds below it, for who takes the transfer over.
+    """
 
     disk: str
     generation_id: str
     offset: int
-
-
-class DiskResult(Fact, frozen=True, kw_only=True):
-    """What one disk's transfer did; bytes. `compared`: changes had to be found by hash."""
-
-    disk: str
-    state: IterationState
-    generation: dict[str, Any] = {}
-    size: int = 0
-    bytes_read: int = 0
-    bytes_sent: int = 0
-    bytes_zeroed: int = 0
-    compared: bool = False
-    reason: str = ""
-    started_at: dt.datetime | None = None
-    ended_at: dt.datetime | None = None
-    problem: Problem | None = None
+    snapshot_id: str = ""
+    chain: str = ""
 
 
 @published("replication.disk-transferred")
 class DiskTransferred(Fact, frozen=True, kw_only=True):
-    """One of several disks is done; the last one's result stands in IterationFinished."""
+    """One of several disks is done; the last one's result stands in IterationFinished.
+
+    `index` counts the snapshot's disks from 1, `last` marks the highest. The first such event
+    names the snapshot and the steps before the transfers.
+    """
 
     result: DiskResult
+    index: int = 1
+    last: bool = False
+    snapshot: SnapshotFacts | None = None
+    steps: tuple[StepTiming, ...] = ()
+
+
+@published("replication.step-ended")
+class StepEnded(Fact, frozen=True, kw_only=True):
+    """A step of an iteration ended that did not go the routine way."""
+
+    timing: StepTiming
+    problem: Problem | None = None
+
+
+@published("replication.copy-finalized")
+class CopyFinalized(Fact, frozen=True, kw_only=True):
+    """The recovery checkpoint stands. Recorded where more than routine steps follow."""
+
+    checkpoint_at: dt.datetime
+    steps: tuple[StepTiming, ...] = ()
+    disks: tuple[DiskResult, ...] = ()
+
+
+@published("replication.leftover-removed")
+class LeftoverRemoved(Fact, frozen=True, kw_only=True):
+    """What an ended iteration could not remove in time is gone."""
+
+    what: Leftover
 
 
 @published("replication.iteration-cancel-requested")
@@ -307,6 +404,7 @@ class IterationFinished(Fact, frozen=True, kw_only=True):
     bytes_sent: int = 0
     bytes_total: int = 0
     problem: Problem | None = None
+    leftovers: tuple[Leftover, ...] = ()
 
 
 @published("replication.checkpoint-started")
@@ -353,8 +451,34 @@ class CheckpointDeletionStarted(Fact, frozen=True, kw_only=True):
     plan: str
 
 
+@published("replication.vm-checkpoint-deleted")
+class VmCheckpointDeleted(Fact, frozen=True, kw_only=True):
+    """One VM's copy in the checkpoint was deleted."""
+
+    vm: str
+
+
 @published("replication.checkpoint-deleted")
 class CheckpointDeleted(Fact, frozen=True, kw_only=True):
     """The platform's listing shows that it is gone."""
 
     plan: str
+
+
+# ── Inspections ──────────────────────────────────────────────────────────────────────────────
+
+
+@published("replication.inspection-started")
+class InspectionStarted(Fact, frozen=True, kw_only=True):
+    """A site is being looked at for somebody."""
+
+    request: str
+    site: str
+    for_stream: str
+
+
+@published("replication.inspection-ended")
+class InspectionEnded(Fact, frozen=True, kw_only=True):
+    """The site was looked at, and whoever asked was answered."""
+
+    problem: Problem | None = None
