@@ -97,13 +97,15 @@ class Process:
             quick_return_kinds=QUICK_RETURN_KINDS,
         )
 
-    async def service(self, definition: ServiceDefinition) -> Service:
+    async def service(
+        self, definition: ServiceDefinition, *, sources: Sequence[str] = LOGGED_SERVICES
+    ) -> Service:
         """A service on this process's bus and store, shown in its health and metrics."""
         pool = await self.pool(definition.name)
         built = Service(
             definition,
             store=await self.store(definition.name),
-            bus=PostgresBus(pool, sources=LOGGED_SERVICES),
+            bus=PostgresBus(pool, sources=sources),
             clock=self.clock,
             news=self.news,
             copy_id=f"{definition.name}-{os.getpid()}-{id(definition):x}",

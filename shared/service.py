@@ -7,14 +7,18 @@ copies may run; a copy works on its share of the logical partitions and claims e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
 from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.consumer import Consumer
-from shared.effects.worker import Worker
+from shared.effects.port import Claimed, WorkQueue
+from shared.effects.running import EffectHandler, Progress
+from shared.effects.settling import Settling
+from shared.effects.worker import Worker, WorkerSettings
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
 from shared.fold import ServiceDefinition
@@ -26,9 +30,6 @@ from shared.telemetry.metrics import EngineMetrics
 from shared.timers.loop import TimerLoop, timers_topic
 
 log = structlog.get_logger()
-
-DRAIN_S_MAX = 8.0
-"""What calls in hand get at SIGTERM (architecture.md §3)."""
 
 LAG_READY_MAX = 10_000
 """Rows behind which a copy says it is not ready."""
@@ -67,8 +68,39 @@ class Service:
         self._timers = TimerLoop(
             store, stepper=self.stepper, clock=clock, news=news, owned=self.share.owned
         )
+        self._clock = clock
+        self._copy_id = copy_id
+        self._lease_s = lease_s
         self.worker: Worker | None = None
         self._stop = asyncio.Event()
+
+    def work(
+        self,
+        queue: WorkQueue,
+        handlers: Mapping[str, EffectHandler],
+        *,
+        heartbeat_s: float,
+        chance: random.Random | None = None,
+        progress: Callable[[Claimed, Progress], None] | None = None,
+    ) -> None:
+        """Let this copy run effects of the kinds in `handlers`, under a lease of its own."""
+        settling = Settling(self.stepper, clock=self._clock)
+        self.worker = Worker(
+            queue,
+            WorkerSettings(
+                name=self._copy_id,
+                service=self.name,
+                lease_s=self._lease_s,
+                heartbeat_s=heartbeat_s,
+            ),
+            clock=self._clock,
+            handlers=handlers,
+            settle=settling.settle,
+            news=self._news.subscribe(("work",)),
+            chance=chance or random.Random(),
+            report=settling.report,
+            progress=progress,
+        )
 
     def _committed(self, topics: Collection[str]) -> None:
         self._news.poke({*topics, timers_topic(self.name)})
@@ -94,8 +126,8 @@ class Service:
             await self._stop.wait()
             await _cancelled(intake)
             if self.worker is not None and worker is not None:
-                await self.worker.drain(timeout_s=DRAIN_S_MAX)
-                await _cancelled([worker])
+                self.worker.stop()
+                await asyncio.wait([worker])
             await _cancelled([engine])
             await self.share.leave()
         log.info("service.stopped", service=self.name)

@@ -19,7 +19,7 @@ import structlog
 from schemas.common import Command
 from schemas.ids import key_of
 from shared.clock import Clock
-from shared.errors import InvariantBroken, Refused, Transient
+from shared.errors import InvariantBroken, Refused, SeawallError, Transient
 from shared.eventlog.port import (
     Conflict,
     DueTimer,
@@ -49,6 +49,7 @@ REASON_CHARS_MAX = 500
 class _Group(msgspec.Struct):
     inputs: list[Input]
     done: asyncio.Future[None]
+    alone: bool = False
 
 
 class Stepper:
@@ -80,9 +81,18 @@ class Stepper:
 
     async def submit(self, inputs: Sequence[Input]) -> None:
         """Decide and commit the inputs, in order, perhaps together with others'."""
-        if not inputs:
-            return
-        group = _Group(list(inputs), asyncio.get_running_loop().create_future())
+        if inputs:
+            await self._wait(_Group(list(inputs), asyncio.get_running_loop().create_future()))
+
+    async def submit_alone(self, each: Input) -> None:
+        """Decide and commit one input by itself: what its decider or the store raises is raised.
+
+        For a fact that a running effect reports: its handler must know before it goes on.
+        """
+        future = asyncio.get_running_loop().create_future()
+        await self._wait(_Group([each], future, alone=True))
+
+    async def _wait(self, group: _Group) -> None:
         self._waiting.append(group)
         self._news.set()
         await group.done
@@ -98,13 +108,18 @@ class Stepper:
     def _take_groups(self) -> list[_Group]:
         groups = [self._waiting.popleft()]
         size = len(groups[0].inputs)
-        while self._waiting and size + len(self._waiting[0].inputs) <= BATCH_MAX:
+        while self._waiting and not (groups[0].alone or self._waiting[0].alone):
+            size += len(self._waiting[0].inputs)
+            if size > BATCH_MAX:
+                break
             groups.append(self._waiting.popleft())
-            size += len(groups[-1].inputs)
         return groups
 
     async def _commit_groups(self, groups: list[_Group]) -> None:
         try:
+            if groups[0].alone:
+                await self._commit_alone(groups[0])
+                return
             await self._commit([each for group in groups for each in group.inputs])
         except Fenced as lost:
             if len(groups) > 1:
@@ -120,6 +135,19 @@ class Stepper:
         for group in groups:
             if not group.done.done():
                 group.done.set_result(None)
+
+    async def _commit_alone(self, group: _Group) -> None:
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                await self._try(group.inputs)
+            except Conflict:
+                continue
+            except SeawallError as refused:
+                _fail(group, refused)
+                return
+            break
+        if not group.done.done():
+            group.done.set_result(None)
 
     async def _commit(self, inputs: list[Input]) -> None:
         """Commit one batch, halving it where one input spoils it for the others."""

@@ -1,0 +1,52 @@
+"""The seam between a worker and its service's stepper: verdicts become inputs, facts too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from schemas.envelope import Received
+from shared.clock import Clock
+from shared.decider import EffectOutcome
+from shared.effects.policy import Verdict
+from shared.effects.port import Claimed
+from shared.eventlog.port import Settled
+from shared.fold import Input
+from shared.stepper import Stepper
+
+
+class Settling:
+    """Brings what became of effects to their owners' deciders, under the claims' numbers."""
+
+    def __init__(self, stepper: Stepper, *, clock: Clock) -> None:
+        self._stepper = stepper
+        self._clock = clock
+
+    async def settle(self, ended: Sequence[tuple[Claimed, Verdict]]) -> None:
+        """Decide and commit outcomes; those of claims lost meanwhile are dropped."""
+        await self._stepper.submit([self._input(claimed, end) for claimed, end in ended])
+
+    async def report(self, claimed: Claimed, fact: msgspec.Struct) -> None:
+        """Let the owner decide a fact while the effect goes on; raises what it refuses with."""
+        settled = Settled(claimed.effect_id, claimed.lease_no, keep=True)
+        await self._stepper.submit_alone(self._decided(claimed, fact, settled))
+
+    def _input(self, claimed: Claimed, end: Verdict) -> Input:
+        if isinstance(end, EffectOutcome):
+            return self._decided(claimed, end, Settled(claimed.effect_id, claimed.lease_no))
+        return Input(
+            settled=Settled(
+                claimed.effect_id, claimed.lease_no, requeue_at=end.at, attempt=end.attempt
+            )
+        )
+
+    def _decided(self, claimed: Claimed, body: msgspec.Struct, settled: Settled) -> Input:
+        received = Received(
+            body=body,
+            meta=claimed.meta,
+            at=self._clock.now(),
+            cause=f"effect.{claimed.effect_id}",
+            stream=claimed.stream,
+        )
+        return Input(received=received, settled=settled, at_least=claimed.stream_version)
