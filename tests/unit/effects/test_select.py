@@ -1,0 +1,251 @@
+"""Properties of the choice a claim makes: in the one order, never past a budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.effects.select import (
+    PASSES_MAX,
+    Head,
+    Heads,
+    Lane,
+    Patience,
+    Selection,
+    choose_lanes,
+    groups_of,
+    select,
+)
+
+NOW = 1_000.0
+BUDGETS = 5
+SEAT = 4  # the last budget is for seats
+
+
+class Work(msgspec.Struct, frozen=True):
+    """All ready effects of some lanes, and how the budgets stand."""
+
+    lanes: dict[Lane, list[Head]]
+    rooms: dict[int, float]
+    held: dict[str, frozenset[int]]
+    theirs: frozenset[int]
+
+
+@st.composite
+def works(draw: st.DrawFn) -> Work:
+    rooms = {budget: draw(st.integers(-1, 4)) for budget in range(BUDGETS)}
+    lanes: dict[Lane, list[Head]] = {}
+    for lane_id in range(draw(st.integers(1, 6))):
+        budgets = tuple(sorted(draw(st.sets(st.integers(0, BUDGETS - 1), max_size=3))))
+        lane = Lane(
+            lane_id=lane_id, service="ours", kind="copy", work_class=draw(st.integers(0, 2)),
+            priority=draw(st.integers(1, 3)), plan=draw(st.sampled_from("ab")),
+            interval_s=draw(st.sampled_from([0, 60])), budgets=budgets,
+            seats=frozenset({SEAT} & set(budgets)),
+        )  # fmt: skip
+        dues = draw(st.lists(st.integers(880, 1000), max_size=8))
+        lanes[lane] = [
+            Head(float(due), f"{lane_id}.{n}", draw(st.sampled_from("xyz")))
+            for n, due in enumerate(sorted(dues))
+        ]
+    held = {stream: frozenset({SEAT}) for stream in draw(st.sets(st.sampled_from("xyz")))}
+    theirs = frozenset(draw(st.sets(st.integers(0, 5), max_size=2)))
+    return Work(lanes, {b: float(room) for b, room in rooms.items()}, held, theirs)
+
+
+def run(work: Work, *, count_max: int = 99, depth: int = 99, **given_: Any) -> Selection:
+    """Select as a claim does, reading every lane to `depth`."""
+    heads = [
+        Heads(lane, lane.lane_id not in work.theirs, all_[:depth], len(all_) <= depth)
+        for lane, all_ in work.lanes.items()
+        if all_
+    ]
+    arguments: dict[str, Any] = {"turns": {}, "reserved": frozenset(), **given_}
+    return select(heads, work.rooms, held=work.held, now=NOW, count_max=count_max, **arguments)
+
+
+def needs(work: Work, lane: Lane, stream: str) -> set[int]:
+    return set(lane.budgets) - work.held.get(stream, frozenset())
+
+
+def counts_as(lane: Lane, due: float) -> tuple[int, int]:
+    risen = lane.interval_s > 0 and due < NOW - lane.interval_s
+    return lane.work_class, lane.priority - risen
+
+
+@given(works())
+def test_no_budget_is_ever_passed(work: Work) -> None:
+    chosen = run(work)
+    assert all(units <= work.rooms[budget] for budget, units in chosen.units.items())
+    paid: Counter[int] = Counter()
+    seated: set[str] = set()
+    by_id = {head.effect_id: head for heads in work.lanes.values() for head in heads}
+    for effect_id, lane in chosen.granted:
+        stream = by_id[effect_id].stream
+        wanted = needs(work, lane, stream) - ({SEAT} if stream in seated else set())
+        seated |= {stream} if SEAT in wanted else set()
+        paid.update(wanted)
+    assert dict(paid) == dict(chosen.units)
+    assert {stream for _, stream in chosen.seats} == seated
+
+
+@given(works(), st.integers(1, 5))
+def test_nothing_is_granted_twice_nor_more_than_asked(work: Work, count_max: int) -> None:
+    ids = [effect_id for effect_id, _ in run(work, count_max=count_max).granted]
+    assert len(ids) == len(set(ids)) <= count_max
+
+
+@given(works())
+def test_class_and_priority_come_in_order(work: Work) -> None:
+    dues = {head.effect_id: head.due for heads in work.lanes.values() for head in heads}
+    order = [counts_as(lane, dues[effect_id]) for effect_id, lane in run(work).granted]
+    assert order == sorted(order)
+
+
+@given(works())
+def test_a_lanes_work_is_granted_by_due(work: Work) -> None:
+    dues = {head.effect_id: head.due for heads in work.lanes.values() for head in heads}
+    seen: dict[tuple[object, ...], float] = {}
+    streams = {head.effect_id: head.stream for heads in work.lanes.values() for head in heads}
+    for effect_id, lane in run(work).granted:
+        key = (lane.lane_id, frozenset(needs(work, lane, streams[effect_id])))
+        assert dues[effect_id] >= seen.get(key, 0)
+        seen[key] = dues[effect_id]
+
+
+@given(works())
+def test_no_ready_work_waits_behind_blocked_work(work: Work) -> None:
+    """Without others' work in front, whatever was not granted lacks room after all grants."""
+    work = msgspec.structs.replace(work, theirs=frozenset())
+    chosen = run(work)
+    left = {b: room - chosen.units.get(b, 0) for b, room in work.rooms.items()}
+    granted = {effect_id for effect_id, _ in chosen.granted}
+    assert not chosen.cut
+    for lane, heads in work.lanes.items():
+        for head in heads:
+            if head.effect_id not in granted:
+                assert any(left[budget] < 1 for budget in needs(work, lane, head.stream))
+
+
+@given(works(), st.integers(1, 4))
+def test_reading_less_grants_a_beginning_of_the_same_order(work: Work, depth: int) -> None:
+    whole, part = run(work).granted, run(work, depth=depth).granted
+    assert list(part) == list(whole)[: len(part)]
+
+
+@given(works(), st.integers(1, 4))
+def test_asking_for_fewer_grants_a_beginning_of_the_same_order(work: Work, count_max: int) -> None:
+    few = run(work, count_max=count_max).granted
+    assert list(few) == list(run(work).granted)[:count_max]
+
+
+@given(works())
+def test_others_work_is_counted_but_not_granted(work: Work) -> None:
+    together = run(msgspec.structs.replace(work, theirs=frozenset())).granted
+    chosen = run(work)
+    expected = [each for each in together if each[1].lane_id not in work.theirs]
+    assert list(chosen.granted) == expected
+
+
+@given(works())
+def test_reading_open_lanes_only_grants_the_same(work: Work) -> None:
+    """What `choose_lanes` leaves out could not have been granted."""
+    mine = [lane for lane in work.lanes if lane.lane_id not in work.theirs]
+    work = msgspec.structs.replace(work, theirs=frozenset())
+    only = {lane: work.lanes[lane] for lane in mine}
+    reading = choose_lanes(
+        mine, work.rooms, service="ours", kinds={"copy"}, shadows=(), reserved=(),
+        probe=False, depth=99,
+    )  # fmt: skip
+    read: dict[Lane, list[Head]] = {lane: only[lane][:depth] for lane, depth in reading.lanes}
+    for lane in reading.seat_lanes:
+        read[lane] = [head for head in only[lane] if head.stream in work.held]
+    everything = run(msgspec.structs.replace(work, lanes=only)).granted
+    assert run(msgspec.structs.replace(work, lanes=read)).granted == everything
+
+
+def lane(
+    lane_id: int, *budgets: int, plan: str = "a", service: str = "ours", priority: int = 3
+) -> Lane:
+    return Lane(
+        lane_id=lane_id, service=service, kind="copy", work_class=2, priority=priority, plan=plan,
+        interval_s=0, budgets=budgets, seats=frozenset(),
+    )  # fmt: skip
+
+
+def test_the_plan_served_longest_ago_goes_first() -> None:
+    lanes = {lane(n, 0, plan=plan): [Head(float(n), plan, "")] for n, plan in enumerate("abc")}
+    turns = {(2, 3, "a"): 30, (2, 3, "b"): 10, (2, 3, "c"): 20}
+    work = Work(lanes, {0: 2.0}, {}, frozenset())
+    chosen = run(work, turns=turns)
+    assert [effect_id for effect_id, _ in chosen.granted] == ["b", "c"]
+    assert chosen.turns[2, 3, "b"] < chosen.turns[2, 3, "c"]
+    assert min(chosen.turns.values()) > NOW * 1e6
+
+
+def test_turns_are_read_only_where_plans_meet() -> None:
+    reading = choose_lanes(
+        [lane(0, plan="a"), lane(1, plan="b"), lane(2, plan="a", priority=1)], {},
+        service="ours", kinds={"copy"}, shadows=(), reserved=(), probe=False, depth=9,
+    )  # fmt: skip
+    assert sorted(groups_of(reading)) == [(2, 3, "a"), (2, 3, "b")]
+
+
+def test_reserved_work_keeps_the_room_its_budgets_have() -> None:
+    both, single = lane(0, 0, 1), lane(1, 0)
+    work = Work(
+        {both: [Head(0.0, "both", "")], single: [Head(1.0, "single", "")]},
+        {0: 1.0, 1: 0.0}, {}, frozenset(),
+    )  # fmt: skip
+    assert [id_ for id_, _ in run(work).granted] == ["single"]
+    assert run(work).passed == {0}
+    reserved = run(work, reserved=frozenset({0}))
+    assert (reserved.granted, reserved.units) == ([], {})
+
+
+def test_a_reservation_holds_up_nothing_in_front_of_it() -> None:
+    both, first = lane(0, 0, 1), lane(1, 0, priority=1)
+    work = Work(
+        {both: [Head(0.0, "both", "")], first: [Head(9.0, "first", "")]},
+        {0: 1.0, 1: 0.0}, {}, frozenset(),
+    )  # fmt: skip
+    assert [id_ for id_, _ in run(work, reserved=frozenset({0})).granted] == ["first"]
+
+
+def test_patience_ends_after_twenty_passes_and_begins_again() -> None:
+    patience = Patience()
+    passed = Selection(granted=(), units={}, seats=(), turns={}, passed=frozenset({7}), cut=False)
+    noted = [patience.note(passed) for _ in range(2 * PASSES_MAX)]
+    assert [n + 1 for n, lanes in enumerate(noted) if lanes] == [PASSES_MAX, 2 * PASSES_MAX]
+
+
+def test_being_granted_ends_the_count() -> None:
+    patience, waiting = Patience(), lane(7, 0, 1)
+    passed = Selection(granted=(), units={}, seats=(), turns={}, passed=frozenset({7}), cut=False)
+    for _ in range(PASSES_MAX - 1):
+        patience.note(passed)
+    patience.note(msgspec.structs.replace(passed, granted=[("x", waiting)], passed=frozenset()))
+    assert patience.note(passed) == []
+
+
+def test_only_others_that_want_a_budget_of_ours_take_part() -> None:
+    rivals = lane(1, 0, service="theirs")
+    stranger = lane(2, 3, service="theirs")
+    reading = choose_lanes(
+        [lane(0, 0), rivals, stranger], {0: 1.0, 3: 1.0}, service="ours", kinds={"copy"},
+        shadows={("theirs", "copy")}, reserved=(), probe=False, depth=9,
+    )  # fmt: skip
+    assert [each.lane_id for each, _ in reading.lanes] == [0, 1]
+
+
+def test_nothing_is_read_where_nothing_of_ours_is_open() -> None:
+    reading = choose_lanes(
+        [lane(0, 0), lane(1, 0, 1), lane(2, 1, service="theirs")], {0: 0.0, 1: 5.0},
+        service="ours", kinds={"copy"}, shadows={("theirs", "copy")}, reserved={1},
+        probe=True, depth=9,
+    )  # fmt: skip
+    assert (list(reading.lanes), list(reading.seat_lanes)) == ([], [])
