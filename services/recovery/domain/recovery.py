@@ -424,7 +424,8 @@ FAMILY = Family(
     state=Recovery,
     initial=Recovery,
     evolve=evolve,
-    is_terminal=lambda state: state.finished is not None
-    and (state.cleaned or not state.finished.awaits_cleanup),
+    is_terminal=lambda state: (
+        state.finished is not None and (state.cleaned or not state.finished.awaits_cleanup)
+    ),
     outcome=outcome,
 )

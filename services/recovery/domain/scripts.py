@@ -150,9 +150,7 @@ def goes_again(script: ScriptDefinition, report: ScriptReport, *, run: int) -> b
     return report.outcome in ("failed", "timed-out", "killed") and run <= script.retries
 
 
-def timing_of(
-    step: str, report: ScriptReport, outcome: EffectOutcome, *, run: int
-) -> StepTiming:
+def timing_of(step: str, report: ScriptReport, outcome: EffectOutcome, *, run: int) -> StepTiming:
     """The finished step of a script's run."""
     state: StepState = "completed"
     if outcome.code == "cancelled" and not outcome.unknown:

@@ -1,0 +1,79 @@
+"""The watcher of a site: one chain of looks while anybody waits, news only when there is some."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from schemas import recovery as said
+from schemas import recovery_work as work
+from tests.unit.recovery.world import SITE, World
+
+WATCH = "site-watch:west"
+POLL = f"{WATCH}/poll/1"
+STREAM = "vm-recovery:shop:r1:db"
+
+
+def watched(*streams: str) -> World:
+    world = World()
+    for stream in streams or (STREAM,):
+        watch = said.WatchInstance(site=SITE, stream=stream, instance_id="i1", kind="heartbeat")
+        world.deliver(watch)
+    return world
+
+
+def test_the_first_watched_instance_is_looked_at_at_once() -> None:
+    world = watched()
+    assert [each.stream for each in world.effects[POLL].payload.watched] == [STREAM]
+
+
+def test_a_second_one_joins_the_looks_that_go_on() -> None:
+    world = watched(STREAM, "vm-recovery:shop:r1:app")
+    assert list(world.effects) == [POLL]
+    world.settle(POLL, work.SitePolled())
+    world.fire_next_timer()
+    assert len(world.effects[POLL].payload.watched) == 2
+
+
+def test_a_look_without_news_leaves_no_event_and_the_next_comes_in_a_quarter_second() -> None:
+    world = watched()
+    before = len(world.log)
+    world.settle(POLL, work.SitePolled())
+    assert len(world.log) == before
+    assert world.timers[WATCH, "poll"][0] == world.now + dt.timedelta(seconds=0.25)
+
+
+def test_a_look_that_fails_is_repeated_after_a_pause() -> None:
+    world = watched()
+    world.settle(POLL, code="unreachable")
+    assert world.timers[WATCH, "poll"][0] == world.now + dt.timedelta(seconds=2)
+
+
+def test_who_is_ready_is_told_and_watched_no_more() -> None:
+    world = watched()
+    world.settle(POLL)
+    (message,) = world.queues["shop"]
+    assert (message.stream, message.at) == (STREAM, world.now)
+    assert not world.timers
+    assert world.event(said.InstanceUnwatched).stream == STREAM
+
+
+def test_nothing_is_looked_at_once_nobody_waits() -> None:
+    world = watched()
+    world.deliver(said.UnwatchInstance(site="west", stream=STREAM))
+    world.settle(POLL)
+    assert not world.timers and not world.queues["shop"]
+
+
+def test_a_chain_that_ran_out_does_not_disturb_a_new_one() -> None:
+    world = watched()
+    world.settle(POLL, work.SitePolled())
+    world.deliver(said.UnwatchInstance(site="west", stream=STREAM))
+    world.deliver(said.WatchInstance(site=SITE, stream=STREAM, instance_id="i1", kind="heartbeat"))
+    assert list(world.effects) == [f"{WATCH}/poll/2"]
+    world.fire_next_timer()
+    assert list(world.effects) == [f"{WATCH}/poll/2"]
+
+
+def test_watching_twice_is_watching_once() -> None:
+    world = watched(STREAM, STREAM)
+    assert len(world.events(said.InstanceWatched)) == 1
