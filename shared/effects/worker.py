@@ -120,7 +120,8 @@ class Worker:
         self._sinks = _Sinks(queue, self._keeper, report, progress)
         self._running: dict[str, Running] = {}
         self._ended: deque[tuple[Claimed, Verdict]] = deque()
-        self._settling = 0
+        self._in_hand: set[str] = set()
+        self._early: dict[str, Claimed] = {}
         self._settles: set[asyncio.Task[None]] = set()
         self._outcomes = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -128,7 +129,7 @@ class Worker:
     @property
     def in_flight(self) -> int:
         """Effects claimed and not yet settled."""
-        return len(self._running) + len(self._ended) + self._settling
+        return len(self._in_hand)
 
     @property
     def leased(self) -> bool:
@@ -194,7 +195,8 @@ class Worker:
         lease = self._keeper.lease
         began = self._clock.monotonic()
         if unsure:
-            self._start(group, await self._queue.unanswered(lease, self._known()))
+            known = sorted(self._in_hand)
+            self._start(group, await self._queue.unanswered(lease, known))
         result = await self._queue.claim(lease, kinds=self._kinds, count_max=count_max)
         self._observer.claimed(len(result.effects), self._clock.monotonic() - began)
         self._start(group, result.effects)
@@ -202,14 +204,15 @@ class Worker:
             return 0
         return POLL_S if result.next_in_s is None else min(result.next_in_s, POLL_S)
 
-    def _known(self) -> list[str]:
-        return [*self._running, *(claimed.effect_id for claimed, _ in self._ended)]
-
     def _start(self, group: asyncio.TaskGroup, effects: Iterable[Claimed]) -> None:
         for claimed in effects:
-            # A claim of a lease that was lost meanwhile is not ours; it has been given back.
-            if claimed.lease_no != self._keeper.lease.number or claimed.effect_id in self._running:
+            if claimed.lease_no != self._keeper.lease.number:
+                continue  # Claimed under a lease that is over: it has been given back.
+            if claimed.effect_id in self._in_hand:
+                # Put back by a step whose commit we have not heard of yet.
+                self._early[claimed.effect_id] = claimed
                 continue
+            self._in_hand.add(claimed.effect_id)
             running = Running(claimed, self._handlers[claimed.kind])
             self._running[claimed.effect_id] = running
             running.task = group.create_task(self._supervise(running))
@@ -264,28 +267,28 @@ class Worker:
             while self._ended and len(self._settles) < SETTLES_MAX:
                 count = min(len(self._ended), SETTLE_COUNT_MAX)
                 batch = [self._ended.popleft() for _ in range(count)]
-                self._settling += count
-                task = group.create_task(self._settle_batch(batch))
+                task = group.create_task(self._settle_batch(group, batch))
                 self._settles.add(task)
                 task.add_done_callback(self._settled)
 
-    async def _settle_batch(self, batch: list[tuple[Claimed, Verdict]]) -> None:
+    async def _settle_batch(
+        self, group: asyncio.TaskGroup, batch: list[tuple[Claimed, Verdict]]
+    ) -> None:
         began = self._clock.monotonic()
-        count = len(batch)
+        ids = [claimed.effect_id for claimed, _ in batch]
         failures = 0
-        try:
-            while batch := [each for each in batch if self._may_count(each[0])]:
-                try:
-                    await self._settle(batch)
-                    break
-                except Fenced as lost:
-                    batch = _without(batch, lost)
-                except Transient as error:
-                    failures += 1
-                    log.warning("worker.settle-failed", error=error.message, failures=failures)
-                    await asyncio.sleep(backoff_s(failures))
-        finally:
-            self._settling -= count
+        while batch := [each for each in batch if self._may_count(each[0])]:
+            try:
+                await self._settle(batch)
+                break
+            except Fenced as lost:
+                batch = _without(batch, lost)
+            except Transient as error:
+                failures += 1
+                log.warning("worker.settle-failed", error=error.message, failures=failures)
+                await asyncio.sleep(backoff_s(failures))
+        self._in_hand.difference_update(ids)
+        self._start(group, [self._early.pop(id_) for id_ in ids if id_ in self._early])
         self._observer.settled(len(batch), self._clock.monotonic() - began)
 
     def _settled(self, task: asyncio.Task[None]) -> None:
@@ -310,7 +313,7 @@ class Worker:
                 each.stop(Stop.DRAIN)
             await _ended_within(running, FLUSH_S)
         deadline = self._clock.monotonic() + FLUSH_S
-        while (self._ended or self._settling) and self._clock.monotonic() < deadline:
+        while self._in_hand and self._clock.monotonic() < deadline:
             self._outcomes.set()
             await asyncio.sleep(_COALESCE_S)
 

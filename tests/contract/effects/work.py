@@ -29,7 +29,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 class Harness(Protocol):
     """A fresh queue, stores of two services that share it, and time."""
 
-    queue: WorkQueue
+    @property
+    def queue(self) -> WorkQueue: ...
 
     def store(self, service: str) -> EventStore: ...
 
