@@ -161,17 +161,18 @@ class _Transfer:
             timeout_s=self._settings.flush_timeout_s + mark.offset / _ADOPT_BYTES_PER_S_MIN,
         )
         if not adopted:
+            self._distrust("the interrupted transfer's generation could not be taken over")
             return 0
         await self._walk(0, mark.offset, checking=True)
         if self._frontier.chain.hex() == mark.chain:
             return mark.offset
-        self._distrust()
+        self._distrust("what was taken over differs from its intermediate mark")
         return 0
 
-    def _distrust(self) -> None:
-        """The adopted range is not what the mark promised: believe nothing about the target."""
+    def _distrust(self, reason: str) -> None:
+        """Nothing is promised about the generation's content any more: compare all of it."""
         self._since = None
-        self._reason = "what was adopted differs from its intermediate mark"
+        self._reason = reason
         generation = msgspec.structs.replace(self._request.generation, blank=False)
         self._request = msgspec.structs.replace(self._request, generation=generation)
         self._frontier = Frontier()

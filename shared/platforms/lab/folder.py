@@ -20,6 +20,10 @@ from typing import Final
 from shared.errors import Permanent, Refused, SeawallError, Transient
 
 LOCK_WAIT_S_MAX: Final = 10.0
+# The kernel takes a page-cache folio as large as the write where it can. On virtual machines whose
+# host takes free memory back, those come from memory that has to be faulted in anew: 2 GiB took
+# 3.0–6.5 s of CPU in writes of 1 MiB and 0.8–1.3 s in writes of 128 KiB (Linux 6.18, ext4).
+_WRITE_BYTES: Final = 128 * 1024
 _LOCK_POLL_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,100}")
 
@@ -136,10 +140,11 @@ def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`; a short write goes on."""
-    written = os.pwrite(fd, data, offset)
+    """Write all of `data` at `offset`, piece by piece; a short write goes on."""
+    written = 0
     while written < len(data):
-        written += os.pwrite(fd, data[written:], offset + written)
+        piece = data[written : written + _WRITE_BYTES]
+        written += os.pwrite(fd, piece, offset + written)
 
 
 def sync_folder(path: Path) -> None:

@@ -489,13 +489,17 @@ async def test_an_adopted_range_that_differs_from_its_mark_is_compared_and_mende
     assert result.bytes_adopted == 0
 
 
-async def test_a_generation_that_is_gone_is_copied_from_the_start() -> None:
+async def test_a_generation_that_cannot_be_taken_over_leaves_nothing_to_be_trusted() -> None:
     world = World(random_bytes(100 * CHUNK))
     mark = await interrupted(world, world.generation("g1"))
     del world.generations["g1"]
-    result = await transfer(world, world.request(world.generation("g2"), resume=mark))
+    generation = world.generation("g2")
+    world.generations["g2"][: 2 * CHUNK] = random_bytes(2 * CHUNK, seed=9)
+    world.content = bytes(2 * CHUNK) + world.content[2 * CHUNK :]
+    world.listed = [Extent(CHUNK, len(world.content) - CHUNK)]
+    result = await transfer(world, world.request(generation, resume=mark))
     assert world.generations["g2"] == world.content
-    assert (result.bytes_adopted, result.compared) == (0, False)
+    assert (result.bytes_adopted, result.compared) == (0, True)
 
 
 async def test_a_mark_of_another_snapshot_is_not_used() -> None:
