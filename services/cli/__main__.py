@@ -1,0 +1,45 @@
+"""`seawall`: the command line. Wiring of the commands only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.cli.commands import alerts, checkpoints, jobs, lab, plans, sites, status
+from services.cli.up import up as run_up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Seawall: keeps copies of virtual machines fresh elsewhere, and brings them back.",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(sites.app, name="site")
+app.add_typer(plans.app, name="plan")
+app.add_typer(plans.vm_app, name="vm")
+app.add_typer(checkpoints.app, name="checkpoint")
+app.command()(jobs.recover)
+app.command()(jobs.cleanup)
+app.add_typer(jobs.app, name="job")
+app.command()(status.queue)
+app.add_typer(alerts.app, name="alert")
+app.add_typer(status.app, name="event")
+app.command()(status.doctor)
+app.add_typer(lab.app, name="lab")
+
+
+@app.command()
+def up(
+    services: Annotated[str, typer.Option(help="some of them, as scheduler,replicator")] = "",
+) -> None:
+    """Run the control plane in this terminal until Ctrl-C."""
+    raise typer.Exit(run_up([name for name in services.split(",") if name]))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

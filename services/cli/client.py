@@ -1,0 +1,187 @@
+"""The Python client of `/v1`, used by the command line and by anyone's scripts.
+
+Every method is one request. A refusal raises ApiError with the server's code, message and
+remedy; a control plane that does not answer raises Unreachable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from shared.errors import SeawallError
+
+REQUEST_TIMEOUT_S = 75.0
+CONNECT_TIMEOUT_S = 5.0
+DECISION_WAIT = "10s"
+JOB_POLL_S = 0.5
+LINE_BYTES_MAX = 4 * 1024 * 1024
+
+ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
+
+
+class Unreachable(SeawallError):
+    """The control plane does not answer."""
+
+    code = "unreachable"
+
+
+class ApiError(SeawallError):
+    """The control plane answered with a problem document; `status` is the HTTP status."""
+
+    code = "refused"
+
+    def __init__(self, status: int, document: dict[str, Any]) -> None:
+        super().__init__(
+            str(document.get("message") or document.get("detail") or f"HTTP {status}"),
+            remedy=str(document.get("remedy", "")),
+            code=str(document.get("code", "refused")),
+        )
+        self.status = status
+        self.details: dict[str, Any] = document.get("details") or {}
+
+
+def home_folder() -> Path:
+    """The home of this user's control plane."""
+    return Path(os.environ.get("SEAWALL_HOME", "~/.seawall")).expanduser().absolute()
+
+
+def default_url() -> str:
+    """Where the control plane answers: SEAWALL_URL, else what it wrote at its start."""
+    if url := os.environ.get("SEAWALL_URL"):
+        return url.rstrip("/")
+    try:
+        return (home_folder() / "endpoint").read_text(encoding="ascii").strip()
+    except OSError:
+        return f"http://127.0.0.1:{os.environ.get('SEAWALL_PORT', '8640')}"
+
+
+def default_token() -> str:
+    """The token to show: SEAWALL_TOKEN, else the admin token of the home folder."""
+    if token := os.environ.get("SEAWALL_TOKEN"):
+        return token
+    try:
+        return (home_folder() / "token").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class Client:
+    """A session with one control plane. Use as an async context."""
+
+    def __init__(self, url: str = "", token: str = "") -> None:
+        self.url = url or default_url()
+        self._token = token or default_token()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+            read_bufsize=LINE_BYTES_MAX,
+        )
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """One request; the decoded answer. Raises ApiError and Unreachable."""
+        if self._session is None:
+            raise Unreachable("the client is not open")
+        data = None if body is None else orjson.dumps(body)
+        try:
+            async with self._session.request(
+                method, self.url + path, data=data, params=query, headers=headers
+            ) as response:
+                raw = await response.read()
+                return _decoded(response.status, raw)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        return Unreachable(
+            f"no control plane answers at {self.url}: {error}",
+            remedy="start one with `seawall up`, or point SEAWALL_URL at one that runs",
+        )
+
+    async def get(self, path: str, **query: str | None) -> Any:
+        """GET with the filters that are not None."""
+        chosen = {name: value for name, value in query.items() if value is not None}
+        return await self.request("GET", path, query=chosen)
+
+    async def command(self, path: str, body: Any = None, *, method: str = "POST") -> Any:
+        """Ask for something and wait for the owner's decision."""
+        return await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
+
+    async def everything(self, path: str, **query: str | None) -> list[dict[str, Any]]:
+        """All pages of a listing."""
+        items: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = await self.get(path, cursor=cursor, limit="1000", **query)
+            items += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return items
+
+    async def job(self, job: str) -> dict[str, Any]:
+        """A job with its steps and children."""
+        found: dict[str, Any] = await self.get(f"/v1/jobs/{quote(job, safe='')}")
+        return found
+
+    async def wait_job(self, job: str, *, timeout_s: float) -> dict[str, Any]:
+        """The job once it has ended. Raises TimeoutError; the job goes on."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                found = await self.job(job)
+                if found["state"] in ENDED:
+                    return found
+                await asyncio.sleep(JOB_POLL_S)
+
+    async def events(
+        self, *, after: int | None = None, plan: str | None = None, job: str | None = None
+    ) -> AsyncIterator[Any]:
+        """CloudEvents as they happen, after a position or from now on, without end."""
+        if self._session is None:
+            raise Unreachable("the client is not open")
+        query = {k: v for k, v in (("plan", plan), ("job", job)) if v is not None}
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=60.0)
+        try:
+            async with self._session.get(
+                self.url + "/v1/events/stream", params=query, headers=headers, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    _decoded(response.status, await response.read())
+                async for line in response.content:
+                    if line.startswith(b"data: "):
+                        yield orjson.loads(line[6:])
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(error) from error
+
+
+def _decoded(status: int, raw: bytes) -> Any:
+    try:
+        document = orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError:
+        document = {"message": raw[:200].decode(errors="replace")}
+    if status >= 400:
+        raise ApiError(status, document if isinstance(document, dict) else {})
+    return document

@@ -1,0 +1,1 @@
+"""The commands of `seawall`, one module per noun."""

@@ -1,0 +1,149 @@
+"""`seawall job …`, `recover`, `cleanup`: what runs, and what starts it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from schemas.units import parse_duration_s
+from services.cli.client import Client
+from services.cli.jobs_view import details
+from services.cli.output import Format, machine, moment, out, seconds, table
+from services.cli.run import DONE, Output, Timeout, VmNames, Wait, outcome_code, run
+from services.cli.watch import watch
+
+app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, ran and is queued.")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB")]
+
+
+def job_path(job: str, action: str = "") -> str:
+    """The path of a job, or of something done to it."""
+    return f"/v1/jobs/{quote(job, safe='')}" + (f"/{action}" if action else "")
+
+
+async def follow(
+    client: Client, answer: dict[str, Any], *, wait: bool, within: str, form: Format
+) -> int:
+    """Print the id of a job that was started and, if asked, show it until its end."""
+    job = answer.get("id") or answer["job"]
+    if not wait:
+        if not machine(answer, form):
+            out.print(job, markup=False, soft_wrap=True)
+        return DONE
+    if form is not Format.TABLE:
+        ended = await client.wait_job(job, timeout_s=parse_duration_s(within))
+        machine(ended, form)
+        return outcome_code(ended)
+    out.print(job, markup=False, soft_wrap=True)
+    return outcome_code(await watch(client, job, timeout_s=parse_duration_s(within)))
+
+
+@app.command("list")
+def list_jobs(
+    plan: str | None = None,
+    vm: str | None = None,
+    kind: str | None = None,
+    state: str | None = None,
+    limit: int = 50,
+    output: Output = Format.TABLE,
+) -> None:
+    """Jobs, newest first."""
+
+    async def work(client: Client) -> int:
+        page = await client.get(
+            "/v1/jobs", plan=plan, vm=vm, kind=kind, state=state, limit=str(limit)
+        )
+        if not machine(page, output):
+            rows = [
+                (job["id"], job["kind"], job["plan"], job["vm"], job["state"],
+                 f"{job['percent']:.0f} %", moment(job["created_at"]), seconds(job["rto_s"]))
+                for job in page["items"]
+            ]  # fmt: skip
+            columns = ("JOB", "KIND", "PLAN", "VM", "STATE", "DONE", "CREATED", "RTO")
+            table(columns, rows, empty="no jobs")
+        return DONE
+
+    run(work)
+
+
+@app.command()
+def show(job: JobId, output: Output = Format.TABLE) -> None:
+    """One job with its steps, errors and outputs."""
+
+    async def work(client: Client) -> int:
+        found = await client.job(job)
+        if not machine(found, output):
+            details(found, out)
+        return DONE
+
+    run(work)
+
+
+@app.command("watch")
+def watch_job(job: JobId, timeout: Timeout = "1d") -> None:
+    """A job live until its end; exits with its outcome."""
+
+    async def work(client: Client) -> int:
+        return outcome_code(await watch(client, job, timeout_s=parse_duration_s(timeout)))
+
+    run(work, going=job)
+
+
+@app.command()
+def cancel(job: JobId, output: Output = Format.TABLE) -> None:
+    """Stop a job safely."""
+
+    async def work(client: Client) -> int:
+        answer = await client.command(job_path(job, "cancel"))
+        if not machine(answer, output):
+            out.print(f"{job} is being cancelled", markup=False)
+        return DONE
+
+    run(work)
+
+
+def recover(
+    plan: str,
+    mode: Annotated[str, typer.Option(help="test|failover|migrate|reverse|failback")],
+    checkpoint: Annotated[str, typer.Option(help="a checkpoint's id, or latest")] = "latest",
+    vm: VmNames = None,
+    skip_script: Annotated[list[str] | None, typer.Option(help="HOOK or HOOK:VM")] = None,
+    on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="preflight only")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Recover a plan's VMs at its recovery site."""
+    if mode != "test" and not yes and not dry_run:
+        typer.confirm(f"{mode} of plan {plan} acts on production. Go on?", abort=True)
+
+    async def work(client: Client) -> int:
+        body = {
+            "mode": mode,
+            "vms": vm or [],
+            "checkpoint": checkpoint,
+            "skip_scripts": skip_script or [],
+            "on_error": on_error,
+            "dry_run": dry_run,
+        }
+        answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
+        return await follow(client, answer, wait=wait, within=timeout, form=output)
+
+    run(work)
+
+
+def cleanup(
+    job: JobId, wait: Wait = False, timeout: Timeout = "10m", output: Output = Format.TABLE
+) -> None:
+    """Remove everything a test recovery made, and verify that it is gone."""
+
+    async def work(client: Client) -> int:
+        answer = await client.command(job_path(job, "cleanup"))
+        return await follow(client, answer, wait=wait, within=timeout, form=output)
+
+    run(work)

@@ -1,0 +1,264 @@
+"""`seawall plan …` and `vm …`: protection plans and what they protect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from services.cli.client import ApiError, Client
+from services.cli.commands.jobs import follow
+from services.cli.output import Format, err, machine, moment, out, seconds, table
+from services.cli.planfile import PlanFile, read_plan_file
+from services.cli.run import (
+    DONE,
+    USAGE,
+    Output,
+    Timeout,
+    VmNames,
+    Wait,
+    guarded,
+    run,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Protection plans.")
+vm_app = typer.Typer(no_args_is_help=True, help="Protected VMs.")
+
+
+def plan_path(plan: str, action: str = "") -> str:
+    """The path of a plan, or of something done to it."""
+    return f"/v1/plans/{quote(plan, safe='')}" + (f"/{action}" if action else "")
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Option("-f", "--file", help="the plan's YAML file")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the diff only")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create or change a plan; what changes is shown first."""
+    read: list[PlanFile] = []
+
+    def reading() -> int:
+        read.append(read_plan_file(file))
+        return DONE
+
+    if (code := guarded(reading)) != DONE:
+        raise typer.Exit(code)
+    run(lambda client: _apply(client, read[0], dry_run=dry_run, form=output))
+
+
+async def _apply(client: Client, plan: PlanFile, *, dry_run: bool, form: Format) -> int:
+    try:
+        body = {**plan.wire(), "dry_run": True}
+        proposed = await client.command("/v1/plans", body)
+        changes = _details(proposed)["changes"]
+        if form is Format.TABLE:
+            _tell_changes(changes)
+        applied = proposed
+        if not dry_run and changes:
+            applied = await client.command("/v1/plans", {**plan.wire(), "dry_run": False})
+    except ApiError as refused:
+        problems = refused.details.get("problems", [])
+        if refused.status == 422 and problems and all("path" in p for p in problems):
+            for line in plan.render(problems):
+                err.print(line, markup=False, soft_wrap=True)
+            return USAGE
+        raise
+    if not machine(applied, form):
+        _tell_end(applied, dry_run=dry_run, changed=bool(changes))
+    return DONE
+
+
+def _details(answer: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = answer["command"]["details"]
+    return found
+
+
+def _tell_changes(changes: list[dict[str, Any]]) -> None:
+    for change in changes:
+        before, after = change.get("before"), change.get("after")
+        sign = "+" if before is None else "-" if after is None else "~"
+        style = {"+": "green", "-": "red", "~": "yellow"}[sign]
+        text = f"  {sign} {change['path']}: {_short(before)} → {_short(after)}"
+        out.print(text, style=style, markup=False)
+
+
+def _short(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _tell_end(applied: dict[str, Any], *, dry_run: bool, changed: bool) -> None:
+    if not changed:
+        out.print("unchanged")
+    elif dry_run:
+        out.print("dry run: nothing was changed")
+    else:
+        details = _details(applied)
+        out.print(f"applied as version {details['version']}")
+
+
+@app.command("list")
+def list_plans(output: Output = Format.TABLE) -> None:
+    """All plans with their RPO and last RTO."""
+
+    async def work(client: Client) -> int:
+        page = await client.get("/v1/plans", limit="1000")
+        if not machine(page, output):
+            rows = [
+                (p["name"], p["state"], p["protected_site"], p["recovery_site"], len(p["vms"]),
+                 seconds(p["rpo"]["achieved_s"]), seconds(p["rpo"]["target_s"]),
+                 seconds(p["rto"]["last_s"]), p["version"])
+                for p in page["items"]
+            ]  # fmt: skip
+            columns = (
+                "PLAN",
+                "STATE",
+                "FROM",
+                "TO",
+                "VMS",
+                "RPO",
+                "TARGET",
+                "LAST RTO",
+                "VERSION",
+            )
+            table(columns, rows, empty="no plans: `seawall plan apply -f shop.yaml` makes one")
+        return DONE
+
+    run(work)
+
+
+@app.command()
+def show(plan: str, output: Output = Format.TABLE) -> None:
+    """One plan and its VMs."""
+
+    async def work(client: Client) -> int:
+        found = await client.get(plan_path(plan))
+        if not machine(found, output):
+            rpo, rto = found["rpo"], found["rto"]
+            out.print(
+                f"{found['name']}  {found['state']}  version {found['version']}", markup=False
+            )
+            out.print(
+                f"  RPO {seconds(rpo['achieved_s'])} of {seconds(rpo['target_s'])}"
+                f"{'  breached' if rpo['breached'] else ''}"
+                f"   RTO last {seconds(rto['last_s'])} of {seconds(rto['target_s'])}",
+                markup=False,
+            )
+            _vm_table(found["vms"])
+        return DONE
+
+    run(work)
+
+
+@app.command()
+def history(plan: str, output: Output = Format.TABLE) -> None:
+    """The plan's versions, from its events."""
+
+    async def work(client: Client) -> int:
+        events = await client.everything(
+            "/v1/events", plan=plan, type="seawall.scheduler.plan-applied"
+        )
+        if not machine({"items": events, "next": None}, output):
+            rows = [
+                (e["data"]["plan_version"], moment(e["time"]), e.get("actor"),
+                 len(e["data"]["vms"]))
+                for e in events
+            ]  # fmt: skip
+            table(("VERSION", "APPLIED", "BY", "VMS"), rows, empty="no versions")
+        return DONE
+
+    run(work)
+
+
+@app.command()
+def delete(plan: str, output: Output = Format.TABLE) -> None:
+    """Stop protecting; copies at the recovery site stay."""
+    _simple(plan_path(plan), None, f"{plan} deleted", output, method="DELETE")
+
+
+@app.command()
+def start(plan: str, vm: VmNames = None, output: Output = Format.TABLE) -> None:
+    """Turn replication on."""
+    _simple(plan_path(plan, "start"), {"vms": vm or []}, f"{plan} started", output)
+
+
+@app.command()
+def stop(
+    plan: str,
+    vm: VmNames = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="also cancel what runs")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Turn replication off; what runs finishes unless --cancel."""
+    body = {"vms": vm or [], "cancel": cancel}
+    _simple(plan_path(plan, "stop"), body, f"{plan} stopped", output)
+
+
+@app.command("run")
+def run_plan(
+    plan: str,
+    vm: VmNames = None,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Replicate now."""
+
+    async def work(client: Client) -> int:
+        answer = await client.command(plan_path(plan, "run"), {"vms": vm or []})
+        return await follow(client, answer, wait=wait, within=timeout, form=output)
+
+    run(work)
+
+
+@app.command()
+def prioritise(
+    plan: str, priority: int, vm: VmNames = None, output: Output = Format.TABLE
+) -> None:
+    """Set the priority: 1 highest, 5 lowest."""
+    body = {"priority": priority, "vms": vm or []}
+    _simple(plan_path(plan, "prioritise"), body, f"{plan} has priority {priority}", output)
+
+
+def _simple(path: str, body: Any, told: str, form: Format, *, method: str = "POST") -> None:
+    async def work(client: Client) -> int:
+        answer = await client.command(path, body, method=method)
+        if not machine(answer, form):
+            out.print(told, markup=False)
+        return DONE
+
+    run(work)
+
+
+@vm_app.command("list")
+def list_vms(plan: str | None = None, output: Output = Format.TABLE) -> None:
+    """Protected VMs and how fresh their copies are."""
+
+    async def work(client: Client) -> int:
+        page = {"items": await client.everything("/v1/vms", plan=plan), "next": None}
+        if not machine(page, output):
+            _vm_table(page["items"])
+        return DONE
+
+    run(work)
+
+
+def _vm_table(vms: Any) -> None:
+    rows = [
+        (vm["name"], vm["plan"], vm["sync_state"], seconds(vm["rpo_s"]),
+         moment(vm["last_checkpoint_at"]), moment(vm["next_due_at"]), vm["boot_order"],
+         (vm["error"] or {}).get("message"))
+        for vm in vms
+    ]  # fmt: skip
+    columns = ("VM", "PLAN", "SYNC", "RPO", "COPY OF", "NEXT", "BOOT", "ERROR")
+    table(columns, rows, empty="no protected VMs")
+
+
+@vm_app.command()
+def reset(plan: str, vm: str, output: Output = Format.TABLE) -> None:
+    """Declare the copy invalid: the next iteration is a resync."""
+    _simple(plan_path(plan, f"vms/{quote(vm, safe='')}/reset"), None, f"{vm} will resync", output)

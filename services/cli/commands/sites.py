@@ -1,0 +1,99 @@
+"""`seawall site …`: where VMs run and are recovered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.client import Client
+from services.cli.output import Format, machine, moment, out, table
+from services.cli.requests import api_path, ask
+from services.cli.run import DONE, REFUSED, USAGE, Output, run
+
+app = typer.Typer(no_args_is_help=True, help="Sites: where VMs run and are recovered.")
+
+
+@app.command("add")
+def add_site(
+    name: str,
+    platform: Annotated[str, typer.Option(help="lab")] = "lab",
+    setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE")] = None,
+    credentials: Annotated[str, typer.Option(help="a reference such as file:…")] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Register a site; it is checked first."""
+    settings = {}
+    for pair in setting or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            typer.echo(f"--set: found {pair!r}; allowed: KEY=VALUE, as path=east", err=True)
+            raise typer.Exit(USAGE)
+        settings[key] = str(Path(value).expanduser().absolute()) if key == "path" else value
+
+    async def work(client: Client) -> int:
+        body = {
+            "name": name, "platform": platform, "settings": settings, "credentials": credentials,
+        }  # fmt: skip
+        answer = await client.command("/v1/sites", body)
+        if not machine(answer, output):
+            out.print(f"{name} added", markup=False)
+        return DONE
+
+    run(work)
+
+
+@app.command("list")
+def list_sites(output: Output = Format.TABLE) -> None:
+    """All sites."""
+
+    async def work(client: Client) -> int:
+        page = await client.get("/v1/sites", limit="1000")
+        if not machine(page, output):
+            rows = [
+                (s["name"], s["platform"], s["state"], moment(s["checked_at"]),
+                 " ".join(f"{k}={v}" for k, v in s["settings"].items()))
+                for s in page["items"]
+            ]  # fmt: skip
+            table(("SITE", "PLATFORM", "STATE", "CHECKED", "SETTINGS"), rows, empty="no sites")
+        return DONE
+
+    run(work)
+
+
+@app.command("show")
+def show_site(name: str, output: Output = Format.TABLE) -> None:
+    """One site."""
+    _show(api_path("sites", name), output)
+
+
+@app.command("check")
+def check_site(name: str, output: Output = Format.TABLE) -> None:
+    """Call the platform and say what it answers."""
+
+    async def work(client: Client) -> int:
+        answer = await client.command(api_path("sites", name) + "/check")
+        if not machine(answer, output):
+            error = answer.get("error")
+            told = f": {error['message']} ({error['remedy']})" if error else ""
+            out.print(f"{name} {answer.get('state', 'checked')}{told}", markup=False)
+        return REFUSED if answer.get("error") else DONE
+
+    run(work)
+
+
+@app.command("remove")
+def remove_site(name: str, output: Output = Format.TABLE) -> None:
+    """Forget a site that no plan uses."""
+    ask(api_path("sites", name), f"{name} removed", output, method="DELETE")
+
+
+def _show(path: str, form: Format) -> None:
+    async def work(client: Client) -> int:
+        found = await client.get(path)
+        if not machine(found, form):
+            machine(found, Format.YAML)
+        return DONE
+
+    run(work)

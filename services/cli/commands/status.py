@@ -1,0 +1,91 @@
+"""`seawall event …`, `queue` and `doctor`: what happened, what waits, is all well."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import orjson
+import typer
+
+from services.cli.client import Client
+from services.cli.output import Format, machine, moment, out, table
+from services.cli.run import DONE, Output, run
+
+app = typer.Typer(no_args_is_help=True, help="Every fact, as CloudEvents.")
+
+
+@app.command("list")
+def list_events(
+    plan: str | None = None,
+    job: str | None = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="as seawall.recovery.vm-powered-on")
+    ] = None,
+    limit: int = 100,
+    output: Output = Format.TABLE,
+) -> None:
+    """Events in order."""
+
+    async def work(client: Client) -> int:
+        page = await client.get("/v1/events", plan=plan, job=job, type=kind, limit=str(limit))
+        if not machine(page, output):
+            rows = [(moment(e["time"]), e["type"], e["subject"]) for e in page["items"]]
+            table(("TIME", "TYPE", "SUBJECT"), rows, empty="no events")
+        return DONE
+
+    run(work)
+
+
+@app.command("follow")
+def follow_events(plan: str | None = None, job: str | None = None) -> None:
+    """Events as they happen, one JSON object a line, until Ctrl-C."""
+
+    async def work(client: Client) -> int:
+        async for event in client.events(plan=plan, job=job):
+            sys.stdout.write(orjson.dumps(event).decode() + "\n")
+            sys.stdout.flush()
+        return DONE
+
+    run(work)
+
+
+def queue(limit: int = 100, output: Output = Format.TABLE) -> None:
+    """Work that waits or runs, in order, and the budgets as they stand."""
+
+    async def work(client: Client) -> int:
+        page = await client.get("/v1/queue", limit=str(limit))
+        if machine(page, output):
+            return DONE
+        rows = [
+            (q["position"], q["class"], q["priority"], q["plan"], q["kind"], moment(q["ready_at"]),
+             "running" if q["worker"] else "queued", ", ".join(q["blocked_by"]))
+            for q in page["items"]
+        ]  # fmt: skip
+        columns = ("#", "CLASS", "PRIORITY", "PLAN", "KIND", "READY", "STATE", "BLOCKED BY")
+        table(columns, rows, empty="nothing is queued")
+        limits = [
+            (b["name"], b["mode"], b["in_use"], b["concurrent"] or f"{b['per_second']}/s")
+            for b in page["budgets"]
+        ]
+        table(("BUDGET", "MODE", "IN USE", "LIMIT"), limits, empty="")
+        return DONE
+
+    run(work)
+
+
+def doctor(output: Output = Format.TABLE) -> None:
+    """Is the control plane ready, and how fresh is what it shows?"""
+
+    async def work(client: Client) -> int:
+        ready = await client.get("/readyz")
+        page = await client.get("/v1/sites", limit="1000")
+        report = {"ready": ready, "as_of": page["as_of"], "sites": page["items"]}
+        if not machine(report, output):
+            out.print(f"control plane  {ready['status']}  at {client.url}", markup=False)
+            out.print(f"read models    {page['as_of']['lag_s']} s behind", markup=False)
+            for site in page["items"]:
+                out.print(f"site {site['name']:<12} {site['state']}", markup=False)
+        return DONE
+
+    run(work)

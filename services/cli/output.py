@@ -1,0 +1,99 @@
+"""How answers look: tables for people, JSON and YAML for programs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from schemas.units import format_duration, format_size
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+STATE_STYLES: Mapping[str, str] = {
+    "completed": "green",
+    "ready": "green",
+    "in-sync": "green",
+    "available": "green",
+    "ok": "green",
+    "running": "cyan",
+    "sync-in-progress": "cyan",
+    "init-sync-in-progress": "cyan",
+    "partially-completed": "yellow",
+    "exceeded-interval": "yellow",
+    "waiting": "yellow",
+    "unknown": "yellow",
+    "failed": "red",
+    "init-sync-failed": "red",
+    "sync-failed": "red",
+    "unreachable": "red",
+    "critical": "red",
+    "major": "red",
+    "cancelled": "magenta",
+}
+
+
+class Format(enum.StrEnum):
+    """What `-o` takes."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def machine(document: Any, form: Format) -> bool:
+    """Print `document` for a program if that was asked; False where a table is wanted."""
+    if form is Format.JSON:
+        sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+        return True
+    if form is Format.YAML:
+        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        return True
+    return False
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+    """Print a table, or `empty` where there are no rows."""
+    if not rows:
+        out.print(empty, style="dim")
+        return
+    grid = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        grid.add_row(*(state(cell) for cell in row))
+    out.print(grid, soft_wrap=not out.is_terminal)
+
+
+def state(value: Any) -> str:
+    """A cell as text, states in their colour."""
+    shown = "–" if value is None or value == "" else str(value)
+    style = STATE_STYLES.get(shown)
+    return f"[{style}]{shown}[/]" if style else shown.replace("[", "\\[")
+
+
+def seconds(value: float | None) -> str:
+    """A duration for a cell."""
+    if value is None:
+        return "–"
+    return format_duration(round(value, 1 if value < 60 else 0))
+
+
+def size(value: int | None) -> str:
+    """A size for a cell."""
+    return "–" if value is None else format_size(value)
+
+
+def moment(value: str | None) -> str:
+    """A time for a cell: today's without the date, local zone."""
+    if not value:
+        return "–"
+    at = dt.datetime.fromisoformat(value).astimezone()
+    today = dt.datetime.now().astimezone().date()
+    return at.strftime("%H:%M:%S" if at.date() == today else "%Y-%m-%d %H:%M")

@@ -1,0 +1,26 @@
+"""What most commands do: one request, one line told."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from services.cli.client import Client
+from services.cli.output import Format, machine, out
+from services.cli.run import DONE, run
+
+
+def api_path(*parts: str) -> str:
+    """A path below /v1, its parts quoted."""
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def ask(path: str, told: str, form: Format, *, method: str = "POST") -> None:
+    """Ask for something and say that it is done; programs get the answer itself."""
+
+    async def work(client: Client) -> int:
+        answer = await client.command(path, method=method)
+        if not machine(answer, form):
+            out.print(told, markup=False)
+        return DONE
+
+    run(work)

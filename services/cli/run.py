@@ -1,0 +1,82 @@
+"""One way to run a command: a client, the exit codes of surface.md §4, errors in words."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from services.cli.client import ApiError, Client, Unreachable
+from services.cli.output import Format, err
+from services.cli.planfile import PlanFileError
+from shared.errors import SeawallError
+
+DONE, USAGE, REFUSED, NOT_FOUND, FAILED, PARTIAL, UNREACHABLE, TIMED_OUT, INTERRUPTED = (
+    0, 2, 3, 4, 5, 6, 7, 8, 130,
+)  # fmt: skip
+
+OUTCOME_CODES = {"completed": DONE, "partially-completed": PARTIAL}
+
+Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or yaml")]
+Wait = Annotated[bool, typer.Option("--wait", help="wait for the job's end")]
+Timeout = Annotated[str, typer.Option("--timeout", help="how long --wait waits, as 10m")]
+VmNames = Annotated[list[str] | None, typer.Option("--vm", help="only this VM; may be repeated")]
+
+
+def run(work: Callable[[Client], Awaitable[int]], *, going: str = "") -> NoReturn:
+    """Run `work` with a client and exit with its code. `going` names a job that goes on."""
+
+    async def main() -> int:
+        async with Client() as client:
+            return await work(client)
+
+    sys.exit(guarded(lambda: asyncio.run(main()), going=going))
+
+
+def guarded(work: Callable[[], int], *, going: str = "") -> int:
+    """The exit code of `work`, errors told on standard error."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        err.print("interrupted" + (f"; job {going} goes on" if going else "; jobs go on"))
+        return INTERRUPTED
+    except TimeoutError:
+        err.print("timed out waiting; the job goes on")
+        return TIMED_OUT
+    except PlanFileError as wrong:
+        for line in wrong.lines:
+            err.print(line, markup=False, soft_wrap=True)
+        return USAGE
+    except SeawallError as error:
+        return tell(error)
+
+
+def tell(error: SeawallError) -> int:
+    """Say what is wrong and how to mend it; gives the exit code."""
+    err.print(f"error: {error.message}", markup=False, soft_wrap=True)
+    for line in _details(error):
+        err.print(f"  {line}", markup=False, soft_wrap=True)
+    if error.remedy:
+        err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
+    if isinstance(error, Unreachable):
+        return UNREACHABLE
+    if isinstance(error, ApiError):
+        return {404: NOT_FOUND, 422: USAGE}.get(error.status, REFUSED)
+    return REFUSED
+
+
+def _details(error: SeawallError) -> list[str]:
+    problems: list[dict[str, Any]] = getattr(error, "details", {}).get("problems", [])
+    return [
+        ": ".join(filter(None, (str(p.get("field", "")), str(p.get("message", "")))))
+        for p in problems
+        if isinstance(p, dict)
+    ]
+
+
+def outcome_code(job: dict[str, Any]) -> int:
+    """The exit code of a job that has ended."""
+    return OUTCOME_CODES.get(job["state"], FAILED)
