@@ -240,6 +240,14 @@ class RetentionDue(Fact, frozen=True, kw_only=True):
     """A checkpoint may have outlived its rules."""
 
 
+@published("scheduler.names-due")
+class NamesDue(Fact, frozen=True, kw_only=True):
+    """A dry run reserved VM names to see whether they are free: give them back."""
+
+    site: str
+    vms: tuple[str, ...]
+
+
 @published("scheduler.rpo-due")
 class RpoDue(Fact, frozen=True, kw_only=True):
     """The newest copy reached the age of the plan's RPO target."""
@@ -311,6 +319,13 @@ class SiteChecked(Fact, frozen=True, kw_only=True):
 @published("scheduler.site-check-requested")
 class SiteCheckRequested(Fact, frozen=True, kw_only=True):
     """A check is under way for a command."""
+
+    command_id: str
+
+
+@published("scheduler.site-check-finished")
+class SiteCheckFinished(Fact, frozen=True, kw_only=True):
+    """A check was answered, or given up because nobody answered."""
 
     command_id: str
 
@@ -399,13 +414,17 @@ class PlanHeader(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.plan-applied")
 class PlanApplied(Fact, frozen=True, kw_only=True):
-    """A new version of a plan stands. `digest` is the SHA-256 of its canonical form."""
+    """A new version of a plan stands. `digest` is the SHA-256 of its canonical form.
+
+    `next_due_at` is the next tick of a synchronized plan whose grid is new.
+    """
 
     plan: str
     plan_version: int
     digest: str
     header: PlanHeader
     vms: tuple[str, ...]
+    next_due_at: dt.datetime | None = None
 
 
 @published("scheduler.plan-unchanged")

@@ -1,0 +1,303 @@
+"""A protection plan: its version, its groups of iterations, checkpoints and recoveries.
+
+Owns the state and how events change it. Decisions are in `application` and `membership` (apply,
+delete), `groups`, `switching`, `checkpoints` and `recoveries`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from schemas import scheduler as said
+from schemas.common import Problem
+from schemas.plans import PlanDefinition, ReplicationPolicy
+from services.scheduler.domain.names import vm_streams
+from shared.decider import Family
+from shared.errors import Refused
+
+_US: Final = dt.timedelta(microseconds=1)
+
+
+class Application(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A plan that waits for its sites. `waiting` are sites that have not answered yet."""
+
+    command_id: str
+    definition: PlanDefinition
+    requested_at: dt.datetime
+    waiting: tuple[str, ...]
+    dry_run: bool = False
+    inventory: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A PIT checkpoint that exists or is being made or deleted."""
+
+    created_at: dt.datetime
+    state: Literal["creating", "available", "expiring"] = "creating"
+    preserved: bool = False
+    vms: tuple[str, ...] = ()
+
+
+class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held."""
+
+    mode: said.RecoveryMode
+    vms: tuple[str, ...] = ()
+    checkpoint: str = ""
+    ended: bool = False
+    released: bool = False
+
+
+class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What is known of one plan; changed in place by `evolve`.
+
+    `header` None: no such plan stands. `priority` is the operator's, where it differs from the
+    header's. `runs` are group jobs under way and their members; `group_cursor` and
+    `group_queued` are the grid of a synchronized plan.
+    """
+
+    version: int = 0
+    digest: str = ""
+    header: said.PlanHeader | None = None
+    vms: tuple[str, ...] = ()
+    priority: int | None = None
+    pending: Application | None = None
+    runs: dict[str, tuple[str, ...]] = {}
+    group_cursor: dt.datetime | None = None
+    group_queued: dt.datetime | None = None
+    checkpoints: dict[str, CheckpointEntry] = {}
+    recoveries: dict[str, RecoveryEntry] = {}
+
+
+def standing(state: Plan, plan: str) -> said.PlanHeader:
+    """The plan's header; refuses where there is no such plan."""
+    if state.header is None:
+        raise Refused(
+            f"no plan is named {plan!r}",
+            code="unknown-plan",
+            remedy="`seawall plan list` shows the plans there are",
+        )
+    return state.header
+
+
+def chosen_vms(state: Plan, plan: str, vms: tuple[str, ...]) -> tuple[str, ...]:
+    """The VMs a command names, or all; refuses names that the plan does not have."""
+    if not vms:
+        return state.vms
+    missing = sorted(set(vms) - set(state.vms))
+    if missing:
+        raise Refused(
+            f"plan {plan!r} has no VM {', '.join(map(repr, missing[:10]))}",
+            code="unknown-vm",
+            remedy=f"`seawall vm list --plan {plan}` shows its VMs",
+        )
+    asked = set(vms)
+    return tuple(vm for vm in state.vms if vm in asked)
+
+
+def all_vm_streams(state: Plan, plan: str) -> tuple[str, ...]:
+    """The streams of the plan's VMs."""
+    return vm_streams(plan, state.vms)
+
+
+def replication_of(state: Plan, header: said.PlanHeader) -> ReplicationPolicy:
+    """The replication policy with the operator's priority."""
+    if state.priority is None:
+        return header.replication
+    return msgspec.structs.replace(header.replication, priority=state.priority)
+
+
+def holding_jobs(state: Plan) -> tuple[str, ...]:
+    """Recoveries that hold VMs of the plan, ended ones that await cleanup included."""
+    return tuple(job for job, entry in state.recoveries.items() if not entry.released)
+
+
+def jobs_using(state: Plan, checkpoint: str) -> tuple[str, ...]:
+    """Recoveries that read from a checkpoint."""
+    return tuple(job for job, entry in state.recoveries.items() if entry.checkpoint == checkpoint)
+
+
+def evolve(state: Plan, event: Any) -> Plan:
+    """Apply a fact of the stream, in place."""
+    _APPLY[type(event)](state, event)
+    return state
+
+
+def _requested(state: Plan, event: said.PlanApplicationRequested) -> None:
+    definition = event.definition
+    state.pending = Application(
+        command_id=event.command_id,
+        definition=definition,
+        requested_at=event.requested_at or dt.datetime.fromtimestamp(0, dt.UTC),
+        waiting=(definition.protected_site, definition.recovery_site),
+        dry_run=event.dry_run,
+    )
+
+
+def _more_vms(state: Plan, event: said.PlanApplicationVms) -> None:
+    pending = state.pending
+    assert pending is not None
+    vms = pending.definition.vms + event.vms
+    definition = msgspec.structs.replace(pending.definition, vms=vms)
+    state.pending = msgspec.structs.replace(pending, definition=definition)
+
+
+def _inspected(state: Plan, event: said.PlanSiteInspected) -> None:
+    pending = state.pending
+    assert pending is not None
+    state.pending = msgspec.structs.replace(
+        pending,
+        waiting=tuple(site for site in pending.waiting if site != event.site),
+        inventory=pending.inventory + event.vms,
+        problems=pending.problems + event.problems,
+    )
+
+
+def _no_longer_pending(state: Plan, event: Any) -> None:
+    if state.pending is not None and state.pending.command_id == event.command_id:
+        state.pending = None
+
+
+def _applied(state: Plan, event: said.PlanApplied) -> None:
+    before = state.header
+    if before is None or before.replication.priority != event.header.replication.priority:
+        state.priority = None
+    state.pending = None
+    state.version = event.plan_version
+    state.digest = event.digest
+    state.header = event.header
+    state.vms = event.vms
+    if event.next_due_at is not None:
+        state.group_cursor = event.next_due_at - _US
+    if not event.header.replication.synchronize:
+        state.group_cursor = state.group_queued = None
+
+
+def _deleted(state: Plan, event: said.PlanDeleted) -> None:
+    state.header = state.pending = state.priority = None
+    state.group_cursor = state.group_queued = None
+    state.vms = ()
+    state.digest = ""
+
+
+def _prioritised(state: Plan, event: said.PlanPrioritised) -> None:
+    state.priority = event.priority
+
+
+def _group_started(state: Plan, event: said.GroupTickDispatched) -> None:
+    state.runs = {**state.runs, event.run: event.vms}
+    if event.next_due_at is not None:
+        state.group_cursor = event.next_due_at - _US
+        state.group_queued = None
+
+
+def _group_queued(state: Plan, event: said.GroupTickQueued) -> None:
+    state.group_queued = event.tick_at
+    state.group_cursor = event.tick_at
+
+
+def _group_ended(state: Plan, event: said.GroupTickEnded) -> None:
+    state.runs = {run: vms for run, vms in state.runs.items() if run != event.run}
+
+
+def _ticks_missed(state: Plan, event: said.TicksMissed) -> None:
+    if state.group_cursor is None or state.group_cursor < event.last_at:
+        state.group_cursor = event.last_at
+
+
+def _checkpoint_requested(state: Plan, event: said.CheckpointRequested) -> None:
+    entry = CheckpointEntry(
+        created_at=event.requested_at, preserved=event.preserved, vms=event.vms
+    )
+    state.checkpoints = {**state.checkpoints, event.checkpoint: entry}
+
+
+def _checkpoint_recorded(state: Plan, event: said.CheckpointRecorded) -> None:
+    others = {key: entry for key, entry in state.checkpoints.items() if key != event.checkpoint}
+    entry = state.checkpoints.get(event.checkpoint)
+    if entry is None or event.state in ("failed", "deleted"):
+        state.checkpoints = others
+        return
+    kept: Literal["available", "expiring"] = (
+        "available" if event.state == "available" else "expiring"
+    )
+    entry = msgspec.structs.replace(
+        entry, state=kept, created_at=event.created_at, vms=event.vms or entry.vms
+    )
+    state.checkpoints = {**others, event.checkpoint: entry}
+
+
+def _preservation(state: Plan, event: said.CheckpointPreservationChanged) -> None:
+    entry = msgspec.structs.replace(state.checkpoints[event.checkpoint], preserved=event.preserved)
+    state.checkpoints = {**state.checkpoints, event.checkpoint: entry}
+
+
+def _recovery_requested(state: Plan, event: said.RecoveryRequested) -> None:
+    held = "" if event.dry_run or event.checkpoint == "latest" else event.checkpoint
+    entry = RecoveryEntry(
+        mode=event.mode,
+        vms=() if event.dry_run else event.vms,
+        checkpoint=held,
+        released=event.dry_run,
+    )
+    state.recoveries = {**state.recoveries, event.job: entry}
+
+
+def _recovery_recorded(state: Plan, event: said.RecoveryRecorded) -> None:
+    _change_recovery(state, event.job, ended=True)
+
+
+def _holds_released(state: Plan, event: said.RecoveryHoldsReleased) -> None:
+    _change_recovery(state, event.job, released=True)
+
+
+def _checkpoint_released(state: Plan, event: said.CheckpointHoldReleased) -> None:
+    _change_recovery(state, event.job, checkpoint="")
+
+
+def _change_recovery(state: Plan, job: str, **changes: Any) -> None:
+    """Change an entry; one that has ended and holds nothing is forgotten."""
+    entry = state.recoveries.get(job)
+    if entry is None:
+        return
+    entry = msgspec.structs.replace(entry, **changes)
+    others = {key: other for key, other in state.recoveries.items() if key != job}
+    over = entry.ended and entry.released and not entry.checkpoint
+    state.recoveries = others if over else {**others, job: entry}
+
+
+_APPLY: Final[dict[type, Callable[[Plan, Any], None]]] = {
+    said.PlanApplicationRequested: _requested,
+    said.PlanApplicationVms: _more_vms,
+    said.PlanSiteInspected: _inspected,
+    said.PlanApplicationRefused: _no_longer_pending,
+    said.PlanUnchanged: _no_longer_pending,
+    said.PlanApplied: _applied,
+    said.PlanDeleted: _deleted,
+    said.PlanPrioritised: _prioritised,
+    said.GroupTickDispatched: _group_started,
+    said.GroupTickQueued: _group_queued,
+    said.GroupTickEnded: _group_ended,
+    said.TicksMissed: _ticks_missed,
+    said.CheckpointRequested: _checkpoint_requested,
+    said.CheckpointRecorded: _checkpoint_recorded,
+    said.CheckpointPreservationChanged: _preservation,
+    said.RecoveryRequested: _recovery_requested,
+    said.RecoveryRecorded: _recovery_recorded,
+    said.RecoveryHoldsReleased: _holds_released,
+    said.CheckpointHoldReleased: _checkpoint_released,
+}
+
+FAMILY = Family(
+    name="plan",
+    state=Plan,
+    initial=Plan,
+    evolve=evolve,
+    # A deleted plan's name may be used again, and its checkpoints stay: the stream never ends.
+    is_terminal=lambda state: False,
+)
