@@ -7,7 +7,6 @@ that is no benchmark. `make bench NAME=copy` calls this.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import pkgutil
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
+import uvloop
 
 from tests.bench.harness import Benchmark, Goal, measure, say
 
@@ -33,7 +33,7 @@ def main() -> int:
         return 2
     results = []
     for chosen in [name] if name is not None else sorted(benchmarks):
-        results.append(asyncio.run(measure(benchmarks[chosen])))
+        results.append(uvloop.run(measure(benchmarks[chosen])))
         sys.stdout.write(msgspec.json.encode(results[-1]).decode() + "\n")
         sys.stdout.flush()
     return 0 if all(result["holds"] for result in results) else 1
