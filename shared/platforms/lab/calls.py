@@ -72,8 +72,12 @@ class Frame:
         return self._settings
 
     async def read(self, name: str, call: Call | None, work: Callable[[], T]) -> T:
-        """A call that changes nothing: no key is remembered, a line is journalled."""
-        return await self._framed(name, call, lambda pause: self._journalled(name, call, work))
+        """A call that changes nothing: no key is remembered, a line without one is journalled."""
+        asked = msgspec.structs.replace(call, key="") if call is not None else None
+        extra = {"part_of": call.key} if call is not None and call.key else None
+        return await self._framed(
+            name, asked, lambda pause: self._journalled(name, asked, work, extra)
+        )
 
     async def data(
         self, name: str, call: Call, subject: str, size: int, work: Callable[[], T]
@@ -98,13 +102,25 @@ class Frame:
         scope: str = "",
         extra: Callable[[T], dict[str, Any]] | None = None,
         size: Callable[[T], int] | None = None,
+        on_known: Callable[[], None] | None = None,
     ) -> T:
         """A call that changes something; a repeat of its key (and `scope`) gives the first
-        result and does nothing. `work` must find by itself what an earlier try of it left."""
+        result and does nothing, but for `on_known`, which clears up what the repeat brought.
+        `work` must find by itself what an earlier try of it left."""
 
         def once(pause: Checkpoint) -> T:
+            worked = False
+
+            def noted() -> T:
+                nonlocal worked
+                worked = True
+                return work(pause)
+
             with self._translated(name, call):
-                return self._once(name, call, lambda: work(pause), result, scope, extra, size)
+                value = self._once(name, call, noted, result, scope, extra, size)
+                if on_known is not None and not worked:
+                    on_known()
+                return value
 
         return await self._framed(name, call, once)
 
@@ -183,10 +199,12 @@ class Frame:
             stopped.set()
             raise
 
-    def _journalled(self, name: str, call: Call | None, work: Callable[[], T]) -> T:
+    def _journalled(
+        self, name: str, call: Call | None, work: Callable[[], T], extra: dict[str, Any] | None
+    ) -> T:
         with self._translated(name, call):
             result = work()
-        self.journal.line(name, call, "ok")
+        self.journal.line(name, call, "ok", extra=extra)
         return result
 
     @contextlib.contextmanager

@@ -187,6 +187,16 @@ class CopyFolder:
             return None
         return msgspec.json.decode(raw, type=StagedRecord)
 
+    def drop_staged(self, generation_id: str) -> None:
+        """Remove a staged generation: gone by one rename, then its files."""
+        path = self.staged_path(generation_id)
+        gone = path.with_name(f".{path.name}.gone")
+        try:
+            os.rename(path, gone)
+        except FileNotFoundError:
+            return
+        remove_tree(gone)
+
     def all_staged(self) -> list[StagedRecord]:
         """Every staged generation of the VM."""
         found = (self.staged(name) for name in _names(self.path / "staged"))
@@ -243,7 +253,12 @@ class CopyFolder:
         return msgspec.structs.replace(disk, layers=tuple(chain))
 
     def sweep(self) -> None:
-        """Remove layers that no current copy, hold or staged generation needs."""
+        """Remove layers that no current copy, hold or staged generation needs, and what a kill
+        left of a generation that was being made (under the lock nobody is making one)."""
+        staging = self.path / "staged"
+        for name in os.listdir(staging) if staging.exists() else ():
+            if name.startswith("."):
+                remove_tree(staging / name)
         needed: set[str] = set()
         for file in _names(self.path):
             if file == _CURRENT or file.startswith("held-"):

@@ -21,7 +21,7 @@ from shared.errors import Refused, Transient
 from shared.platforms.lab import copies, sparse
 from shared.platforms.lab.blocks import ABSENT, DATA
 from shared.platforms.lab.copies import CopyDisk, CopyFolder, CopyRecord, StagedRecord
-from shared.platforms.lab.folder import lock_fd, remove_tree, replace_file, short_hash
+from shared.platforms.lab.folder import lock_fd, replace_file, short_hash
 from shared.platforms.lab.layers import StagedDisk, View
 from shared.platforms.ports import Call, Generation
 
@@ -109,7 +109,7 @@ def open_staged(
         if (found.key, found.disk, found.lease) == (call.key, disk, call.lease) and call.key:
             if found.size == size:
                 return as_generation(found), True, found.generation_id
-            remove_tree(home.staged_path(found.generation_id))
+            home.drop_staged(found.generation_id)
     home.check_lease(disk, call.lease, raise_to=call.lease)
     current = home.current()
     base = None
@@ -239,6 +239,9 @@ def finalize(
     current = home.current()
     copy_id = f"c-{short_hash(call.key, *(g.generation_id for g in generations))}"
     if current is not None and current.copy_id == copy_id:
+        # Switched by an earlier try that died before it cleared up.
+        found = (home.staged(generation.generation_id) for generation in generations)
+        _clear(home, [record for record in found if record is not None])
         return current
     staged = [_checked(home, call, generation, current) for generation in generations]
     locks: list[int] = []
@@ -351,4 +354,4 @@ def _clear(home: CopyFolder, staged: Sequence[StagedRecord]) -> None:
     for record in home.all_staged():
         done = any(record.generation_id == other.generation_id for other in staged)
         if done or record.lease < leases.get(record.disk, 0):
-            remove_tree(home.staged_path(record.generation_id))
+            home.drop_staged(record.generation_id)

@@ -20,7 +20,7 @@ from shared.errors import Refused
 from shared.platforms.lab import copies, sparse, staging
 from shared.platforms.lab.calls import Frame
 from shared.platforms.lab.copies import CopyFolder
-from shared.platforms.lab.folder import locked, remove_tree
+from shared.platforms.lab.folder import locked
 from shared.platforms.lab.limits import SEATS
 from shared.platforms.lab.quotas import refuse_seat
 from shared.platforms.lab.space import Space
@@ -158,7 +158,15 @@ class LabTarget:
                 staging.tidy(home)
             return record.facts()
 
-        return await self._frame.mutate("finalize", call, work, CopyFacts)
+        def superfluous() -> None:
+            # A claim that began anew, not knowing that its finalize had been done, staged these.
+            for generation in generations:
+                self._drop(generation.generation_id)
+            with home.lock():
+                for generation in generations:
+                    home.drop_staged(generation.generation_id)
+
+        return await self._frame.mutate("finalize", call, work, CopyFacts, on_known=superfluous)
 
     async def discard(self, call: Call, *, generation_id: str) -> None:
         def work(pause: sparse.Checkpoint) -> None:
@@ -167,7 +175,7 @@ class LabTarget:
             if home is None:
                 return
             with home.lock():
-                remove_tree(home.staged_path(generation_id))
+                home.drop_staged(generation_id)
                 home.sweep()
 
         await self._frame.mutate("discard", call, work, type(None), scope=generation_id)

@@ -76,7 +76,7 @@ class MemorySource:
             reason = "" if known else "the mark is not known"
             return Extents(extents=found, complete=known, reason=reason)
 
-        return await self._frame.run("extents", call, work)
+        return await self._frame.run("extents", unkeyed(call), work)
 
     async def read(
         self, call: Call, *, snapshot: Snapshot, disk: str, offset: int, into: memoryview

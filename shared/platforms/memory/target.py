@@ -161,7 +161,11 @@ class MemoryTarget:
                     raise Refused("the copy it starts from is not current", code="stale-base")
             return self._switch(call, generations, manifest, current)
 
-        return await self._frame.run("finalize", call, work, mutates=True)
+        copy = await self._frame.run("finalize", call, work, mutates=True)
+        for generation in generations:
+            # Left only where the key was done before and its claim had begun anew.
+            self._site.staged.pop(generation.generation_id, None)
+        return copy
 
     def _switch(
         self,
