@@ -129,14 +129,17 @@ create table events (
 create index events_plan on events (plan, position);
 create index events_job on events (job, position) where job <> '';
 
+-- The last position given, and the generation of these tables: it rises with every rebuild, and a
+-- projector that cached documents of another generation cannot commit.
 create table event_head (
-    one      bool primary key default true check (one),
-    position bigint not null
+    one        bool primary key default true check (one),
+    position   bigint not null,
+    generation bigint not null
 );
-insert into event_head (position) values (0);
+insert into event_head (position, generation) values (0, 1);
 
 -- One row per (source, topic, partition), made before the first event: a cursor only ever moves
--- by compare-and-set of an existing row.
+-- by compare-and-set of an existing row. Epoch 0: nothing was read yet.
 create table cursors (
     source    text collate "C" not null,
     topic     text collate "C" not null,
@@ -145,6 +148,10 @@ create table cursors (
     seq       bigint not null,
     primary key (source, topic, partition)
 ) with (fillfactor = 40);
+insert into cursors
+    select source, 'seawall.' || source || '.events', partition, 0, 0
+    from unnest(array['gateway', 'scheduler', 'replicator', 'recovery', 'notifier']) as s (source),
+         generate_series(0, 63) as p (partition);
 
 -- How far running jobs are: written by the services that run them, lossy.
 create unlogged table progress (

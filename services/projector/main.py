@@ -1,0 +1,34 @@
+"""Builds the projector: the read models, a store of its own for leases, nothing of platforms."""
+
+from __future__ import annotations
+
+import os
+
+from services.projector.postgres import SCHEMA, SQL_FOLDER, PostgresReadModel
+from services.projector.project import Projector
+from shared.bus.postgres import PostgresBus
+from shared.migrations import STORE_FILES, migrate_schema
+from shared.process import LOGGED_SERVICES, Process
+
+_LEASES = "projector"
+
+
+async def build(process: Process) -> Projector:
+    """The projector of this process."""
+    await migrate_schema(process.dsn, SCHEMA, folder=SQL_FOLDER)
+    await migrate_schema(process.dsn, _LEASES, folder=STORE_FILES)
+    pool = await process.pool(SCHEMA)
+    projector = Projector(
+        PostgresReadModel(pool),
+        bus=PostgresBus(pool, sources=LOGGED_SERVICES),
+        leases=await process.store(_LEASES),
+        clock=process.clock,
+        news=process.news,
+        copy_id=f"projector-{os.getpid()}-{id(pool):x}",
+        lease_s=process.settings.lease_s,
+    )
+    process.health.add(projector.name, projector.problem)
+    process.metrics.partitions.labels(service=projector.name).set_function(
+        lambda: len(projector.share.owned())
+    )
+    return projector

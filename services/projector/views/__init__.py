@@ -1,0 +1,20 @@
+"""The views: one module per noun, each the pure fold of stream families into documents."""
+
+from __future__ import annotations
+
+from services.projector.views import alerts, checkpoints, commands, jobs, plans, sites, vms
+from services.projector.views.base import View
+
+VIEWS: tuple[View, ...] = (
+    sites.VIEW,
+    plans.VIEW,
+    vms.VIEW,
+    checkpoints.VIEW,
+    checkpoints.MARKS,
+    jobs.VIEW,
+    jobs.REQUESTS,
+    alerts.VIEW,
+    commands.ACCEPTS,
+    commands.SETTLEMENTS,
+)
+"""Every table of documents, in the order in which a batch writes them."""

@@ -1,0 +1,104 @@
+"""All jobs in one table, and beside it the jobs that were decided and have not begun.
+
+A job begins when its service says so; until then the scheduler's decision stands for it, so that
+a command answered with a job id is never followed by *no such job*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from schemas import scheduler as said
+from schemas.envelope import Recorded
+from schemas.ids import key_of
+from schemas.views import Counts, Job, JobKind
+from services.projector.views import cleanup_jobs, recovery_jobs, replication_jobs
+from services.projector.views.base import Column, Route, View, at
+
+COLUMNS = (
+    Column("kind", "text", lambda job: job.kind),
+    Column("plan", "text", lambda job: job.plan),
+    Column("vm", "text", lambda job: job.vm),
+    Column("disk", "text", lambda job: job.disk),
+    Column("parent_id", "text", lambda job: job.parent_id),
+    Column("state", "text", lambda job: job.state),
+    Column("created_at", "timestamptz", lambda job: job.created_at),
+    Column("ended_at", "timestamptz", lambda job: job.ended_at),
+)
+
+VIEW = View(
+    table="jobs",
+    document=Job,
+    columns=COLUMNS,
+    routes={**replication_jobs.ROUTES, **recovery_jobs.ROUTES, **cleanup_jobs.ROUTES},
+)
+
+
+# ── Requests ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _job_row(event: Any, recorded: Recorded) -> Iterable[str]:
+    return (event.job,)
+
+
+def _run_row(event: Any, recorded: Recorded) -> Iterable[str]:
+    return (event.run,)
+
+
+def _checkpoint_row(event: Any, recorded: Recorded) -> Iterable[str]:
+    return (event.checkpoint,)
+
+
+def _queued(recorded: Recorded, row: str, kind: JobKind, vms: int, **fields: Any) -> Job:
+    return Job(
+        id=row,
+        kind=kind,
+        plan=key_of(recorded.stream),
+        state="queued",
+        actor=recorded.meta.actor,
+        created_at=at(recorded),
+        vms=Counts(total=vms),
+        **fields,
+    )
+
+
+def _recovery(doc: Job | None, event: said.RecoveryRequested, recorded: Recorded, row: str) -> Job:
+    kind = recovery_jobs.KINDS[event.mode]
+    return _queued(
+        recorded,
+        row,
+        kind,
+        len(event.vms),
+        checkpoint=event.checkpoint,
+        dry_run=event.dry_run,
+    )
+
+
+def _run(doc: Job | None, event: said.GroupTickDispatched, recorded: Recorded, row: str) -> Job:
+    return _queued(recorded, row, "replication-run", len(event.vms))
+
+
+def _checkpoint(
+    doc: Job | None, event: said.CheckpointRequested, recorded: Recorded, row: str
+) -> Job:
+    return _queued(recorded, row, "checkpoint", len(event.vms), checkpoint=row)
+
+
+def _over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> None:
+    return None
+
+
+REQUESTS = View(
+    table="job_requests",
+    document=Job,
+    columns=COLUMNS,
+    routes={
+        said.RecoveryRequested: (Route(_recovery, _job_row),),
+        said.RecoveryRecorded: (Route(_over, _job_row),),
+        said.GroupTickDispatched: (Route(_run, _run_row),),
+        said.GroupTickEnded: (Route(_over, _run_row),),
+        said.CheckpointRequested: (Route(_checkpoint, _checkpoint_row),),
+        said.CheckpointRecorded: (Route(_over, _checkpoint_row),),
+    },
+)

@@ -1,0 +1,139 @@
+"""The steps of a job as facts come in: listed, begun, ended, and closed with the job.
+
+Pure. A step that no list announced is appended, so that a job of a newer build is shown whole.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from schemas.common import JobState, ScriptReport, StepState, StepTiming
+from schemas.joins import DONE_STEPS, percent_of
+from schemas.views import Error, Job, Step
+
+_replace = msgspec.structs.replace
+
+_SCRIPT_STATES: dict[str, StepState] = {"done": "completed", "unknown": "unknown"}
+
+
+def listed(names: Iterable[str]) -> tuple[Step, ...]:
+    """The steps a job announced, none begun."""
+    return tuple(Step(name=name) for name in names)
+
+
+def changed(steps: Sequence[Step], name: str, **changes: Any) -> tuple[Step, ...]:
+    """The steps with one changed; it is appended if it was not announced."""
+    if not any(step.name == name for step in steps):
+        return (*steps, Step(name=name, **changes))
+    return tuple(_replace(step, **changes) if step.name == name else step for step in steps)
+
+
+def begun(
+    steps: Sequence[Step], name: str, when: dt.datetime | None, *, state: StepState = "running"
+) -> tuple[Step, ...]:
+    """A step begins, or begins again; `when` None leaves its start open."""
+    before = next((step for step in steps if step.name == name), None)
+    attempts = before.attempts if before is not None else 0
+    if state == "running":
+        attempts += 1
+    started_at = before.started_at if before is not None and before.started_at else when
+    return changed(
+        steps, name, state=state, attempts=attempts, started_at=started_at, ended_at=None
+    )
+
+
+def next_begun(
+    steps: Sequence[Step], when: dt.datetime | None, *, waits: frozenset[str] = frozenset()
+) -> tuple[Step, ...]:
+    """The first step that is not done begins, unless one is under way; one of `waits` waits."""
+    for step in steps:
+        if step.state in DONE_STEPS:
+            continue
+        if step.state in ("running", "waiting"):
+            return tuple(steps)
+        if step.name in waits:
+            return changed(steps, step.name, state="waiting")
+        return begun(steps, step.name, when)
+    return tuple(steps)
+
+
+def ended(steps: Sequence[Step], timing: StepTiming) -> tuple[Step, ...]:
+    """A step ended as `timing` says."""
+    percent = 100.0 if timing.state == "completed" else None
+    before = next((step for step in steps if step.name == timing.name), Step(name=timing.name))
+    return changed(
+        steps,
+        timing.name,
+        state=timing.state,
+        attempts=max(timing.attempts, before.attempts),
+        started_at=timing.started_at or before.started_at,
+        ended_at=timing.ended_at,
+        percent=before.percent if percent is None else percent,
+        error=_error(timing),
+        output=timing.output or before.output,
+    )
+
+
+def script_ended(
+    steps: Sequence[Step], name: str, report: ScriptReport, *, timing: StepTiming | None = None
+) -> tuple[Step, ...]:
+    """A script's step ended as its report says; `timing`, where there is one, knows better."""
+    told = timing or StepTiming(
+        name=name,
+        state=_SCRIPT_STATES.get(report.outcome, "failed"),
+        started_at=report.started_at,
+        ended_at=report.ended_at,
+        error=report.error,
+        remedy=report.remedy,
+    )
+    return ended(steps, _replace(told, output=told.output or report.output))
+
+
+def _error(timing: StepTiming) -> Error | None:
+    if not timing.error:
+        return None
+    return Error(code=f"step-{timing.state}", message=timing.error, remedy=timing.remedy)
+
+
+def moved(job: Job, steps: tuple[Step, ...], **changes: Any) -> Job:
+    """A job with other steps, and the percent that follows."""
+    return _replace(job, steps=steps, percent=max(job.percent, percent_of(steps)), **changes)
+
+
+def closed(
+    job: Job,
+    *,
+    state: JobState,
+    when: dt.datetime,
+    timings: Sequence[StepTiming] = (),
+    error: Error | None = None,
+    **changes: Any,
+) -> Job:
+    """A job at its end. Steps that were not reached are *skipped*, what still ran *cancelled*."""
+    steps: tuple[Step, ...] = job.steps
+    for timing in timings:
+        steps = ended(steps, timing)
+    percent = percent_of(steps)
+    if state in ("completed", "partially-completed"):
+        percent = 100.0
+    return _replace(
+        job,
+        state=state,
+        ended_at=when,
+        percent=max(percent, job.percent),
+        steps=tuple(_left(step, when) for step in steps),
+        error=error,
+        **changes,
+    )
+
+
+def _left(step: Step, when: dt.datetime) -> Step:
+    if step.state in DONE_STEPS:
+        return step
+    if step.state == "running":
+        return _replace(step, state="cancelled", ended_at=when)
+    return _replace(step, state="skipped")

@@ -1,0 +1,156 @@
+"""Protected VMs: how fresh the copy is, what is due, what runs, who holds the VM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from schemas import scheduler as said
+from schemas.common import HoldMode
+from schemas.envelope import Recorded
+from schemas.sync_state import NEW, fold_sync, sync_state
+from schemas.views import Vm, VmHold
+from services.projector.views.base import Column, Fold, Route, View, at, error_of
+
+_replace = msgspec.structs.replace
+
+
+def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row: str) -> Vm:
+    definition = event.definition
+    changes: dict[str, Any] = {
+        "boot_order": definition.boot_order,
+        "priority": definition.priority or event.replication.priority,
+        "protected_site": event.protected.site,
+        "recovery_site": event.recovery_site.site,
+        "rpo_target_s": event.rpo_s,
+    }
+    if doc is not None:
+        return _replace(doc, **changes)
+    since = event.protected_at or at(recorded)
+    return Vm(
+        name=event.vm, plan=event.plan, sync_state=sync_state(NEW), protected_at=since, **changes
+    )
+
+
+def _started(doc: Vm, event: said.VmStarted, recorded: Recorded) -> Vm:
+    return _replace(doc, replicating=True, next_due_at=event.next_due_at)
+
+
+def _stopped(doc: Vm, event: said.VmStopped, recorded: Recorded) -> Vm:
+    return _replace(doc, replicating=False, next_due_at=None, queued=False)
+
+
+def _prioritised(doc: Vm, event: said.VmPrioritised, recorded: Recorded) -> Vm:
+    return _replace(doc, priority=event.priority)
+
+
+def _reset(doc: Vm, event: said.VmReset, recorded: Recorded) -> Vm:
+    return _replace(doc, last_checkpoint_at=None) if event.lost else doc
+
+
+def _dispatched(doc: Vm, event: said.IterationDispatched, recorded: Recorded) -> Vm:
+    return _replace(
+        doc,
+        iteration=event.iteration,
+        queued=False,
+        next_due_at=event.next_due_at or doc.next_due_at,
+    )
+
+
+def _queued(doc: Vm, event: said.TickQueued, recorded: Recorded) -> Vm:
+    return _replace(doc, queued=True, next_due_at=event.next_due_at or doc.next_due_at)
+
+
+def _recorded(doc: Vm, event: said.IterationRecorded, recorded: Recorded) -> Vm:
+    changes: dict[str, Any] = {
+        "iteration": "" if doc.iteration == event.iteration else doc.iteration,
+        "last_state": event.state,
+        "last_ended_at": at(recorded),
+    }
+    if event.checkpoint_at is not None:
+        changes |= {"last_checkpoint_at": event.checkpoint_at, "missed": 0}
+    if event.checkpoint_at is not None or event.problem is not None:
+        changes["error"] = error_of(event.problem)
+    return _replace(doc, **changes)
+
+
+def _missed(doc: Vm, event: said.TicksMissed, recorded: Recorded) -> Vm:
+    return _replace(doc, missed=doc.missed + event.count)
+
+
+def _held(doc: Vm, event: said.Held, recorded: Recorded) -> Vm:
+    return _with_modes(doc, event.job, (*_modes(doc, event.job), *event.modes))
+
+
+def _hold_released(doc: Vm, event: said.HoldReleased, recorded: Recorded) -> Vm:
+    kept = tuple(mode for mode in _modes(doc, event.job) if mode not in event.modes)
+    return _with_modes(doc, event.job, kept)
+
+
+def _modes(doc: Vm, job: str) -> tuple[HoldMode, ...]:
+    return next((hold.modes for hold in doc.holds if hold.job == job), ())
+
+
+def _with_modes(doc: Vm, job: str, modes: tuple[HoldMode, ...]) -> Vm:
+    others = tuple(hold for hold in doc.holds if hold.job != job)
+    own = (VmHold(job=job, modes=tuple(dict.fromkeys(modes))),) if modes else ()
+    return _replace(doc, holds=(*others, *own))
+
+
+def _breached(doc: Vm, event: said.RpoBreached, recorded: Recorded) -> Vm:
+    return _replace(doc, rpo_breached=True)
+
+
+def _restored(doc: Vm, event: said.RpoRestored, recorded: Recorded) -> Vm:
+    return _replace(doc, rpo_breached=False)
+
+
+def _released(doc: Vm | None, event: said.VmReleased, recorded: Recorded, row: str) -> None:
+    return None
+
+
+def _known(fold: Any) -> Fold:
+    """A fold of a VM that is there, with the sync state that follows from the event."""
+
+    def folded(doc: Vm | None, event: Any, recorded: Recorded, row: str) -> Vm | None:
+        if doc is None:
+            return None
+        doc = fold(doc, event, recorded)
+        facts = fold_sync(doc.sync, event)
+        if facts is doc.sync:
+            return doc
+        return _replace(doc, sync=facts, sync_state=sync_state(facts))
+
+    return folded
+
+
+_CHANGES: dict[type, Any] = {
+    said.VmStarted: _started,
+    said.VmStopped: _stopped,
+    said.VmPrioritised: _prioritised,
+    said.VmReset: _reset,
+    said.IterationDispatched: _dispatched,
+    said.TickQueued: _queued,
+    said.IterationRecorded: _recorded,
+    said.TicksMissed: _missed,
+    said.Held: _held,
+    said.HoldReleased: _hold_released,
+    said.RpoBreached: _breached,
+    said.RpoRestored: _restored,
+}
+
+VIEW = View(
+    table="vms",
+    document=Vm,
+    columns=(
+        Column("plan", "text", lambda vm: vm.plan),
+        Column("vm", "text", lambda vm: vm.name),
+        Column("sync_state", "text", lambda vm: vm.sync_state),
+    ),
+    routes={
+        said.VmProtected: (Route(_protected),),
+        said.VmReleased: (Route(_released),),
+        **{event: (Route(_known(fold)),) for event, fold in _CHANGES.items()},
+    },
+)
