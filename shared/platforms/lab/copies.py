@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.units import UnitError, format_moment, parse_moment
+from schemas.units import UnitError, parse_moment
 from shared.errors import Permanent, Refused
 from shared.platforms.lab import layers as chains
 from shared.platforms.lab.folder import (
@@ -402,24 +402,20 @@ def read_record(path: Path) -> CopyRecord | None:
 
 def moment_of(manifest: dict[str, Any]) -> dt.datetime:
     """`taken_at` of a manifest, or now where it says nothing."""
-    value = manifest.get("taken_at")
-    if isinstance(value, dt.datetime):
-        return value
     try:
-        return parse_moment(str(value))
+        return parse_moment(str(manifest.get("taken_at")))
     except UnitError:
         return dt.datetime.now(dt.UTC)
 
 
+def plain_json(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest as it reads back from a file, so that no caller meets another form of it."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(manifest))
+    return plain
+
+
 def _encode(record: CopyRecord) -> bytes:
-    plain = msgspec.to_builtins(record, enc_hook=_plain)
-    return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dt.datetime):
-        return format_moment(value)
-    raise TypeError(f"a manifest holds JSON data only, not {type(value).__name__}")
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
 
 
 def _names(path: Path) -> list[str]:

@@ -76,8 +76,9 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def configuration(self) -> dict[str, Any]:
         """The opaque configuration that travels with every copy, as plain JSON data."""
-        built: dict[str, Any] = msgspec.to_builtins(self)
-        return built
+        # Through JSON, so that lists are lists before and after it was stored anywhere.
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return plain
 
     @classmethod
     def from_configuration(cls, configuration: dict[str, Any], *, name: str) -> VmSpec:

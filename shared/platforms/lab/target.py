@@ -154,7 +154,7 @@ class LabTarget:
             for generation in generations:
                 self._drop(generation.generation_id)
             with home.lock():
-                record = staging.finalize(home, call, generations, manifest)
+                record = staging.finalize(home, call, generations, copies.plain_json(manifest))
                 staging.tidy(home)
             return record.facts()
 
@@ -216,7 +216,8 @@ class LabTarget:
 
         def work(pause: sparse.Checkpoint) -> CopyFacts:
             with home.lock():
-                return home.create_checkpoint(call, checkpoint_id, manifest).facts()
+                plain = copies.plain_json(manifest)
+                return home.create_checkpoint(call, checkpoint_id, plain).facts()
 
         return await self._frame.mutate(
             "create_checkpoint", call, work, CopyFacts, scope=checkpoint_id

@@ -10,12 +10,12 @@ with the first k that was never reached; last line `trials=… killed=…`, exit
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shared.platforms.lab.manifest import LabPlatform
+from shared.platforms.lab.writer import LabWriter
 from shared.platforms.ports import CopyFacts, Generation, Instance, Snapshot
 from tests.integration.lab.sites import (
     VM,
@@ -37,6 +38,7 @@ from tests.integration.lab.sites import (
     transfer,
     west,
 )
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 SIZE = 300_000
@@ -75,6 +77,7 @@ async def steps(folder: Path) -> None:
     source, target = site(folder, "east"), site(folder, "west")
     done = Outcomes(folder / "outcomes")
     for key in ROUNDS:
+        await done.step(f"{key}/write", type(None), functools.partial(write, folder, key))
         await iteration(source, target, key, done)
     held = await done.step("hold", CopyFacts, lambda: target.target.hold(call("hold")))
     await done.step("rec", Instance, lambda: recover(target, "rec", held, "isolated"))
@@ -88,6 +91,11 @@ async def steps(folder: Path) -> None:
     )
     await source.close()
     await target.close()
+
+
+async def write(folder: Path, key: str) -> None:
+    """What a guest does between two iterations."""
+    LabWriter(folder / "east" / "vms" / VM).write("sda.raw", 5000, key.encode() * 9000)
 
 
 async def iteration(source: LabPlatform, target: LabPlatform, key: str, done: Outcomes) -> None:
@@ -144,15 +152,21 @@ def child(folder: Path, *, die_at: int) -> int:
             if code:
                 traceback.print_exc()
             os._exit(code)
-    deadline = time.monotonic() + CHILD_S_MAX
-    while time.monotonic() < deadline:
+    codes: list[int] = []
+
+    def ended() -> bool:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 99
+            codes.append(os.waitstatus_to_exitcode(status))
+        return bool(found)
+
+    try:
+        wait_until(ended, "the steps to end", within_s=CHILD_S_MAX)
+    finally:
+        if not codes:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return codes[0]
 
 
 def judge(folder: Path) -> list[str]:
