@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from schemas import recovery as said
-from schemas.envelope import Received
+from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from services.recovery.domain import cleanup, recovery, scripts, vm_recovery, watch
 from services.recovery.domain.cleanup import Cleanup
@@ -16,6 +16,7 @@ from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.vm_state import vm_stream
 from shared.decider import Decision, Family, Handler, on, on_many
 from shared.errors import Refused
+from shared.fold import ServiceDefinition
 
 FAMILIES: Final[tuple[Family, ...]] = (
     scripts.CONTENT,
@@ -99,3 +100,13 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.PlanScriptStarted, route=_its_own, decide=recovery.script_started),
     on(said.VmScriptStarted, route=_its_own, decide=vm_recovery.script_started),
 )
+
+DEFINITION: Final = ServiceDefinition(
+    name="recovery",
+    families=FAMILIES,
+    handlers=HANDLERS,
+    subscriptions=tuple(
+        (source, commands_topic("recovery")) for source in ("gateway", "scheduler", "recovery")
+    ),
+)
+"""All the runner needs to know but the effect handlers (`effects.handlers`)."""

@@ -267,7 +267,7 @@ def _watching(
             stream=stream,
             instance_id=after.instance_id,
             kind=probe.kind,
-            port=probe.port,
+            port=probe.port or _guest_port(after),
             path=probe.path,
         )
         assert after.powered_on_at is not None, "waiting means powered on"
@@ -280,6 +280,14 @@ def _watching(
         unwatch = said.UnwatchInstance(site=site.site, stream=stream)
         return (Send(to="recovery", key=site.site, message=unwatch),), (), (_READY_TIMER,)
     return (), (), ()
+
+
+def _guest_port(state: VmRecovery) -> int | None:
+    """The port the guest itself says its service is on: the one thing read from what platforms
+    keep of a VM's configuration, under `guest.port`."""
+    guest = state.copy.configuration.get("guest") if state.copy is not None else None
+    port = guest.get("port") if isinstance(guest, dict) else None
+    return port if isinstance(port, int) else None
 
 
 def _news(before: VmRecovery, after: VmRecovery, now: dt.datetime) -> tuple[Send, ...]:

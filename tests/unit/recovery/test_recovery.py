@@ -213,6 +213,14 @@ def test_the_post_script_runs_after_failures_and_reads_every_outcome() -> None:
     assert context["outcome"] == "partially-completed"
 
 
+def test_a_vm_that_is_usable_but_whose_script_failed_makes_the_job_partially_completed() -> None:
+    world = launched(vm("db", post_script=script(on_failure="continue")))
+    world.settle(run_until(world, "db/post-script"), FAILED)
+    world.run()
+    end = world.event(said.RecoveryFinished)
+    assert (end.state, end.ready, end.failed) == ("partially-completed", 1, 0)
+
+
 def test_outputs_of_the_plans_pre_script_reach_every_vms_scripts() -> None:
     vms = vm("db", post_script=script())
     world = begun(vms, header=header(pre_script=script()))

@@ -10,6 +10,7 @@ import pytest
 from schemas import recovery as said
 from schemas import recovery_work as work
 from schemas.common import ScriptReport
+from schemas.plans import ReadyProbe
 from shared.decider import Need
 from shared.testing.spec import T0
 from tests.unit.recovery.world import JOB, World, enrol, header, script, vm
@@ -21,8 +22,10 @@ FAILED = work.ScriptRan(report=ScriptReport(outcome="failed", exit_code=1, error
 
 def begun(*, boot: bool = True, definition: Any = None, **options: Any) -> World:
     world = World()
-    world.deliver(enrol(definition or vm("db"), **options))
-    world.deliver(said.LaunchVm(stream=STREAM, boot=boot, requested_at=T0))
+    definition = definition or vm("db")
+    world.deliver(enrol(definition, **options))
+    stream = f"vm-{JOB}:{definition.name}"
+    world.deliver(said.LaunchVm(stream=stream, boot=boot, requested_at=T0))
     return world
 
 
@@ -158,6 +161,22 @@ def test_a_guest_that_never_answers_fails_at_its_deadline_and_is_not_watched_any
     assert finished.outcome == "failed"
     assert finished.problem is not None and finished.problem.code == "not-ready"
     assert world.state("site-watch:west").watched == {}
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 8000), (9000, 9000)])
+def test_a_probe_without_a_port_asks_the_one_the_guest_itself_names(
+    asked: int | None, expected: int
+) -> None:
+    probe = ReadyProbe(kind="http", port=asked, path="/health")
+    world = begun(definition=vm("web", ready=probe))
+    held = work.CopyHeld(
+        copy_id="c", taken_at=T0, disks=(), configuration={"guest": {"port": 8000}}
+    )
+    world.settle(f"{STREAM[:-2]}web/hold-copy", held)
+    for _ in range(2):
+        world.settle(next(iter(world.effects)))
+    (watch,) = world.queues["west"]
+    assert (watch.kind, watch.port, watch.path) == ("http", expected, "/health")
 
 
 def test_the_deadline_counts_from_power_on() -> None:

@@ -1,0 +1,149 @@
+"""The effect handlers of the recovery service: which kind does what, with which patience.
+
+Owns time limits, retry policies and the running of scripts at most once. What each step does at a
+platform is `platform_work`, `polling` and `preflight`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from schemas.recovery import PlanScriptStarted, VmScriptStarted
+from schemas.recovery_work import RunScript, ScriptRan
+from services.recovery import platform_work, polling, preflight
+from services.recovery.domain import scripts
+from services.recovery.domain.scripts import PRE_STEP, ScriptRun
+from services.recovery.platform_work import Tools
+from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
+from shared.effects.running import EffectHandler, EffectRun, Stop
+from shared.errors import Permanent, Transient
+from shared.scripts.effect import run_script_work
+
+CALL_S_MAX: Final = 60.0
+PREFLIGHT_S_MAX: Final = 300.0
+REBUILD_S_MAX: Final = 6 * 3600.0
+POLL_S_MAX: Final = 30.0
+
+REMOVE: Final = RetryPolicy(retries_max=8, cap_s=600.0, alert_after=3)
+"""A cleanup must end, and may be repeated: its deletions are tried nine times, not for ever."""
+
+SCRIPT: Final = RetryPolicy(retries_max=3)
+"""Only preparing a script is repeated: once its start is on record nothing runs it again."""
+
+Do = Callable[[Tools, EffectRun], Awaitable[msgspec.Struct]]
+
+
+class StepHandler:
+    """One kind of work within a time limit. A repeat is harmless by the key it carries."""
+
+    def __init__(
+        self, tools: Tools, do: Do, *, limit_s: float, policy: RetryPolicy, resumable: bool
+    ) -> None:
+        self._tools = tools
+        self._do = do
+        self._limit_s = limit_s
+        self.policy = policy
+        self.resumable = resumable
+
+    async def run(self, effect: EffectRun) -> msgspec.Struct:
+        """Do it; raises Transient when the time is over."""
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await self._do(self._tools, effect)
+        except TimeoutError:
+            raise Transient(
+                f"{effect.effect_id} had no answer within {self._limit_s:g} s",
+                code="timed-out",
+                remedy="look at the site's load and its network",
+            ) from None
+
+
+class ScriptHandler:
+    """Runs a script at most once per effect: its start is on record before its process exists."""
+
+    policy = SCRIPT
+    resumable = False
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def run(self, effect: EffectRun) -> ScriptRan:
+        """Run it, or raise OutcomeUnknown where it was started and its end is not known."""
+        payload: RunScript = effect.payload
+        content = await self._content(effect, payload)
+        started = False
+
+        async def record_start() -> None:
+            nonlocal started
+            fact = VmScriptStarted if payload.vm else PlanScriptStarted
+            await effect.report(fact(step=payload.work.step, run=payload.run))
+            started = True
+
+        try:
+            report = await run_script_work(
+                payload.work,
+                content,
+                runner=self._tools.runner,
+                secrets=self._tools.secrets,
+                put_blob=self._tools.put_blob,
+                record_start=record_start,
+            )
+        except asyncio.CancelledError:
+            if started and effect.stopped is not Stop.CANCELLED:
+                raise _unknown() from None
+            raise
+        return ScriptRan(report=report)
+
+    async def _content(self, effect: EffectRun, payload: RunScript) -> bytes:
+        """The script, if it has not been started before; states are read as committed now."""
+        stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
+        states = await self._tools.read_states((effect.stream, stored))
+        owner = states[effect.stream]
+        run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
+        if run.run == payload.run and run.started:
+            raise _unknown()
+        content = scripts.whole_content(states[stored])
+        if content is None:
+            raise Permanent(
+                f"the content of script {payload.work.sha256[:12]} is not stored",
+                code="script-not-stored",
+                remedy="apply the plan again, so that its scripts are uploaded",
+            )
+        return content
+
+
+def _unknown() -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "the script was started and its service ended before its end was recorded",
+        remedy="look at what the script changes, then run the operation again",
+    )
+
+
+def handlers(tools: Tools) -> dict[str, EffectHandler]:
+    """Kind → handler, for the worker."""
+
+    def step(
+        do: Do,
+        *,
+        limit_s: float = CALL_S_MAX,
+        policy: RetryPolicy = STEP,
+        resumable: bool = False,
+    ) -> EffectHandler:
+        return StepHandler(tools, do, limit_s=limit_s, policy=policy, resumable=resumable)
+
+    return {
+        "preflight": step(preflight.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
+        "run-script": ScriptHandler(tools),
+        "hold-copy": step(platform_work.hold_copy),
+        "rebuild-disk": step(platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True),
+        "create-instance": step(platform_work.create_instance),
+        "power-on": step(platform_work.power_on),
+        "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
+        "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
+        "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),
+        "remove-object": step(platform_work.remove_object, policy=REMOVE),
+    }

@@ -1,0 +1,275 @@
+"""Preflight: looks, by reads only, whether a recovery can work, and lists what it would do.
+
+Owns the questions. What their answers mean for the recovery is the domain's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from schemas.common import Problem
+from schemas.plans import ScriptDefinition
+from schemas.recovery import Member
+from schemas.recovery_work import Preflight, PreflightReport
+from services.recovery.domain import dryrun, scripts
+from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script, vm_stream
+from services.recovery.domain.work import instance_name
+from services.recovery.platform_work import Tools, copy_of_checkpoint
+from shared.effects.running import EffectRun
+from shared.errors import Permanent, Refused, SeawallError, Throttled
+from shared.platforms.ports import CopyFacts, Platform
+from shared.secrets import SecretError
+
+READS_MAX: Final = 16
+"""Reads under way at once: a site answers many faster than one, but not all at once."""
+
+NAMED_COPIES_MAX: Final = 300
+PROBLEMS_MAX: Final = 50
+T = TypeVar("T")
+
+
+async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
+    """Everything that would keep the recovery from working, each with its remedy.
+
+    Raises Transient where the site could not be asked; the engine asks again.
+    """
+    work: Preflight = effect.payload
+    if not work.members or work.mode != "test":
+        return PreflightReport(problems=_cannot(work))
+    site = tools.open_site(work.site)
+    streams = {member.vm: vm_stream(work.job, member.vm) for member in work.members}
+    states = await tools.read_states(tuple(streams.values()))
+    vms = {vm: states[stream] for vm, stream in streams.items()}
+    try:
+        copies, problems = await _copies(site, work)
+        problems += await _site(site, work, copies)
+    except (Permanent, Refused) as error:
+        return PreflightReport(problems=(_problem(error, code="site-unreachable"),))
+    problems += await _scripts(tools, work, vms)
+    problems += await _secrets(tools, vms)
+    if problems:
+        return PreflightReport(problems=_bounded(problems))
+    return PreflightReport(facts=await _facts(tools, site, work, copies))
+
+
+def _cannot(work: Preflight) -> tuple[Problem, ...]:
+    if not work.members:
+        return (Problem(code="no-vms", message="there is no VM to recover"),)
+    text = f"mode {work.mode} is not available in this version"
+    return (Problem(code="mode-not-available", message=text, remedy="use --mode test"),)
+
+
+# ── Copies and the site ──────────────────────────────────────────────────────────────────────
+
+
+async def _copies(site: Platform, work: Preflight) -> tuple[dict[str, CopyFacts], list[Problem]]:
+    """Every VM's copy, and what is wrong with those that are missing or incomplete."""
+    names = [member.vm for member in work.members]
+    if work.checkpoint == "latest":
+        found = await _side_by_side([_current(site, plan=work.plan, vm=vm) for vm in names])
+    else:
+        every = await _paced(lambda: site.target.list_checkpoints(plan=work.plan))
+        found = [copy_of_checkpoint(every, vm=vm, checkpoint=work.checkpoint) for vm in names]
+    copies: dict[str, CopyFacts] = {}
+    problems: list[Problem] = []
+    for vm, copy in zip(names, found, strict=True):
+        if copy is None or not copy.disks:
+            problems.append(_no_copy(vm, work.checkpoint))
+        else:
+            copies[vm] = copy
+    return copies, problems
+
+
+def _current(site: Platform, *, plan: str, vm: str) -> Callable[[], Awaitable[CopyFacts | None]]:
+    return lambda: _paced(lambda: site.target.current(plan=plan, vm=vm))
+
+
+def _no_copy(vm: str, checkpoint: str) -> Problem:
+    if checkpoint == "latest":
+        return Problem(
+            code="no-copy",
+            message=f"{vm} has no complete copy at the recovery site",
+            remedy="let its first replication finish, or leave the VM out with --vm",
+        )
+    return Problem(
+        code="no-copy",
+        message=f"checkpoint {checkpoint} holds no copy of {vm}",
+        remedy="choose another checkpoint (`checkpoint list`), or leave the VM out with --vm",
+    )
+
+
+async def _site(site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]) -> list[Problem]:
+    facts = await _paced(site.inventory.check)
+    problems: list[Problem] = []
+    wanted = _disk_bytes(copies.values())
+    if wanted > facts.capacity_free:
+        problems.append(
+            Problem(
+                code="not-enough-space",
+                message=f"disks of {wanted} bytes are needed, {facts.capacity_free} are free at "
+                f"{work.site.site}",
+                remedy="clean up earlier tests, or give the site more space",
+            )
+        )
+    if not work.isolated and facts.networks and work.network not in facts.networks:
+        problems.append(
+            Problem(
+                code="no-such-network",
+                message=f"there is no network {work.network!r} at {work.site.site}",
+                remedy=f"use one of: {', '.join(facts.networks)}",
+            )
+        )
+    instances = await _paced(site.compute.list_instances)
+    taken = {each.name for each in instances if each.job != work.job}
+    for member in work.members:
+        name = instance_name(member.vm, job=work.job, mode=work.mode)
+        if name in taken:
+            problems.append(
+                Problem(
+                    code="name-taken",
+                    message=f"an instance named {name} exists already at {work.site.site}",
+                    remedy="clean up the recovery it belongs to, or rename it",
+                )
+            )
+    return problems
+
+
+def _disk_bytes(copies: Iterable[CopyFacts]) -> int:
+    return sum(disk.size for copy in copies for disk in copy.disks)
+
+
+# ── Scripts and secrets ──────────────────────────────────────────────────────────────────────
+
+
+async def _scripts(tools: Tools, work: Preflight, vms: Mapping[str, VmRecovery]) -> list[Problem]:
+    """Runtimes that are missing here, and scripts whose content is not stored."""
+    chosen = [("the plan", script) for script in work.scripts]
+    for vm, state in vms.items():
+        own = (pre_script(state), post_script(state))
+        chosen += [(vm, script) for script in own if script is not None]
+    problems: list[Problem] = []
+    for runtime in sorted({script.runtime for _, script in chosen}):
+        missing = tools.runner.check_runtime(runtime)
+        if missing is not None:
+            cause, _, remedy = missing.rpartition("; ")
+            problems.append(Problem(code="missing-runtime", message=cause, remedy=remedy))
+    return problems + await _contents(tools, work.plan, chosen)
+
+
+async def _contents(
+    tools: Tools, plan: str, chosen: Sequence[tuple[str, ScriptDefinition]]
+) -> list[Problem]:
+    streams = {script.sha256: scripts.script_stream(plan, script.sha256) for _, script in chosen}
+    if not streams:
+        return []
+    states = await tools.read_states(tuple(streams.values()))
+    return [
+        Problem(
+            code="script-not-stored",
+            message=f"the content of {script.run} of {whose} is not stored",
+            remedy="apply the plan again, so that its scripts are uploaded",
+        )
+        for whose, script in chosen
+        if scripts.whole_content(states.get(streams[script.sha256])) is None
+    ]
+
+
+async def _secrets(tools: Tools, vms: Mapping[str, VmRecovery]) -> list[Problem]:
+    """Credentials that a post-script will need and that cannot be read. Values are dropped."""
+    problems: list[Problem] = []
+    for vm, state in vms.items():
+        enrolled = state.enrolled
+        if enrolled is None or post_script(state) is None:
+            continue
+        for name, reference in enrolled.definition.credentials.items():
+            try:
+                await tools.secrets.resolve(reference)
+            except SecretError as error:
+                text = f"credential {name} of {vm}: {error.message}"
+                problems.append(Problem(code=error.code, message=text, remedy=error.remedy))
+    return problems
+
+
+# ── What was found ───────────────────────────────────────────────────────────────────────────
+
+
+async def _facts(
+    tools: Tools, site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "vms": len(work.members),
+        "disks": sum(len(copy.disks) for copy in copies.values()),
+        "disk_bytes": _disk_bytes(copies.values()),
+    }
+    if len(copies) <= NAMED_COPIES_MAX:
+        facts["copies"] = {vm: copy.taken_at.isoformat() for vm, copy in copies.items()}
+    return facts | await _dry_run(tools, site, work, copies) if work.dry_run else facts
+
+
+async def _dry_run(
+    tools: Tools, site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
+) -> dict[str, Any]:
+    """The ordered calls, the budgets they need, and the least time they take."""
+    members: tuple[Member, ...] = work.members
+    disks = {vm: [disk.name for disk in copy.disks] for vm, copy in copies.items()}
+    calls = dryrun.ordered_calls(members, disks, hold=work.checkpoint == "latest")
+    limits = {
+        each.name: dryrun.Budget(burst=each.burst or 0.0, per_second=each.per_second)
+        for each in site.limits.budgets()
+        if each.per_second is not None
+    }
+    needed = dryrun.budgets_needed(calls, limits)
+    facts: dict[str, Any] = {
+        "calls": calls[: dryrun.CALLS_LISTED_MAX],
+        "calls_total": len(calls),
+        "budgets": needed,
+        "seconds_min": dryrun.least_seconds(members, needed),
+    }
+    if len(calls) > dryrun.CALLS_LISTED_MAX:
+        facts["calls_sha256"] = await tools.put_blob(msgspec.json.encode(calls))
+    return facts
+
+
+# ── Helpers ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _problem(error: SeawallError, *, code: str) -> Problem:
+    return Problem(code=error.code or code, message=error.message, remedy=error.remedy)
+
+
+def _bounded(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    if len(problems) <= PROBLEMS_MAX:
+        return tuple(problems)
+    more = Problem(code="more", message=f"{len(problems) - PROBLEMS_MAX} more problems")
+    return (*problems[:PROBLEMS_MAX], more)
+
+
+async def _side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """The answers of all reads, in order, a few under way at a time."""
+    room = asyncio.Semaphore(READS_MAX)
+
+    async def one(read: Callable[[], Awaitable[T]]) -> T:
+        async with room:
+            return await read()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(read)) for read in reads]
+    return [task.result() for task in tasks]
+
+
+async def _paced(read: Callable[[], Awaitable[T]]) -> T:
+    """The answer of a read, waiting while the site asks for fewer calls.
+
+    Pacing, not retry: one preflight of many VMs makes more reads than a bucket holds, and
+    giving the whole effect back at each throttle would begin it anew for ever. Bounded by the
+    effect's own time limit.
+    """
+    while True:
+        try:
+            return await read()
+        except Throttled as throttled:
+            await asyncio.sleep(throttled.retry_after_s or 0.5)

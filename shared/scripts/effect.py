@@ -1,0 +1,98 @@
+"""From a script's work order to its report: secrets, context, the run, what is kept of it.
+
+Knows nothing of plans or recoveries: whoever runs scripts as durable effects uses it, records the
+start through `record_start`, and decides what an end means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from schemas.common import OUTPUT_TAIL_BYTES, ScriptReport, ScriptWork
+from shared.errors import SeawallError
+from shared.scripts.runner import ScriptRunner
+from shared.scripts.spec import Runtime, ScriptResult, ScriptSpec
+from shared.secrets import Secret, SecretResolver
+
+BLOB_S_MAX: Final = 10.0
+
+PutBlob = Callable[[bytes], Awaitable[str]]
+"""Keeps content and gives its SHA-256."""
+
+
+async def run_script_work(
+    work: ScriptWork,
+    content: bytes,
+    *,
+    runner: ScriptRunner,
+    secrets: SecretResolver,
+    put_blob: PutBlob,
+    record_start: Callable[[], Awaitable[None]],
+) -> ScriptReport:
+    """Run `content` once as `work` says and report how it ended.
+
+    Credentials are resolved now, and are in the context document under `credentials` by name;
+    the report holds none of them. `record_start` is awaited directly before the process exists;
+    if it raises, nothing starts. Raises SecretError or ScriptNotStarted before anything started;
+    cancellation ends the script and goes on.
+    """
+    credentials = {name: await secrets.resolve(ref) for name, ref in work.credentials.items()}
+    context: dict[str, Any] = {**work.context}
+    if credentials:
+        context["credentials"] = credentials
+    revealed: dict[str, str | Secret] = dict(credentials)
+    result = await runner.run(
+        ScriptSpec(content=content, runtime=_runtime(work.runtime), timeout_s=work.timeout_s),
+        context=context,
+        secrets=revealed,
+        on_started=record_start,
+    )
+    return await _report(result, put_blob)
+
+
+def _runtime(name: str) -> Runtime:
+    for runtime in ("sh", "bash", "python", "go"):
+        if runtime == name:
+            return runtime
+    raise AssertionError(f"no runtime is called {name!r}; plans are checked when applied")
+
+
+async def _report(result: ScriptResult, put_blob: PutBlob) -> ScriptReport:
+    output = result.output.encode()
+    # The runner's errors end in their remedy: `cause; remedy`.
+    error, _, remedy = (result.error or "").rpartition("; ")
+    return ScriptReport(
+        outcome=result.outcome,
+        exit_code=result.exit_code,
+        output=_tail(output),
+        output_sha256=await _kept(output, put_blob),
+        outputs=result.outputs,
+        started_at=result.started_at,
+        ended_at=result.ended_at,
+        error=error or remedy,
+        remedy=remedy if error else "",
+    )
+
+
+def _tail(output: bytes) -> str:
+    """The last bytes of an output; a character that the cut splits is left out."""
+    tail = output[-OUTPUT_TAIL_BYTES:]
+    while tail and tail[0] & 0xC0 == 0x80:
+        tail = tail[1:]
+    return tail.decode("utf-8", "replace")
+
+
+async def _kept(output: bytes, put_blob: PutBlob) -> str:
+    """The whole output's SHA-256, or '' where it could not be kept.
+
+    The script has run: its end must be told even if its output cannot be stored now.
+    """
+    if len(output) <= OUTPUT_TAIL_BYTES:
+        return ""
+    try:
+        async with asyncio.timeout(BLOB_S_MAX):
+            return await put_blob(output)
+    except (SeawallError, TimeoutError):
+        return ""
