@@ -25,6 +25,9 @@ create table log (
     schema_version int not null,
     data           json not null,
     meta           json not null,
+    -- For partitioning by day, once a log is large enough for that to pay: neither dense seq nor
+    -- stream versions rest on this table's own unique indexes, but on heads and streams.
+    recorded_on    date not null default current_date,
     primary key (topic, partition, seq)
 );
 create unique index log_stream on log (stream, version) where version > 0;
