@@ -23,20 +23,3 @@ delete from jobs where id in (
 
 -- name: prune_progress
 delete from progress where at < now() - interval '1 hour';
-
--- name: log_rows
--- Rows of one log past the rebuilt cursors and up to the live ones, with the positions that the
--- live read models gave them.
-select l.topic, l.partition, l.seq, l.stream, l.version, l.type, l.schema_version, l.data, l.meta,
-       e.position
-from unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[])
-        as w (topic, partition, after, upto)
-    cross join lateral (
-        select * from {source}.log
-        where log.topic = w.topic and log.partition = w.partition
-            and log.seq > w.after and log.seq <= w.upto
-        order by log.seq limit $6
-    ) l
-    left join {live}.events e
-        on e.source = $1 and e.partition = l.partition and e.seq = l.seq
-limit $6;

@@ -1,0 +1,291 @@
+"""Folds all logs again into a second set of read models, and puts them in place of the first.
+
+The live projector goes on meanwhile: a rebuild folds what it has folded, up to its cursors, and
+keeps the positions it gave to events. The exception to topics-only (architecture.md §3): logs are
+read straight from each service's tables, read-only, in transactions that end within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import structlog
+
+from schemas.envelope import Recorded, events_topic
+from services.projector.postgres import (
+    SQL_FOLDER,
+    load_documents,
+    write_documents,
+)
+from services.projector.projection import Batch, Documents, Router, Where, fold
+from services.projector.settings import SOURCES, ProjectorSettings
+from shared.codec import decode_meta
+from shared.errors import Refused, Transient
+from shared.migrations import migrate_schema
+from shared.postgres import load_statements, open_pool, schema_name, translated
+
+log = structlog.get_logger()
+
+NEXT_SCHEMA: Final = "read_next"
+
+BEHIND_AT_SWAP_MAX: Final = 1_000
+"""Rows that may be folded while the live cursors are locked (architecture.md §3)."""
+
+ROUNDS_MAX: Final = 1_000
+"""Rounds of catching up before a rebuild gives up on a log that grows faster than it folds."""
+
+DROP_ATTEMPTS_MAX: Final = 5
+"""Tries to drop the replaced tables while long queries still read them."""
+
+STATEMENT_TIMEOUT_S: Final = 30.0
+_LOCK: Final = 7_329_146_002  # any constant: one rebuild at a time per database
+
+_SQL: Final = load_statements(SQL_FOLDER / "rebuild.sql")
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rebuild did. `elapsed_s` is all of it, `swap_s` how long live commits waited."""
+
+    rows: int
+    elapsed_s: float
+    swap_s: float
+
+
+async def rebuild(dsn: str, *, settings: ProjectorSettings | None = None) -> Rebuilt:
+    """Rebuild the read models of a database beside the live ones, and swap.
+
+    Reads only up to the live cursors: what the live projector has not folded yet, it folds
+    afterwards. Raises Refused `rebuild-running` while another one runs, Transient when the
+    database goes away; either way the live read models stay as they were.
+    """
+    began = time.monotonic()
+    settings = settings or ProjectorSettings()
+    async with _alone(dsn):
+        await _execute(dsn, "drop_next")
+        await migrate_schema(dsn, NEXT_SCHEMA, folder=SQL_FOLDER)
+        pool = await open_pool(dsn, NEXT_SCHEMA, size_max=2, command_timeout_s=STATEMENT_TIMEOUT_S)
+        try:
+            with translated("rebuild the read models"):
+                async with pool.acquire() as reader, pool.acquire() as writer:
+                    rebuilding = _Rebuild(reader, writer, settings)
+                    await rebuilding.catch_up()
+                    swap_s = await rebuilding.swap()
+        finally:
+            await pool.close()
+        await _drop_old(dsn)
+    elapsed_s = time.monotonic() - began
+    log.info("rebuild.done", rows=rebuilding.rows, elapsed_s=round(elapsed_s, 2))
+    return Rebuilt(rows=rebuilding.rows, elapsed_s=elapsed_s, swap_s=swap_s)
+
+
+@asynccontextmanager
+async def _alone(dsn: str) -> AsyncIterator[None]:
+    """Hold the rebuild's lock for as long as a connection of its own lives."""
+    with translated("lock the rebuild"):
+        connection = await asyncpg.connect(dsn, timeout=STATEMENT_TIMEOUT_S)
+    try:
+        with translated("lock the rebuild"):
+            locked = await connection.fetchval(
+                "select pg_try_advisory_lock($1)", _LOCK, timeout=STATEMENT_TIMEOUT_S
+            )
+        if not locked:
+            raise Refused(
+                "the read models are being rebuilt already",
+                remedy="wait for that rebuild to end",
+                code="rebuild-running",
+            )
+        yield
+    finally:
+        connection.terminate()
+
+
+async def _execute(dsn: str, name: str) -> None:
+    with translated(f"run {name}"):
+        connection = await asyncpg.connect(dsn, timeout=STATEMENT_TIMEOUT_S)
+        try:
+            await connection.execute(_SQL[name], timeout=STATEMENT_TIMEOUT_S)
+        finally:
+            connection.terminate()
+
+
+async def _drop_old(dsn: str) -> None:
+    """Drop the replaced tables. If they are being read for long, the next rebuild drops them."""
+    for _ in range(DROP_ATTEMPTS_MAX):
+        try:
+            await _execute(dsn, "drop_old")
+            return
+        except Transient as busy:
+            log.info("rebuild.old-tables-in-use", error=busy.message)
+
+
+class _Rebuild:
+    """One rebuild: reads ahead on one connection while it folds and writes on the other."""
+
+    def __init__(self, reader: Any, writer: Any, settings: ProjectorSettings) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._settings = settings
+        self._router = Router()
+        self._documents = Documents(settings.rebuild_documents_max)
+        self._reached: dict[Where, int] = {}
+        self.rows = 0
+
+    async def catch_up(self) -> None:
+        """Fold rounds of what the live projector has folded until few rows are left."""
+        for _ in range(ROUNDS_MAX):
+            live = await self._live()
+            if self._behind(live) <= BEHIND_AT_SWAP_MAX:
+                break
+            for source in SOURCES:
+                await self._fold_source(source, live)
+        else:
+            raise Transient(
+                f"the logs grew faster than they were folded, {ROUNDS_MAX} times over",
+                remedy="rebuild at a quieter hour",
+            )
+        await self._writer.execute(_SQL["prune"], self._settings.keep_days)
+
+    async def _live(self) -> dict[Where, int]:
+        rows = await self._reader.fetch(_SQL["live_cursors"])
+        return {(row["source"], row["topic"], row["partition"]): row["seq"] for row in rows}
+
+    def _behind(self, live: Mapping[Where, int]) -> int:
+        return sum(seq - self._reached.get(where, 0) for where, seq in live.items())
+
+    async def _fold_source(self, source: str, live: Mapping[Where, int]) -> None:
+        """Fold one source up to the live cursors; the next batch is read while one is folded."""
+        reading = asyncio.create_task(self._read(source, live, dict(self._reached)))
+        try:
+            while rows := await reading:
+                reached = self._reached | _ends(rows)
+                reading = asyncio.create_task(self._read(source, live, reached))
+                async with self._writer.transaction():
+                    await self._write(rows)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(
+        self, source: str, live: Mapping[Where, int], reached: Mapping[Where, int]
+    ) -> list[tuple[Recorded, int | None]]:
+        """The next rows of a source, partition by partition, with their positions."""
+        return await _read_rows(
+            self._reader, source, live, reached, count_max=self._settings.rebuild_batch_max
+        )
+
+    async def _write(self, rows: Sequence[tuple[Recorded, int | None]]) -> None:
+        works = [self._router.work(recorded) for recorded, _ in rows]
+        for view, ids in enumerate(self._documents.missing(works)):
+            if ids:
+                found = await load_documents(self._writer, view, ids)
+                self._documents.loaded(view, ids, found)
+        batch = fold(works, self._documents)
+        await write_documents(self._writer, batch)
+        await self._write_events(batch, [position for row, position in rows if row.version > 0])
+        await self._move(batch)
+        self._documents.committed(batch)
+        self._documents.trim()
+        self._reached |= {(m.source, m.topic, m.partition): m.after for m in batch.cursors}
+        self.rows += len(rows)
+
+    async def _write_events(self, batch: Batch, positions: Sequence[int | None]) -> None:
+        if not batch.events:
+            return
+        lost = positions.count(None)
+        fresh = iter(range(0))
+        if lost:
+            # Events that the live tables have lost are told again, at the end.
+            last = await self._writer.fetchval(_SQL["take_positions"], lost)
+            fresh = iter(range(last - lost + 1, last + 1))
+        now = await self._writer.fetchval("select now()")
+        await self._writer.copy_records_to_table(
+            "events",
+            records=[
+                (next(fresh) if position is None else position, *event, now)
+                for position, event in zip(positions, batch.events, strict=True)
+            ],
+            timeout=STATEMENT_TIMEOUT_S,
+        )
+
+    async def _move(self, batch: Batch) -> None:
+        moves = batch.cursors
+        await self._writer.execute(
+            _SQL["move_cursors"],
+            [move.source for move in moves],
+            [move.epoch for move in moves],
+            [move.topic for move in moves],
+            [move.partition for move in moves],
+            [move.after for move in moves],
+        )
+
+    async def swap(self) -> float:
+        """Lock the live cursors, fold what is left, put the new tables in place; seconds locked.
+
+        Live copies that wait for a cursor find it gone, and stand on the new tables.
+        """
+        began = time.monotonic()
+        async with self._writer.transaction():
+            rows = await self._writer.fetch(_SQL["lock_live_cursors"])
+            live = {(row["source"], row["topic"], row["partition"]): row["seq"] for row in rows}
+            for source in SOURCES:
+                left = await _read_rows(
+                    self._writer, source, live, self._reached, count_max=2 * BEHIND_AT_SWAP_MAX
+                )
+                if left:
+                    await self._write(left)
+            if self._behind(live):
+                raise Transient("the live projector ran ahead of the swap; rebuild again")
+            await self._writer.execute(_SQL["prune"], self._settings.keep_days)
+            await self._writer.execute(_SQL["take_over"])
+            await self._writer.execute(_SQL["swap"])
+        return time.monotonic() - began
+
+
+def _ends(rows: Sequence[tuple[Recorded, int | None]]) -> dict[Where, int]:
+    return {(row.source, row.topic, row.partition): row.seq for row, _ in rows}
+
+
+async def _read_rows(
+    connection: Any,
+    source: str,
+    live: Mapping[Where, int],
+    reached: Mapping[Where, int],
+    *,
+    count_max: int,
+) -> list[tuple[Recorded, int | None]]:
+    topic = events_topic(source)
+    wanted = [
+        (partition, after, upto)
+        for (owner, name, partition), upto in sorted(live.items())
+        if owner == source and name == topic
+        and (after := reached.get((owner, name, partition), 0)) < upto
+    ]  # fmt: skip
+    if not wanted:
+        return []
+    partitions, afters, uptos = zip(*wanted, strict=True)
+    sql = _SQL["log_rows"].replace("{source}", schema_name(source))
+    rows = await connection.fetch(sql, source, topic, partitions, afters, uptos, count_max)
+    return [(_recorded(source, topic, row), row["position"]) for row in rows]
+
+
+def _recorded(source: str, topic: str, row: asyncpg.Record) -> Recorded:
+    epoch, partition, seq, stream, version, name, schema_version, data, meta, _ = row
+    return Recorded(
+        source=source,
+        epoch=epoch,
+        topic=topic,
+        partition=partition,
+        seq=seq,
+        stream=stream,
+        version=version,
+        type=name,
+        schema_version=schema_version,
+        data=data,
+        meta=decode_meta(meta),
+    )

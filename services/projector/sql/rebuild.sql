@@ -1,0 +1,60 @@
+-- The rebuild's statements. Unqualified names are the new tables in `read_next`; the live ones are
+-- named with their schema.
+
+-- name: drop_next
+drop schema if exists read_next cascade;
+drop schema if exists read_old cascade;
+
+-- name: drop_old
+set lock_timeout = '2s';
+drop schema if exists read_old cascade;
+
+-- name: live_cursors
+select source, topic, partition, seq from read.cursors;
+
+-- name: log_rows
+-- Rows of one log past the rebuilt cursors and up to the live ones, in order, with the positions
+-- that the live read models gave to their events.
+select (select epoch from {source}.epoch), l.partition, l.seq, l.stream, l.version, l.type,
+       l.schema_version, l.data, l.meta, e.position
+from unnest($3::int[], $4::bigint[], $5::bigint[]) as w (partition, after, upto)
+    cross join lateral (
+        select * from {source}.log
+        where log.topic = $2 and log.partition = w.partition
+            and log.seq > w.after and log.seq <= w.upto
+        order by log.seq limit $6
+    ) l
+    left join read.events e on e.source = $1 and e.partition = l.partition and e.seq = l.seq
+limit $6;
+
+-- name: take_positions
+update read.event_head set position = position + $1 returning position;
+
+-- name: move_cursors
+update cursors c set seq = k.seq, epoch = k.epoch
+from unnest($1::text[], $2::int[], $3::text[], $4::int[], $5::bigint[])
+    as k (source, epoch, topic, partition, seq)
+where c.source = k.source and c.topic = k.topic and c.partition = k.partition;
+
+-- name: prune
+delete from jobs where id in (
+    select id from jobs
+    where created_at < now() - make_interval(days => $1)
+        and ended_at < now() - make_interval(days => $1)
+        and kind in ('iteration', 'replication-run'));
+
+-- name: lock_live_cursors
+select source, topic, partition, seq from read.cursors
+order by source, topic, partition for update;
+
+-- name: take_over
+update event_head
+    set position = live.position, generation = live.generation + 1
+    from read.event_head live;
+insert into progress select * from read.progress;
+insert into freshness select * from read.freshness;
+delete from read.cursors;
+
+-- name: swap
+alter schema read rename to read_old;
+alter schema read_next rename to read;

@@ -1,0 +1,116 @@
+"""A rebuild ends with the very rows the live projector made, whatever goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.projector.rebuild import rebuild
+from services.projector.views import VIEWS
+from shared.errors import Refused
+from tests.integration.projector.logs import Logs, a_history, open_logs, running
+
+TABLES = (*(view.table for view in VIEWS), "events", "cursors")
+
+
+@pytest.fixture
+async def logs(postgres_dsn: str) -> AsyncIterator[Logs]:
+    async with open_logs(postgres_dsn) as opened:
+        yield opened
+
+
+async def content(logs: Logs) -> dict[str, list[dict[str, Any]]]:
+    """Every table in key order, all columns but `projected_at`."""
+    found = {}
+    for table in TABLES:
+        key = "source, topic, partition" if table == "cursors" else "1"
+        rows = [dict(row) for row in await logs.rows(f"select * from {table} order by {key}")]
+        for row in rows:
+            row.pop("projected_at", None)
+        found[table] = rows
+    return found
+
+
+async def test_a_rebuild_gives_the_rows_of_the_live_projector(logs: Logs) -> None:
+    await a_history(logs, "shop")
+    await a_history(logs, "bank", vms=("core", "teller", "web"))
+    await logs.project()
+    live = await content(logs)
+    done = await rebuild(logs.dsn)
+    assert await content(logs) == live
+    assert all(live[table] for table in ("vms", "jobs", "events", "command_settlements"))
+    assert done.rows == sum(row["seq"] for row in live["cursors"])
+
+
+async def test_a_rebuild_mends_rows_that_were_lost_or_spoilt(logs: Logs) -> None:
+    await a_history(logs, "shop")
+    await logs.project()
+    before = await content(logs)
+    await logs.rows("delete from jobs")
+    await logs.rows("""update vms set sync_state = 'wrong', doc = '{"name": "wrong"}'""")
+    await rebuild(logs.dsn)
+    assert await content(logs) == before
+
+
+async def test_events_that_were_lost_come_back_behind_all_others(logs: Logs) -> None:
+    await a_history(logs, "shop")
+    await logs.project()
+    (last,) = await logs.rows("select position from event_head")
+    await logs.rows("delete from events where position in (3, 5)")
+    await rebuild(logs.dsn)
+    rows = await logs.rows("select position from events order by position")
+    assert [row["position"] for row in rows][-2:] == [last["position"] + 1, last["position"] + 2]
+
+
+async def test_the_live_projector_goes_on_during_a_rebuild_and_after_it(logs: Logs) -> None:
+    await a_history(logs, "first")
+    async with running(logs.projector()):
+        await logs.all_projected()
+        told = asyncio.create_task(_many(logs))
+        for _ in range(3):
+            await rebuild(logs.dsn)
+        await told
+        await logs.all_projected()
+        live = await content(logs)
+        await rebuild(logs.dsn)
+    assert await content(logs) == live
+    positions = [row["position"] for row in live["events"]]
+    assert sorted(positions) == list(range(1, len(positions) + 1))
+
+
+async def _many(logs: Logs) -> None:
+    for number in range(25):
+        await a_history(logs, f"plan-{number}")
+
+
+async def test_a_projector_with_old_documents_stands_on_the_new_tables(logs: Logs) -> None:
+    await a_history(logs, "shop")
+    async with running(logs.projector()):
+        await logs.all_projected()
+        await logs.rows("""update jobs set doc = '{}' where id = 'recovery:shop:r1'""")
+        await rebuild(logs.dsn)
+        await a_history(logs, "bank")
+        await logs.all_projected()
+    assert (await logs.document("jobs", "recovery:bank:r1"))["state"] == "completed"
+    assert (await logs.document("jobs", "recovery:shop:r1"))["state"] == "completed"
+
+
+async def test_only_one_rebuild_runs_at_a_time(logs: Logs) -> None:
+    await a_history(logs, "shop")
+    await logs.project()
+    done = await asyncio.gather(
+        rebuild(logs.dsn), rebuild(logs.dsn), return_exceptions=True
+    )
+    refused = [each for each in done if isinstance(each, Refused)]
+    assert [each.code for each in refused] == ["rebuild-running"]
+
+
+async def test_nothing_is_left_of_the_replaced_tables(logs: Logs) -> None:
+    await a_history(logs, "shop")
+    await logs.project()
+    await rebuild(logs.dsn)
+    schemas = await logs.rows("select nspname from pg_namespace where nspname like 'read%'")
+    assert [row["nspname"] for row in schemas] == ["read"]
