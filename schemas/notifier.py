@@ -61,6 +61,60 @@ class AlertResolved(Fact, frozen=True, kw_only=True):
     by: Literal["condition", "person"]
 
 
+@published("notifier.note-alert")
+class NoteAlert(Fact, frozen=True, kw_only=True):
+    """Alert to its plan's digest: I opened; tell people, together with others."""
+
+    plan: str
+    severity: Severity
+    title: str
+    text: str = ""
+    remedy: str = ""
+
+
+@published("notifier.digest-due")
+class DigestDue(Fact, frozen=True, kw_only=True):
+    """Timer: alerts that opened together go out as one mail."""
+
+
+@published("digest.alert-noted")
+class AlertNoted(Fact, frozen=True, kw_only=True):
+    """An alert waits for the next mail of its plan."""
+
+    note: NoteAlert
+
+
+@published("digest.sent")
+class DigestSent(Fact, frozen=True, kw_only=True):
+    """The noted alerts went into mail number `number` of this digest."""
+
+    number: int
+
+
+@published("news.vm-noted")
+class VmNoted(Fact, frozen=True, kw_only=True):
+    """How one VM of a recovery ended, kept for the recovery's mail."""
+
+    vm: str
+    outcome: str
+    state: str
+    rto_s: float | None = None
+    addresses: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@published("notifier.deliver")
+class Deliver(Fact, frozen=True, kw_only=True):
+    """To a delivery: send this mail."""
+
+    stream: str
+    about: str
+    subject: str
+    text: str
+    html: str
+    to: tuple[str, ...]
+
+
 class MailText(Fact, frozen=True, kw_only=True):
     """One mail as it will be sent; also the payload of its effect."""
 

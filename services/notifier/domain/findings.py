@@ -1,0 +1,177 @@
+"""What the events of other services mean for alerts: conditions seen, conditions cleared. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from schemas.envelope import Received
+from schemas.ids import StreamId, stream_id
+from schemas.notifier import Severity
+from schemas.recovery import CleanupFinished, RecoveryFinished
+from schemas.replicator import CheckpointFinished, IterationFinished
+from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
+from schemas.units import format_duration
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of one subject: seen (`holds`) or cleared. `mailed`: said by another mail."""
+
+    plan: str
+    condition: str
+    subject: str
+    holds: bool
+    severity: Severity = "major"
+    title: str = ""
+    text: str = ""
+    remedy: str = ""
+    job: str = ""
+    mailed: bool = False
+
+    @property
+    def stream(self) -> StreamId:
+        """The alert's stream."""
+        return stream_id("alert", self.plan, self.condition, self.subject)
+
+
+def _problem_text(body: Any) -> tuple[str, str]:
+    problem = body.problem
+    return (problem.message, problem.remedy) if problem is not None else ("", "")
+
+
+def _recovery(received: Received) -> tuple[Finding, ...]:
+    body: RecoveryFinished = received.body
+    text, remedy = _problem_text(body)
+    see = f"seawall job show {received.stream}"
+    return tuple(
+        Finding(
+            plan=body.plan,
+            condition=condition,
+            subject=body.mode,
+            holds=body.state == state,
+            severity=severity,
+            title=f"{body.mode} recovery of {body.plan} {body.state.replace('-', ' ')}",
+            text=text or f"{body.ready} VMs ready, {body.failed} failed",
+            remedy=remedy or see,
+            job=received.stream,
+            mailed=True,
+        )
+        for condition, state, severity in _RECOVERY_ENDS
+    )
+
+
+_RECOVERY_ENDS: tuple[tuple[str, str, Severity], ...] = (
+    ("job-failed", "failed", "critical"),
+    ("job-partially-completed", "partially-completed", "major"),
+)
+
+
+def _iteration(received: Received) -> tuple[Finding, ...]:
+    body: IterationFinished = received.body
+    text, remedy = _problem_text(body)
+    return (
+        Finding(
+            plan=body.plan,
+            condition="iteration-failed",
+            subject=body.vm,
+            holds=body.state == "failed",
+            severity="major",
+            title=f"replication of {body.vm} failed",
+            text=text,
+            remedy=remedy,
+            job=received.stream,
+        ),
+    )
+
+
+def _checkpoint(received: Received) -> tuple[Finding, ...]:
+    body: CheckpointFinished = received.body
+    text, remedy = _problem_text(body)
+    return (
+        Finding(
+            plan=body.plan,
+            condition="checkpoint-failed",
+            subject="schedule",
+            holds=body.state in ("failed", "partially-completed"),
+            severity="major",
+            title=f"checkpoint of {body.plan} {body.state.replace('-', ' ')}",
+            text=text,
+            remedy=remedy,
+            job=received.stream,
+        ),
+    )
+
+
+def _cleanup(received: Received) -> tuple[Finding, ...]:
+    body: CleanupFinished = received.body
+    text, remedy = _problem_text(body)
+    return (
+        Finding(
+            plan=body.plan,
+            condition="cleanup-incomplete",
+            subject=body.recovery.rpartition(":")[2],
+            holds=body.state != "completed",
+            severity="major",
+            title=f"cleanup in {body.plan} left {len(body.remaining)} object(s) behind",
+            text=text,
+            remedy=remedy or f"seawall cleanup {body.recovery}",
+            job=received.stream,
+        ),
+    )
+
+
+def _breached(received: Received) -> tuple[Finding, ...]:
+    body: RpoBreached = received.body
+    return (
+        Finding(
+            plan=body.plan,
+            condition="rpo-breached",
+            subject=body.vm,
+            holds=True,
+            severity="critical",
+            title=f"RPO of {body.vm} is breached",
+            text=f"the newest copy is older than {format_duration(body.target_s)}",
+            remedy=f"seawall vm list --plan {body.plan}",
+        ),
+    )
+
+
+def _restored(received: Received) -> tuple[Finding, ...]:
+    body: RpoRestored = received.body
+    return (Finding(plan=body.plan, condition="rpo-breached", subject=body.vm, holds=False),)
+
+
+def _missed(received: Received) -> tuple[Finding, ...]:
+    body: TicksMissed = received.body
+    _, plan, *rest = received.stream.split(":")
+    subject = rest[0] if rest else "plan"
+    return (
+        Finding(
+            plan=plan,
+            condition="schedule-missed",
+            subject=subject,
+            holds=True,
+            severity="minor",
+            title=f"{body.count} scheduled replication(s) of {subject} did not run in time",
+            text=f"from {body.first_at:%Y-%m-%d %H:%M:%S %Z} to {body.last_at:%H:%M:%S %Z}",
+            remedy="one catch-up runs at once; see whether the control plane was down",
+        ),
+    )
+
+
+FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
+    RecoveryFinished: _recovery,
+    IterationFinished: _iteration,
+    CheckpointFinished: _checkpoint,
+    CleanupFinished: _cleanup,
+    RpoBreached: _breached,
+    RpoRestored: _restored,
+    TicksMissed: _missed,
+}
+
+
+def findings(received: Received) -> tuple[Finding, ...]:
+    """What an event says about alert conditions."""
+    return FINDERS[type(received.body)](received)

@@ -1,0 +1,72 @@
+"""Which message concerns which streams of the notifier, and who decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from schemas.envelope import Received, commands_topic, events_topic
+from schemas.ids import stream_id
+from schemas.notifier import ChangeAlert, Deliver, DigestDue, NoteAlert
+from schemas.recovery import RecoveryFinished, VmFinished
+from services.notifier.domain import alert, delivery
+from services.notifier.domain.findings import FINDERS, findings
+from shared.decider import Decision, Handler, on, on_many
+from shared.fold import ServiceDefinition
+
+NAME = "notifier"
+
+
+def _streams(received: Received) -> tuple[str, ...]:
+    streams = tuple(finding.stream for finding in findings(received))
+    if isinstance(received.body, RecoveryFinished):
+        return (*streams, delivery.news_of(received.stream))
+    return streams
+
+
+def _see(
+    states: Mapping[str, Any], received: Received, *, to: tuple[str, ...]
+) -> Mapping[str, Decision]:
+    decisions: dict[str, Decision] = {
+        finding.stream: alert.see(states[finding.stream], finding)
+        for finding in findings(received)
+    }
+    if isinstance(received.body, RecoveryFinished):
+        news = delivery.news_of(received.stream)
+        return {**decisions, news: delivery.tell_recovery(states[news], received, to)}
+    return decisions
+
+
+def _handlers(to: tuple[str, ...]) -> tuple[Handler, ...]:
+    see = partial(_see, to=to)
+    return (
+        *(on_many(event, route=_streams, decide=see) for event in FINDERS),
+        on(VmFinished, route=lambda r: delivery.news_of(r.body.job), decide=delivery.note_vm),
+        on(ChangeAlert, route=alert.route_change, decide=alert.change),
+        on(
+            NoteAlert,
+            route=lambda r: stream_id("digest", r.body.plan),
+            decide=lambda state, r: delivery.note_alert(state, r, to),
+        ),
+        on(
+            DigestDue,
+            route=lambda r: r.stream,
+            decide=lambda state, r: delivery.send_digest(state, r, to),
+        ),
+        on(Deliver, route=lambda r: r.body.stream, decide=delivery.deliver),
+    )
+
+
+def definition(to: tuple[str, ...]) -> ServiceDefinition:
+    """The notifier that writes to these people; with none it keeps alerts and sends no mail."""
+    return ServiceDefinition(
+        name=NAME,
+        families=(alert.FAMILY, delivery.NEWS, delivery.DIGEST, delivery.DELIVERY),
+        handlers=_handlers(to),
+        subscriptions=(
+            ("gateway", commands_topic(NAME)),
+            (NAME, commands_topic(NAME)),
+            *((name, events_topic(name)) for name in ("scheduler", "replicator", "recovery")),
+        ),
+    )

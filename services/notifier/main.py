@@ -1,0 +1,19 @@
+"""Builds the notifier: its recipients and its way to the mail server."""
+
+from __future__ import annotations
+
+from services.notifier.effects import MailSender
+from services.notifier.handlers import NAME, definition
+from shared.process import Process
+from shared.service import Service
+
+
+async def build(process: Process) -> Service:
+    """The notifier of this process. Without SEAWALL_SMTP and SEAWALL_MAIL_TO no mail is made."""
+    settings = process.settings
+    service = await process.service(definition(settings.mail_to if settings.smtp else ()))
+    sender = MailSender(settings, clock=process.clock)
+    service.work(
+        await process.queue(NAME), {"send-mail": sender}, heartbeat_s=settings.heartbeat_s
+    )
+    return service
