@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -21,7 +22,7 @@ from shared.effects.settling import Settling
 from shared.effects.worker import Worker, WorkerSettings
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
-from shared.fold import ServiceDefinition
+from shared.fold import ServiceDefinition, StateCache
 from shared.news import News
 from shared.partitions import PartitionShare
 from shared.stepper import Stepper
@@ -72,6 +73,8 @@ class Service:
         self._copy_id = copy_id
         self._lease_s = lease_s
         self.worker: Worker | None = None
+        self._beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._definition = definition
         self._stop = asyncio.Event()
 
     def work(
@@ -102,6 +105,19 @@ class Service:
             progress=progress,
         )
 
+    def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task of the service's own as long as it takes in work."""
+        self._beside.append(task)
+
+    async def read_states(self, streams: Sequence[str]) -> Mapping[str, Any]:
+        """Folded states as committed now; initial ones where nothing is known."""
+        cache = StateCache(self._definition)
+        wanted = dict.fromkeys(streams, 0)
+        while wanted:
+            wanted = cache.absorb(await self.store.load(wanted))
+        found = {stream: cache.get(stream) for stream in streams}
+        return {stream: cached.state for stream, cached in found.items() if cached is not None}
+
     def _committed(self, topics: Collection[str]) -> None:
         self._news.poke({*topics, timers_topic(self.name)})
 
@@ -121,6 +137,7 @@ class Service:
                 group.create_task(self.share.run()),
                 group.create_task(self.consumer.run()),
                 group.create_task(self._timers.run()),
+                *(group.create_task(task()) for task in self._beside),
             ]
             worker = group.create_task(self.worker.run()) if self.worker else None
             await self._stop.wait()
