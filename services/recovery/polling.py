@@ -6,6 +6,7 @@ Owns the probes. When to look is `domain.watch`'s. A guest that does not answer 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 from schemas.recovery_work import PollSite, ReadyGuest, SitePolled, Watched
@@ -70,3 +71,5 @@ async def _answers(host: str, port: int, path: str | None) -> bool:
         return len(status) > 1 and status[1][:1] in (b"2", b"3")
     finally:
         writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

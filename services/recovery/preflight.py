@@ -256,8 +256,12 @@ async def _side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         async with room:
             return await read()
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(read)) for read in reads]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(read)) for read in reads]
+    except ExceptionGroup as failures:
+        # One answer is enough to know what to do: the others are of the same site.
+        raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

@@ -115,7 +115,7 @@ def outcome(state: Recovery, received: Received) -> Decision:
     if plan_work.part_of(state) != ended.part:
         return NOTHING
     if ended.part == "preflight":
-        return _step(state, (_preflight_end(ended),), received.at)
+        return _step(state, (_preflight_end(state, ended),), received.at)
     step = ended.part.partition("/")[0]
     return _step(state, (_script_end(state, step, ended),), received.at)
 
@@ -202,11 +202,14 @@ def _news_event(state: Recovery, m: said.MemberNews) -> Any:
     )
 
 
-def _preflight_end(ended: EffectOutcome) -> said.PreflightFinished:
+def _preflight_end(state: Recovery, ended: EffectOutcome) -> said.PreflightFinished:
+    site = told(state).header.recovery_site.site
     timing = step_of(ended, "preflight")
     if not ended.ok:
         problem = Problem(
-            code=ended.code or "preflight-failed", message=ended.error, remedy=ended.remedy
+            code=ended.code or "preflight-failed",
+            message=ended.error,
+            remedy=ended.remedy or f"look at the site with `site check {site}`",
         )
         return said.PreflightFinished(timing=timing, problems=(problem,))
     report: PreflightReport = ended.result

@@ -159,7 +159,7 @@ def expected_outcome(world: Watching, ends: dict[str, said.VmFinished]) -> str:
     return "completed"
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data(), recoveries(), st.sampled_from(("none", "scripts", "all")), st.integers(0, 200))
 def test_any_recovery_keeps_boot_order_ends_by_the_rules_and_leaves_nothing_held(
     data: Any, recovery: tuple[list[Any], dict[str, Any]], faults: str, cancel_at: int
@@ -197,7 +197,7 @@ def check_scripts_ran_once(world: World) -> None:
     assert len(runs) == len(set(runs))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.data(), recoveries())
 def test_without_faults_every_recovery_completes_with_every_vm_ready(
     data: Any, recovery: tuple[list[Any], dict[str, Any]]

@@ -9,6 +9,7 @@ import pytest
 
 from schemas import recovery as said
 from schemas import recovery_work as work
+from schemas import registry
 from schemas.common import Problem, ScriptReport
 from schemas.scheduler import RecoveryEnded, ReleaseHolds
 from shared.decider import WorkClass
@@ -358,8 +359,6 @@ def test_messages_that_come_twice_or_too_late_change_nothing() -> None:
 
 
 def test_two_thousand_vms_stay_within_what_one_event_may_weigh() -> None:
-    from schemas import registry
-
     vms = [vm(f"vm-{number:04}", number % 5) for number in range(2000)]
     world = begun(*vms)
     world.settle(PREFLIGHT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas import recovery as said
@@ -338,8 +339,6 @@ def test_a_deselected_script_is_no_step() -> None:
 
 
 def test_a_script_not_declared_for_tests_does_not_run_in_one() -> None:
-    import msgspec
-
     only = msgspec.structs.replace(script(), operations=("failover",))
     world = begun(definition=vm("db", pre_script=only), header=header())
     assert under_way(world) == ["hold-copy"]
