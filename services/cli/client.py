@@ -33,6 +33,12 @@ class Unreachable(SeawallError):
     code = "unreachable"
 
 
+class Undecided(SeawallError):
+    """The command is durable, and its owner has not decided it yet."""
+
+    code = "undecided"
+
+
 class ApiError(SeawallError):
     """The control plane answered with a problem document; `status` is the HTTP status."""
 
@@ -127,8 +133,14 @@ class Client:
         return await self.request("GET", path, query=chosen)
 
     async def command(self, path: str, body: Any = None, *, method: str = "POST") -> Any:
-        """Ask for something and wait for the owner's decision."""
-        return await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
+        """Ask for something and wait for the owner's decision. Raises Undecided after 10 s."""
+        answer = await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
+        if answer.get("state") == "accepted" and "command_id" in answer:
+            raise Undecided(
+                f"command {answer['command_id']} is accepted and not decided after {DECISION_WAIT}",
+                remedy="it will be; see `seawall doctor` for what is behind",
+            )
+        return answer
 
     async def everything(self, path: str, **query: str | None) -> list[dict[str, Any]]:
         """All pages of a listing."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from services.cli.client import ApiError, Client, Unreachable
+from services.cli.client import ApiError, Client, Undecided, Unreachable
 from services.cli.output import Format, err
 from services.cli.planfile import PlanFileError
 from shared.errors import SeawallError
@@ -63,6 +63,8 @@ def tell(error: SeawallError) -> int:
         err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
     if isinstance(error, Unreachable):
         return UNREACHABLE
+    if isinstance(error, Undecided):
+        return TIMED_OUT
     if isinstance(error, ApiError):
         return {404: NOT_FOUND, 422: USAGE}.get(error.status, REFUSED)
     return REFUSED
