@@ -161,7 +161,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Owned(msgspec.Struct, frozen=True, kw_only=True):
-    """Anything that carries our tag: kind is instance, disk, network, snapshot or generation."""
+    """Anything that carries our tag: kind is instance, disk, hold, snapshot or generation."""
 
     kind: str
     object_id: str
@@ -232,7 +232,8 @@ class Target(Protocol):
     async def open_generation(self, call: Call, *, disk: str, size: int) -> Generation:
         """Open a generation for `call.plan/call.vm/disk`, starting as the current copy's content.
 
-        It belongs to `call.lease`; no other claim writes into it or finalizes it.
+        It belongs to `call.lease`; no other claim writes into it or finalizes it. The same key
+        and lease find it again while it is staged, and get another one once it is gone.
         """
 
     async def write(
@@ -282,7 +283,9 @@ class Target(Protocol):
     ) -> CopyFacts:
         """Make the generations the VM's copy by one atomic switch of all its disks.
 
-        Refuses a lease below the highest seen for any of the disks (`stale-lease`).
+        Refuses a lease below the highest seen for any of the disks (`stale-lease`), and a
+        generation that did not start from the current copy (`stale-base`). `manifest` is plain
+        JSON data; `taken_at` (ISO 8601), `mark` and `configuration` of it are read, all is kept.
         """
 
     async def discard(self, call: Call, *, generation_id: str) -> None: ...
@@ -313,7 +316,9 @@ class Compute(Protocol):
     async def delete_instance(self, call: Call, *, instance_id: str) -> None: ...
     async def delete_disk(self, call: Call, *, disk_id: str) -> None: ...
     async def list_instances(self) -> tuple[Instance, ...]: ...
-    async def list_owned(self) -> tuple[Owned, ...]: ...
+    async def list_owned(self) -> tuple[Owned, ...]:
+        """Instances, disks that no instance has, and holds. Attached disks go with theirs."""
+
     async def find(self, key: str) -> Owned | None:
         """Look up what an earlier call with `key` made; None if nothing exists or is pending."""
 

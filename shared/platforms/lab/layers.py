@@ -21,6 +21,9 @@ from shared.platforms.lab.folder import write_all
 
 LayerKind = Literal["full", "delta"]
 
+# Left to itself the kernel keeps dirty pages until the sync at the end, which then waits for the
+# disk alone: 1 GiB, half of it data, took 1.03 s so and 0.67 s with the disk kept busy meanwhile.
+_WRITEBACK_BYTES: Final = 32 << 20
 # A longer chain costs a lookup per layer and read; merging costs a copy of the merged bytes.
 DELTA_COUNT_MAX: Final = 8
 
@@ -178,6 +181,7 @@ class StagedDisk:
         self.base = base
         # Two threads that fill the rest of the same block from the base would undo each other.
         self._edges = threading.Lock()
+        self._unsent = 0
         if create and base is None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             os.ftruncate(fd, size)
@@ -222,6 +226,11 @@ class StagedDisk:
                 self._write_blocks(data, offset)
         else:
             self._write_blocks(data, offset)
+        # Threads may miss a count of each other; it only moves the moment of a hint.
+        self._unsent += len(data)
+        if self._unsent >= _WRITEBACK_BYTES:
+            self._unsent = 0
+            sparse.start_writeback(self.file.fd, 0, 0)
 
     def _write_blocks(self, data: memoryview, offset: int) -> None:
         write_all(self.file.fd, data, offset)

@@ -99,7 +99,8 @@ def punch(fd: int, offset: int, length: int) -> None:
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Let the disk begin to write a range, without waiting; a hint that may be ignored."""
+    """Let the disk begin to write a range (length 0: to the end), without waiting for it; a hint
+    that may be ignored."""
     _libc.sync_file_range(fd, offset, length, _SYNC_WRITE)
 
 

@@ -276,9 +276,11 @@ class LabTarget:
                 self._frame.folder.require()
                 raise staging.generation_gone(generation_id)
             handle = self._handles[generation_id] = StagedHandle(home, record)
-            oldest = next(iter(self._handles)) if len(self._handles) > _HANDLE_COUNT_MAX else ""
-        if oldest:
-            self._drop(oldest)
+            evicted = None
+            if len(self._handles) > _HANDLE_COUNT_MAX:
+                _, evicted = self._handles.popitem(last=False)
+        if evicted is not None:
+            evicted.close()
         return handle
 
     def _drop(self, generation_id: str) -> None:
