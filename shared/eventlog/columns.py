@@ -1,6 +1,7 @@
 """A step as the arguments of `commit_step`: one array per column, null for a part that is empty.
 
-Pure. The order here is the order of the function's parameters in `sql/0002_pre_commit.sql`.
+Pure. What takes locks is sorted. The order here is the order of the function's parameters in
+`sql/0002_pre_commit.sql`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def commit_arguments(service: str, step: Step, appends: Appends) -> Columns:
         service,
         *_appends(step.rows, appends),
         *_structs(moves_of(step), (0, 1, 2, 3, 4, 5)),
-        *_table(((t.stream, t.name, t.token) for t in step.fired), 3),
-        *_table(step.cancelled_timers, 2),
+        *_table(sorted((t.stream, t.name, t.token) for t in step.fired), 3),
+        *_table(sorted(step.cancelled_timers), 2),
         *_timers(timers_set(step)),
         *_table(sorted(step.released), 2),
         *_table(sorted(step.reserved), 2),

@@ -71,13 +71,15 @@ def timers_set(step: Step) -> list[NewTimer]:
 
 
 def snapshots_kept(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """One snapshot per stream: the last given."""
-    return list({snapshot.stream: snapshot for snapshot in snapshots}.values())
+    """One snapshot per stream, sorted: the last given."""
+    last = {snapshot.stream: snapshot for snapshot in snapshots}
+    return [last[stream] for stream in sorted(last)]
 
 
 def parked_rows(parked: Iterable[Parked]) -> list[Parked]:
-    """One entry per message set aside: the last given."""
-    return list({(p.source, p.topic, p.partition, p.seq): p for p in parked}.values())
+    """One entry per message set aside, sorted: the last given."""
+    last = {(p.source, p.topic, p.partition, p.seq): p for p in parked}
+    return [last[key] for key in sorted(last)]
 
 
 def moves_of(step: Step) -> list[CursorMove]:

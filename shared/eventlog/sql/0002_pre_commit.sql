@@ -1,8 +1,9 @@
 -- One step, one transaction, one round trip. Both functions take only what the caller has sorted
 -- and counted (shared/eventlog/steps.py); a part that is null costs nothing.
 --
--- Locks are taken in one order everywhere: heads by (topic, partition), streams, cursors, timers,
--- reservations, then the work queue's own.
+-- Locks are taken in one order everywhere, rows of a table in the order of their keys: streams that
+-- begin, streams that go on, cursors, timers, reservations, snapshots, parked messages, heads, then
+-- the work queue's own.
 
 -- The commonest step: a single row and nothing else.
 create function append_one(
@@ -12,13 +13,6 @@ create function append_one(
 declare
     last bigint;
 begin
-    update heads set seq = seq + 1 where topic = p_topic and partition = p_partition
-        returning seq into last;
-    if not found then
-        insert into heads values (p_topic, p_partition, 1)
-            on conflict (topic, partition) do update set seq = heads.seq + 1
-            returning seq into last;
-    end if;
     if p_version > 0 then
         if p_version > 1 then
             update streams set version = p_version
@@ -30,6 +24,13 @@ begin
             raise exception using errcode = 'SW001', message = 'conflict',
                 detail = json_build_array(p_stream)::text;
         end if;
+    end if;
+    update heads set seq = seq + 1 where topic = p_topic and partition = p_partition
+        returning seq into last;
+    if not found then
+        insert into heads values (p_topic, p_partition, 1)
+            on conflict (topic, partition) do update set seq = heads.seq + 1
+            returning seq into last;
     end if;
     insert into log values
         (p_topic, p_partition, last, p_stream, p_version, p_type, p_schema_version, p_data, p_meta);
@@ -151,21 +152,6 @@ declare
     more   bigint;
     tokens bigint[];
 begin
-    if h_topic is not null then
-        for i in 1 .. cardinality(h_topic) loop
-            update heads set seq = seq + h_count[i]
-                where topic = h_topic[i] and partition = h_partition[i]
-                returning seq into last;
-            if not found then
-                insert into heads values (h_topic[i], h_partition[i], h_count[i])
-                    on conflict (topic, partition) do update set seq = heads.seq + excluded.seq
-                    returning seq into last;
-            end if;
-            bases[i] := last - h_count[i];
-            ends[i] := last;
-        end loop;
-    end if;
-
     if b_stream is not null or v_stream is not null then
         insert into streams select * from unnest(b_stream, b_version) on conflict do nothing;
         get diagnostics done = row_count;
@@ -176,15 +162,6 @@ begin
         if done + more <> coalesce(cardinality(b_stream), 0) + coalesce(cardinality(v_stream), 0) then
             perform raise_conflict(b_stream || v_stream);
         end if;
-    end if;
-
-    if l_head is not null then
-        insert into log
-            select h_topic[l.head], h_partition[l.head], bases[l.head] + l.place, l.stream,
-                   l.version, l.type, l.schema_version, l.data, l.meta
-            from unnest(l_head, l_place, l_stream, l_version,
-                        l_type, l_schema_version, l_data, l_meta)
-                 as l (head, place, stream, version, type, schema_version, data, meta);
     end if;
 
     if k_source is not null then
@@ -253,6 +230,30 @@ begin
             on conflict (source, topic, partition, seq) do update set
                 key = excluded.key, reason = excluded.reason, at = excluded.at;
     end if;
+    -- Late, because every step of a partition waits here for the one before it to commit.
+    if h_topic is not null then
+        for i in 1 .. cardinality(h_topic) loop
+            update heads set seq = seq + h_count[i]
+                where topic = h_topic[i] and partition = h_partition[i]
+                returning seq into last;
+            if not found then
+                insert into heads values (h_topic[i], h_partition[i], h_count[i])
+                    on conflict (topic, partition) do update set seq = heads.seq + excluded.seq
+                    returning seq into last;
+            end if;
+            bases[i] := last - h_count[i];
+            ends[i] := last;
+        end loop;
+    end if;
+    if l_head is not null then
+        insert into log
+            select h_topic[l.head], h_partition[l.head], bases[l.head] + l.place, l.stream,
+                   l.version, l.type, l.schema_version, l.data, l.meta
+            from unnest(l_head, l_place, l_stream, l_version,
+                        l_type, l_schema_version, l_data, l_meta)
+                 as l (head, place, stream, version, type, schema_version, data, meta);
+    end if;
+
     -- Last: it locks budgets, which every claim wants.
     if has_work then
         perform apply_work(

@@ -187,6 +187,30 @@ class LogContract:
             found = await seqs(store, OTHER, partition)
             assert found == list(range(1, len(found) + 1))
 
+    async def test_writers_that_race_over_several_streams_lose_nothing(
+        self, store: EventStore
+    ) -> None:
+        streams = [f"counter:k{n}" for n in range(4)]
+        written = 0
+
+        async def write(turn: int) -> None:
+            nonlocal written
+            for _ in range(6):
+                chosen = (streams[turn:] + streams[:turn])[:3]
+                loaded = await store.load(dict.fromkeys(chosen, 0))
+                rows = [event(stream, len(loaded[stream].events) + 1) for stream in chosen]
+                try:
+                    await append(store, *rows)
+                except Conflict:
+                    continue
+                written += len(rows)
+
+        await asyncio.gather(*(write(turn) for turn in range(4)))
+        loaded = await store.load(dict.fromkeys(streams, 0))
+        assert 0 < sum(len(found.events) for found in loaded.values()) == written
+        for found in loaded.values():
+            assert [row.version for row in found.events] == list(range(1, len(found.events) + 1))
+
 
 class LoadContract:
     async def test_what_was_never_written_is_empty(self, store: EventStore) -> None:
