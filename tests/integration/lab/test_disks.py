@@ -181,3 +181,16 @@ async def test_a_random_writer_changes_what_it_says(pair: Pair) -> None:
     )
     listed = {at for e in found.extents for at in range(e.offset, e.offset + e.length)}
     assert listed == {at for start, length in written for at in range(start, start + length)}
+
+
+async def test_a_staged_generation_keeps_the_layers_it_starts_from(pair: Pair) -> None:
+    LabDisk(pair.vm / "sda.raw").write(0, b"old")
+    await replicate(pair.east, pair.west, "a")
+    late = await pair.west.target.open_generation(call("late"), disk="sda", size=SIZE)
+    full = await pair.west.target.open_generation(call("b"), disk="sda", size=2 * SIZE)
+    await pair.west.target.finalize(call("b/f"), generations=[full], manifest={"mark": "b"})
+    other = site(pair.root, "west")
+    content = bytearray(3)
+    await other.target.read_back(call("r"), generation=late, offset=0, into=memoryview(content))
+    assert content == b"old"
+    await other.close()
