@@ -8,7 +8,7 @@ scripts or long transfers, or where something went wrong.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Literal
 
 from schemas.common import Command, Fact, Problem, ScriptReport, StepTiming
 from schemas.plans import ReplicationPolicy, ScriptDefinition, VmDefinition
@@ -55,7 +55,8 @@ class GenerationFacts(Fact, frozen=True, kw_only=True):
 class DiskResult(Fact, frozen=True, kw_only=True):
     """What one disk's transfer did; bytes. `compared`: changes had to be found by hash.
 
-    `generation` is not kept in IterationFinished.
+    `digest` chains the digests of what was written, in offset order. `generation` is not kept
+    in IterationFinished.
     """
 
     disk: str
@@ -68,6 +69,7 @@ class DiskResult(Fact, frozen=True, kw_only=True):
     bytes_same: int = 0
     compared: bool = False
     reason: str = ""
+    digest: str = ""
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
     attempts: int = 1

@@ -1,0 +1,1 @@
+"""The replicator's pure deciders."""
