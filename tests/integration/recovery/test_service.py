@@ -64,7 +64,7 @@ class Running:
 
     async def until(self, stream: str, reached: Any, *, within_s: float = 30) -> Any:
         async with asyncio.timeout(within_s):
-            while not reached(state := await self.state(stream)):
+            while not reached(state := await self.state(stream)):  # noqa: ASYNC110 - other tasks
                 await asyncio.sleep(0.02)
             return state
 
