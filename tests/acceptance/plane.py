@@ -1,0 +1,124 @@
+"""A control plane of six processes and its Postgres, whose parts can be killed and restarted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from shared.embedded import EmbeddedPostgres
+
+SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "projector")
+LEASE_S = 2.0
+HEARTBEAT_S = 0.5
+READY_S_MAX = 30.0
+
+
+class Plane:
+    """Six services on one embedded Postgres; use as a context."""
+
+    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self.home = root / "home"
+        self.postgres = EmbeddedPostgres(root / "postgres")
+        self.log = root / "services.log"
+        self.port = _free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **os.environ,
+            "SEAWALL_HOME": str(self.home),
+            "SEAWALL_PORT": str(self.port),
+            "SEAWALL_LEASE": str(LEASE_S),
+            "SEAWALL_HEARTBEAT": str(HEARTBEAT_S),
+            "SEAWALL_CALL_TIMEOUT": "1",
+            "SEAWALL_LOG_LEVEL": "warning",
+            **(environment or {}),
+        }
+
+    @property
+    def url(self) -> str:
+        """Where the gateway answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def token(self) -> str:
+        """The admin token."""
+        return (self.home / "token").read_text().strip()
+
+    def __enter__(self) -> Plane:
+        self.home.mkdir(parents=True)
+        self._environment["SEAWALL_DATABASE_URL"] = self.postgres.start()
+        return self
+
+    def start(self, name: str, *, kill_after: str = "") -> None:
+        """Start one service; `kill_after` arms it (tests/acceptance/service.py)."""
+        environment = {**self._environment, "SEAWALL_KILL_AFTER": kill_after}
+        with self.log.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "tests.acceptance.service", name],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def start_all(self, *, armed: Mapping[str, str] | None = None) -> None:
+        """Start every service that does not run."""
+        for name in SERVICES:
+            if name not in self.running():
+                self.start(name, kill_after=(armed or {}).get(name, ""))
+
+    def running(self) -> set[str]:
+        """The services that run."""
+        return {name for name, process in self.processes.items() if process.poll() is None}
+
+    def kill(self, names: Collection[str]) -> None:
+        """SIGKILL services and reap them."""
+        for name in names:
+            self.processes[name].kill()
+        for name in names:
+            self.processes[name].wait()
+
+    def ready(self) -> bool:
+        """Whether the gateway says so."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def wait_ready(self) -> None:
+        """Return once the gateway is ready; raises TimeoutError with the log's end."""
+        deadline = time.monotonic() + READY_S_MAX
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready: {self.log_tail()}")
+            time.sleep(0.05)  # tidy: polls a process of its own, not a test's wait
+
+    def log_tail(self, count: int = 4000) -> str:
+        """The end of what the services logged."""
+        return self.log.read_text(errors="replace")[-count:] if self.log.exists() else ""
+
+    def __exit__(self, *failure: object) -> None:
+        for name in self.running():
+            self.processes[name].send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=12)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.postgres.stop()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
