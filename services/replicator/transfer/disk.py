@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from itertools import takewhile
+from itertools import count, takewhile
 from typing import Final
 
 import msgspec
@@ -127,6 +127,8 @@ class _Transfer:
         self._since, self._reason = _usable_since(request)
         self._compared = False
         self._frontier = Frontier()
+        # Flushes and pages may be asked for twice at one offset; their keys must still differ.
+        self._number = count()
         self._clock = asyncio.get_running_loop().time
         self._marker = Marker(
             snapshot_id=request.snapshot.snapshot_id,
@@ -243,7 +245,7 @@ class _Transfer:
     async def _page(self, start: int) -> Extents:
         return await self._source_calls.ask(
             "extents",
-            f"e{start}",
+            f"e{next(self._number)}",
             lambda call: self._source.extents(
                 call,
                 snapshot=self._request.snapshot,
@@ -257,7 +259,7 @@ class _Transfer:
     async def _flush(self) -> None:
         await self._target_calls.ask(
             "flush",
-            f"f{self._frontier.offset}",
+            f"f{next(self._number)}",
             lambda call: self._target.flush(call, generation=self._request.generation),
             timeout_s=self._settings.flush_timeout_s,
         )

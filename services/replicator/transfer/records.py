@@ -30,10 +30,10 @@ class TransferSettings(msgspec.Struct, frozen=True, kw_only=True):
     window_bytes: int = 32 * MIB
     window_bytes_min: int = 16 * MIB
     window_bytes_max: int = 64 * MIB
-    # Chunks worked on at once. Four keep two cores busy on a local target; every further one
-    # would only take a buffer to wait with, which the crew finds out by itself where it is not so.
+    # Chunks worked on at once to begin with. Four keep two cores busy on a local target, more
+    # would only wait there, each with a buffer; where answers take long the crew grows.
     crew: int = 4
-    crew_min: int = 2
+    crew_min: int = 4
     mark_bytes: int = 500_000_000
     # Reading a gap this small costs less than one more call; more would make sparse disks grow.
     merge_gap_bytes: int = 32 * 1024

@@ -272,12 +272,7 @@ class SnapshotReader:
         """Fill `into` with the frozen bytes; Permanent where disk or snapshot ended meanwhile."""
         count = sparse.read_full(self._disk, into, offset)
         if count < len(into):
-            raise Permanent(
-                f"the disk file {self.path} shrank below {offset + len(into)} bytes while it was "
-                f"being read; it had {self.size} when the snapshot was taken",
-                code="disk-shrank",
-                remedy="restore the disk file to its size, or reset the VM to copy it anew",
-            )
+            raise self._shrank()
         for start, end, state in self._old.runs(offset, offset + len(into)):
             part = into[start - offset : end - offset]
             if state == DATA:
@@ -292,7 +287,18 @@ class SnapshotReader:
         """Ranges that may hold data: the disk's now, and what was preserved of it since."""
         found = list(sparse.data_ranges(self._disk, start, end))
         found.extend((a, b) for a, b, s in self._old.present_runs(start, end) if s == DATA)
+        # Afterwards: a file that was cut off must not pass as one that ends in a hole.
+        if os.fstat(self._disk).st_size < self.size:
+            raise self._shrank()
         return join_ranges([(max(a, start), min(b, end)) for a, b in found if b > start])
+
+    def _shrank(self) -> Permanent:
+        return Permanent(
+            f"the disk file {self.path} has {os.fstat(self._disk).st_size} bytes; it had "
+            f"{self.size} when the snapshot was taken",
+            code="disk-shrank",
+            remedy="restore the disk file to its size, or reset the VM to copy it anew",
+        )
 
 
 def snapshot_gone(snapshot_id: str) -> Permanent:

@@ -30,6 +30,7 @@ PLAN = "shop"
 VM = "db"
 DISK = "sda"
 SETTINGS = TransferSettings()
+SMALL_MARKS = TransferSettings(mark_bytes=2 << 20)
 _PIECE_BYTES = 1 << 20
 
 
@@ -90,6 +91,12 @@ async def generation(sites: Sites, name: str, taken: Snapshot, *, lease: int = 1
     )
 
 
+async def current_mark(sites: Sites) -> str | None:
+    """The mark of the current copy; None before the first iteration."""
+    current = await sites.west.target.current(plan=PLAN, vm=VM)
+    return current.mark if current is not None else None
+
+
 async def _forget(_mark: Mark) -> None:
     pass
 
@@ -141,12 +148,11 @@ async def close(sites: Sites, name: str, taken: Snapshot) -> None:
 
 async def iterate(sites: Sites, name: str) -> tuple[TransferResult, float]:
     """A whole iteration; seconds from opening the snapshot to the finalized copy."""
-    current = await sites.west.target.current(plan=PLAN, vm=VM)
+    since = await current_mark(sites)
     began_s = time.perf_counter()
     taken = await snapshot(sites, name)
     try:
         staged = await generation(sites, name, taken)
-        since = current.mark if current is not None else None
         result = await transfer(sites, name, taken, staged, since=since)
         await finalize(sites, name, taken, staged)
         return result, time.perf_counter() - began_s
