@@ -1,4 +1,7 @@
-"""What the scheduler says: sites, plans, protected VMs, ticks, holds; and what it is asked."""
+"""What the scheduler says: sites, plans, protected VMs, ticks, holds; and what it is asked.
+
+The commands, messages and timers it acts on are in `scheduler_inbox`; import them from here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.common import Command, Fact, HoldMode, Problem
+from schemas.common import Fact, HoldMode, Problem
 from schemas.plans import (
     CheckpointPolicy,
     PlanDefinition,
@@ -17,262 +20,90 @@ from schemas.plans import (
     VmDefinition,
 )
 from schemas.registry import published
-
-RecoveryMode = Literal["test", "failover", "migrate", "reverse", "failback"]
-
-# ── Commands from the gateway ────────────────────────────────────────────────────────────────
-
-
-@published("scheduler.add-site")
-class AddSite(Command, frozen=True, kw_only=True):
-    """Register a site. It is checked on its platform first; an unreachable one is refused."""
-
-    site: str
-    platform: str
-    settings: dict[str, str]
-    credentials: str = ""
-
-
-@published("scheduler.check-site")
-class CheckSite(Command, frozen=True, kw_only=True):
-    """Call the platform and record what it answers."""
-
-    site: str
-
-
-@published("scheduler.remove-site")
-class RemoveSite(Command, frozen=True, kw_only=True):
-    """Forget a site that no plan uses."""
-
-    site: str
-
-
-@published("scheduler.apply-plan")
-class ApplyPlan(Command, frozen=True, kw_only=True):
-    """Create or change a plan. `expected_version` 0: whatever stands. `dry_run`: diff only."""
-
-    definition: PlanDefinition
-    expected_version: int = 0
-    dry_run: bool = False
-
-
-@published("scheduler.delete-plan")
-class DeletePlan(Command, frozen=True, kw_only=True):
-    """Stop protecting; copies at the target stay."""
-
-    plan: str
-
-
-@published("scheduler.start-plan")
-class StartPlan(Command, frozen=True, kw_only=True):
-    """Turn replication on, for the plan or some of its VMs."""
-
-    plan: str
-    vms: tuple[str, ...] = ()
-
-
-@published("scheduler.stop-plan")
-class StopPlan(Command, frozen=True, kw_only=True):
-    """Turn replication off. `cancel`: also cancel running iterations, else they finish."""
-
-    plan: str
-    vms: tuple[str, ...] = ()
-    cancel: bool = False
-
-
-@published("scheduler.run-plan")
-class RunPlan(Command, frozen=True, kw_only=True):
-    """Replicate now. The gateway made `job` (a replication-run stream id)."""
-
-    plan: str
-    job: str
-    vms: tuple[str, ...] = ()
-
-
-@published("scheduler.prioritise-plan")
-class PrioritisePlan(Command, frozen=True, kw_only=True):
-    """Set the priority, 1 highest to 5, of the plan or some of its VMs."""
-
-    plan: str
-    priority: int
-    vms: tuple[str, ...] = ()
-
-
-@published("scheduler.reset-vm")
-class ResetVm(Command, frozen=True, kw_only=True):
-    """Declare the copy invalid: the next iteration copies everything (resync)."""
-
-    plan: str
-    vm: str
-
-
-@published("scheduler.create-checkpoint")
-class CreateCheckpoint(Command, frozen=True, kw_only=True):
-    """Make a PIT checkpoint now. The gateway made `job` (a checkpoint stream id)."""
-
-    plan: str
-    job: str
-    preserved: bool = False
-
-
-@published("scheduler.change-checkpoint")
-class ChangeCheckpoint(Command, frozen=True, kw_only=True):
-    """Preserve, unpreserve or delete a checkpoint by hand."""
-
-    plan: str
-    checkpoint: str
-    action: Literal["preserve", "unpreserve", "delete"]
-
-
-@published("scheduler.recover")
-class Recover(Command, frozen=True, kw_only=True):
-    """Start a recovery. The gateway made `job` (a recovery stream id)."""
-
-    plan: str
-    job: str
-    mode: RecoveryMode
-    vms: tuple[str, ...] = ()
-    checkpoint: str = "latest"
-    skip_scripts: tuple[str, ...] = ()
-    on_error: Literal["continue", "stop"] | None = None
-    dry_run: bool = False
-
-
-@published("scheduler.finish-application")
-class FinishApplication(Command, frozen=True, kw_only=True):
-    """Scheduler to itself: the sites of an application answered, apply it.
-
-    It carries the id of the ApplyPlan it finishes, and is a command because only a command that
-    meets a reserved name (a VM of another plan) is answered with a refusal.
-    """
-
-    plan: str
-
-
-# ── Messages from other services ─────────────────────────────────────────────────────────────
-
-
-@published("scheduler.site-inspected")
-class SiteInspected(Fact, frozen=True, kw_only=True):
-    """Answer to InspectSite. `problem` is set where the platform could not be read.
-
-    `vms` are the names asked for that exist, or all names where a glob was asked.
-    """
-
-    request: str
-    site: str
-    for_stream: str
-    vms: tuple[str, ...] = ()
-    vm_problems: tuple[Problem, ...] = ()
-    problem: Problem | None = None
-    facts: dict[str, Any] = {}
-
-
-@published("scheduler.iteration-ended")
-class IterationEnded(Fact, frozen=True, kw_only=True):
-    """A VM's iteration ended; its write-copy hold is released.
-
-    `checkpoint_at` is the moment of the source snapshot of a finalized copy, else None.
-    """
-
-    plan: str
-    vm: str
-    iteration: str
-    state: Literal["completed", "partially-completed", "failed", "cancelled"]
-    checkpoint_at: dt.datetime | None = None
-    resync: bool = False
-    problem: Problem | None = None
-
-
-@published("scheduler.checkpoint-ended")
-class CheckpointEnded(Fact, frozen=True, kw_only=True):
-    """A checkpoint job ended. `created_at` orders checkpoints; states as in product.md §4."""
-
-    plan: str
-    checkpoint: str
-    state: Literal["available", "failed", "deleted"]
-    created_at: dt.datetime
-    vms: tuple[str, ...] = ()
-    problem: Problem | None = None
-
-
-@published("scheduler.release-holds")
-class ReleaseHolds(Fact, frozen=True, kw_only=True):
-    """A job gives back modes on VMs; empty `vms` means all it holds in the plan."""
-
-    plan: str
-    job: str
-    modes: tuple[HoldMode, ...]
-    vms: tuple[str, ...] = ()
-    release_checkpoint: bool = False
-
-
-@published("scheduler.recovery-ended")
-class RecoveryEnded(Fact, frozen=True, kw_only=True):
-    """A recovery ended. The plan keeps its achieved RTO."""
-
-    plan: str
-    job: str
-    mode: RecoveryMode
-    state: Literal["completed", "partially-completed", "failed", "cancelled"]
-    rto_s: float | None = None
-
-
-# ── Timers ───────────────────────────────────────────────────────────────────────────────────
-
-
-@published("scheduler.tick-due")
-class TickDue(Fact, frozen=True, kw_only=True):
-    """A replication tick came due: of one VM, or of a whole synchronized plan."""
-
-    tick_at: dt.datetime
-
-
-@published("scheduler.checkpoint-due")
-class CheckpointDue(Fact, frozen=True, kw_only=True):
-    """A scheduled PIT checkpoint came due."""
-
-    due_at: dt.datetime
-
-
-@published("scheduler.retention-due")
-class RetentionDue(Fact, frozen=True, kw_only=True):
-    """A checkpoint may have outlived its rules."""
-
-
-@published("scheduler.names-due")
-class NamesDue(Fact, frozen=True, kw_only=True):
-    """A dry run reserved VM names to see whether they are free: give them back."""
-
-    site: str
-    vms: tuple[str, ...]
-
-
-@published("scheduler.rpo-due")
-class RpoDue(Fact, frozen=True, kw_only=True):
-    """The newest copy reached the age of the plan's RPO target."""
-
-
-@published("scheduler.group-tick-due")
-class GroupTickDue(Fact, frozen=True, kw_only=True):
-    """A tick of a synchronized plan came due."""
-
-    tick_at: dt.datetime
-
-
-@published("scheduler.group-check-due")
-class GroupCheckDue(Fact, frozen=True, kw_only=True):
-    """A member of a group ended: is it the slowest one?"""
-
-    run: str
-
-
-@published("scheduler.inspection-due")
-class InspectionDue(Fact, frozen=True, kw_only=True):
-    """A site did not answer in time; `request` is the id of the command that asked."""
-
-    request: str
-
+from schemas.scheduler_inbox import (
+    AddSite as AddSite,
+)
+from schemas.scheduler_inbox import (
+    ApplyPlan as ApplyPlan,
+)
+from schemas.scheduler_inbox import (
+    ChangeCheckpoint as ChangeCheckpoint,
+)
+from schemas.scheduler_inbox import (
+    CheckpointDue as CheckpointDue,
+)
+from schemas.scheduler_inbox import (
+    CheckpointEnded as CheckpointEnded,
+)
+from schemas.scheduler_inbox import (
+    CheckSite as CheckSite,
+)
+from schemas.scheduler_inbox import (
+    CreateCheckpoint as CreateCheckpoint,
+)
+from schemas.scheduler_inbox import (
+    DeletePlan as DeletePlan,
+)
+from schemas.scheduler_inbox import (
+    FinishApplication as FinishApplication,
+)
+from schemas.scheduler_inbox import (
+    GroupCheckDue as GroupCheckDue,
+)
+from schemas.scheduler_inbox import (
+    GroupTickDue as GroupTickDue,
+)
+from schemas.scheduler_inbox import (
+    InspectionDue as InspectionDue,
+)
+from schemas.scheduler_inbox import (
+    IterationEnded as IterationEnded,
+)
+from schemas.scheduler_inbox import (
+    NamesDue as NamesDue,
+)
+from schemas.scheduler_inbox import (
+    PrioritisePlan as PrioritisePlan,
+)
+from schemas.scheduler_inbox import (
+    Recover as Recover,
+)
+from schemas.scheduler_inbox import (
+    RecoveryEnded as RecoveryEnded,
+)
+from schemas.scheduler_inbox import (
+    RecoveryMode as RecoveryMode,
+)
+from schemas.scheduler_inbox import (
+    ReleaseHolds as ReleaseHolds,
+)
+from schemas.scheduler_inbox import (
+    RemoveSite as RemoveSite,
+)
+from schemas.scheduler_inbox import (
+    ResetVm as ResetVm,
+)
+from schemas.scheduler_inbox import (
+    RetentionDue as RetentionDue,
+)
+from schemas.scheduler_inbox import (
+    RpoDue as RpoDue,
+)
+from schemas.scheduler_inbox import (
+    RunPlan as RunPlan,
+)
+from schemas.scheduler_inbox import (
+    SiteInspected as SiteInspected,
+)
+from schemas.scheduler_inbox import (
+    StartPlan as StartPlan,
+)
+from schemas.scheduler_inbox import (
+    StopPlan as StopPlan,
+)
+from schemas.scheduler_inbox import (
+    TickDue as TickDue,
+)
 
 # ── Events ───────────────────────────────────────────────────────────────────────────────────
 
@@ -516,12 +347,13 @@ class RecoveryRequested(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.recovery-recorded")
 class RecoveryRecorded(Fact, frozen=True, kw_only=True):
-    """The plan's last recovery ended."""
+    """A recovery of the plan ended; a dry run is none that counts."""
 
     job: str
     mode: RecoveryMode
     state: str
     rto_s: float | None = None
+    dry_run: bool = False
 
 
 @published("scheduler.checkpoint-hold-released")

@@ -17,10 +17,8 @@ from schemas.replicator import StartRun
 from services.scheduler.domain.grid import VmClock, advance, grid_for
 from services.scheduler.domain.membership import group_timer
 from services.scheduler.domain.names import (
-    iteration_id,
     plan_stream,
     run_id,
-    tick_of_run,
     vm_stream,
     vm_streams,
 )
@@ -29,9 +27,6 @@ from services.scheduler.domain.protected_vm import ProtectedVm, blocker
 from services.scheduler.domain.ticks import dispatch, missed_ticks, tick_script
 from shared.decider import NOTHING, Decision, Send
 from shared.errors import Refused
-
-RUN_BYTES_MAX = 48 * 1024
-"""Past this StartRun leaves its iterations out: `iteration:<plan>:<vm>:<last part of run>`."""
 
 
 def group_tick_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
@@ -185,15 +180,13 @@ def _start_member(
 def _start_run(
     header: said.PlanHeader, *, run: str, tick_at: dt.datetime, vms: tuple[str, ...]
 ) -> StartRun:
-    tick = tick_of_run(run)
-    iterations = tuple(iteration_id(header.name, vm, tick) for vm in vms)
-    size = sum(len(vm) + len(iteration) + 6 for vm, iteration in zip(vms, iterations, strict=True))
+    # Iterations are named after their run: listing thousands of ids would not fit a message.
     return StartRun(
         run=run,
         plan=header.name,
         tick_at=tick_at,
         vms=vms,
-        iterations=iterations if size <= RUN_BYTES_MAX else (),
+        iterations=(),
         pre_script=tick_script(header.replication.pre_script),
         post_script=tick_script(header.replication.post_script),
     )

@@ -34,8 +34,8 @@ from services.scheduler.domain.plan import (
     Plan,
     all_vm_streams,
     holding_jobs,
-    replication_of,
     standing,
+    with_priority,
 )
 from services.scheduler.domain.protected_vm import ProtectedVm, same_grid
 from services.scheduler.domain.rpo import RPO_TIMER, judge_rpo
@@ -200,11 +200,16 @@ def _plan_decision(
         vms=names,
         next_due_at=next_due_at,
     )
+    events: tuple[Any, ...] = (applied,)
+    kept = _kept_priority(plan, header)
+    if kept is not None:
+        # Said again, so that whoever shows the new version shows it with the priority that holds.
+        events += (said.PlanPrioritised(priority=kept),)
     more_timers, more_cancelled = policy_timers(plan, header, now=now)
     left = () if before is None else _left(plan, definition)
     old_site = "" if before is None else before.protected.site
     return Decision(
-        events=(applied,),
+        events=events,
         timers=(*timers, *more_timers),
         cancel_timers=(*cancelled, *more_cancelled),
         reserve=tuple(
@@ -212,6 +217,14 @@ def _plan_decision(
         ),
         release=tuple(vm_reservation(old_site, vm) for vm in left),
     )
+
+
+def _kept_priority(plan: Plan, header: said.PlanHeader) -> int | None:
+    """The operator's priority, which stands until the plan's document names another."""
+    before = plan.header
+    if before is None or before.replication.priority != header.replication.priority:
+        return None
+    return plan.priority
 
 
 def group_timer(due: dt.datetime) -> Timer:
@@ -243,12 +256,7 @@ def _member_decisions(
     now: dt.datetime,
 ) -> dict[str, Decision]:
     name = header.name
-    before = plan.header
-    kept = plan.priority
-    if before is not None and before.replication.priority != header.replication.priority:
-        kept = None
-    as_plan = msgspec.structs.replace(plan, priority=kept)
-    replication = replication_of(as_plan, header)
+    replication = with_priority(header.replication, _kept_priority(plan, header))
     members: list[ProtectedVm] = [states[key] for key in vm_streams(name, plan.vms)]
     # A VM that joins a plan which the operator stopped does not start by itself.
     starts = not members or any(member.on for member in members)

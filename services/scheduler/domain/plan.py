@@ -49,6 +49,7 @@ class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     mode: said.RecoveryMode
     vms: tuple[str, ...] = ()
     checkpoint: str = ""
+    dry_run: bool = False
     ended: bool = False
     released: bool = False
 
@@ -105,11 +106,11 @@ def all_vm_streams(state: Plan, plan: str) -> tuple[str, ...]:
     return vm_streams(plan, state.vms)
 
 
-def replication_of(state: Plan, header: said.PlanHeader) -> ReplicationPolicy:
-    """The replication policy with the operator's priority."""
-    if state.priority is None:
-        return header.replication
-    return msgspec.structs.replace(header.replication, priority=state.priority)
+def with_priority(replication: ReplicationPolicy, priority: int | None) -> ReplicationPolicy:
+    """The policy with the operator's priority, where there is one."""
+    if priority is None:
+        return replication
+    return msgspec.structs.replace(replication, priority=priority)
 
 
 def holding_jobs(state: Plan) -> tuple[str, ...]:
@@ -243,6 +244,7 @@ def _recovery_requested(state: Plan, event: said.RecoveryRequested) -> None:
         mode=event.mode,
         vms=() if event.dry_run else event.vms,
         checkpoint=held,
+        dry_run=event.dry_run,
         released=event.dry_run,
     )
     state.recoveries = {**state.recoveries, event.job: entry}

@@ -107,7 +107,9 @@ def recovery_ended(state: Plan, received: Received) -> Decision:
     entry = state.recoveries.get(m.job)
     if entry is None or entry.ended:
         return NOTHING
-    recorded = said.RecoveryRecorded(job=m.job, mode=m.mode, state=m.state, rto_s=m.rto_s)
+    recorded = said.RecoveryRecorded(
+        job=m.job, mode=m.mode, state=m.state, rto_s=m.rto_s, dry_run=entry.dry_run
+    )
     return Decision(events=(recorded,))
 
 

@@ -17,10 +17,8 @@ from schemas.common import CommandSettled, HoldMode
 from schemas.envelope import Meta, Received
 from schemas.ids import family_of
 from schemas.plans import (
-    CheckpointPolicy,
     PlanDefinition,
     ReplicationPolicy,
-    Targets,
     VmDefinition,
 )
 from schemas.replicator import InspectSite, StartIteration
@@ -188,12 +186,14 @@ class Desk:
 
     def vm(self, vm: str) -> ProtectedVm:
         """The state of a VM of the plan `shop`."""
-        return self._state(vm_stream("shop", vm))
+        state: ProtectedVm = self._state(vm_stream("shop", vm))
+        return state
 
     @property
     def plan(self) -> Plan:
         """The state of the plan `shop`."""
-        return self._state(plan_stream("shop"))
+        state: Plan = self._state(plan_stream("shop"))
+        return state
 
     def take(self, kind: type[T]) -> list[T]:
         """Messages of a kind that were sent since the last look."""
@@ -228,9 +228,7 @@ class Desk:
     def _commit(self, received: Received) -> list[Any]:
         folder = Folder(DEFINITION, self.cache, self.handlers)
         step = self._fold(folder, received)
-        taken = [
-            name for name, stream in step.reserved if self.names.get(name, stream) != stream
-        ]
+        taken = [name for name, stream in step.reserved if self.names.get(name, stream) != stream]
         if taken:
             # As the runner does: nothing of the step stands, the command is refused.
             self._rewind(folder.touched)

@@ -46,9 +46,7 @@ def by_hand(desk: Desk, job: str, **fields: Any) -> str:
 
 
 def change(desk: Desk, checkpoint: str, action: str) -> str:
-    answer = desk.command(
-        said.ChangeCheckpoint, plan="shop", checkpoint=checkpoint, action=action
-    )
+    answer = desk.command(said.ChangeCheckpoint, plan="shop", checkpoint=checkpoint, action=action)
     assert answer is not None
     return answer.code or answer.outcome
 
@@ -110,9 +108,7 @@ def test_keep_last_lets_the_oldest_go() -> None:
     assert gone(desk) == [jobs[0]]
     assert desk.plan.checkpoints[jobs[0]].state == "expiring"
     desk.tell(
-        said.CheckpointEnded(
-            plan="shop", checkpoint=jobs[0], state="deleted", created_at=at(2)
-        )
+        said.CheckpointEnded(plan="shop", checkpoint=jobs[0], state="deleted", created_at=at(2))
     )
     assert list(desk.plan.checkpoints) == jobs[1:]
 

@@ -47,9 +47,9 @@ class Ticking(RuleBasedStateMachine):
 
     def listen(self) -> None:
         """Play the replicator: take what was started, count what every run waits for."""
-        for message in self.desk.take(StartRun):
-            assert message.run not in self.members
-            self.members[message.run] = set(message.vms)
+        for opened in self.desk.take(StartRun):
+            assert opened.run not in self.members
+            self.members[opened.run] = set(opened.vms)
         for message in self.desk.take(StartIteration):
             assert message.vm not in self.running, "two iterations of one VM"
             self.running[message.vm] = message.iteration
@@ -120,9 +120,7 @@ class Ticking(RuleBasedStateMachine):
     def apply(self, policy: ReplicationPolicy) -> None:
         self.policy = policy
         self.grids.add(policy)
-        self.desk.apply(
-            definition(*VMS, replication=policy, targets=Targets(rpo_s=1800.0))
-        )
+        self.desk.apply(definition(*VMS, replication=policy, targets=Targets(rpo_s=1800.0)))
         self.listen()
 
     @invariant()

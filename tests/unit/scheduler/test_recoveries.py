@@ -35,9 +35,7 @@ def release(desk: Desk, *modes: Any, job: str = JOB, **fields: Any) -> list[Any]
 
 
 def end(desk: Desk, job: str = JOB) -> None:
-    desk.tell(
-        said.RecoveryEnded(plan="shop", job=job, mode="test", state="completed", rto_s=12.5)
-    )
+    desk.tell(said.RecoveryEnded(plan="shop", job=job, mode="test", state="completed", rto_s=12.5))
 
 
 def test_a_test_recovery_holds_all_its_vms_and_enrols_them_first() -> None:
@@ -199,6 +197,7 @@ def test_a_dry_run_holds_nothing_and_meets_no_hold() -> None:
         said.RecoveryEnded(plan="shop", job="recovery:shop:2", mode="test", state="completed")
     )
     assert list(desk.plan.recoveries) == [JOB]
+    assert [e.dry_run for e in desk.said(said.RecoveryRecorded)] == [True]
 
 
 def test_the_same_recovery_asked_twice_starts_once() -> None:
