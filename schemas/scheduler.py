@@ -375,6 +375,7 @@ class VmProtected(Fact, frozen=True, kw_only=True):
     """A VM belongs to a plan, with its definition; also sent when the definition changes.
 
     `protected_at` is when it joined the plan: until the first copy, RPO counts from there.
+    `last_checkpoint_at`: it comes back to its plan, and this copy from before still counts.
     """
 
     plan: str
@@ -386,6 +387,7 @@ class VmProtected(Fact, frozen=True, kw_only=True):
     replication: ReplicationPolicy
     rpo_s: float | None = None
     protected_at: dt.datetime | None = None
+    last_checkpoint_at: dt.datetime | None = None
 
 
 @published("scheduler.vm-released")

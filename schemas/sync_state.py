@@ -86,6 +86,8 @@ def fold_sync(facts: SyncFacts, event: Any) -> SyncFacts:
         return _with(facts, exceeded=facts.exceeded or exceeded)
     if kind is said.VmReset:
         return NEW if event.lost else _with(facts, resync=True)
+    if kind is said.VmProtected and event.last_checkpoint_at is not None:
+        return _with(facts, has_copy=True)
     if kind in (said.VmStopped, said.VmReleased):
         return _with(facts, exceeded=False)
     return facts

@@ -291,9 +291,12 @@ def _member_decisions(
 
 
 def _at_version(wanted: said.VmProtected, setup: said.VmProtected | None) -> said.VmProtected:
-    """What would stand if only the plan's version were different."""
-    version = wanted.plan_version if setup is None else setup.plan_version
-    return msgspec.structs.replace(wanted, plan_version=version)
+    """What would stand if nothing but the plan's version were new."""
+    if setup is None:
+        return wanted
+    return msgspec.structs.replace(
+        wanted, plan_version=setup.plan_version, last_checkpoint_at=setup.last_checkpoint_at
+    )
 
 
 def _join(
@@ -303,7 +306,8 @@ def _join(
     lost = _lost_copy(state, wanted)
     newest = None if lost else state.last_checkpoint_at
     breach, timers = judge_rpo(wanted, newest=newest, breached=False, now=now)
-    events: list[Any] = [wanted, *lost, *breach]
+    joins = msgspec.structs.replace(wanted, last_checkpoint_at=newest)
+    events: list[Any] = [joins, *lost, *breach]
     if starts:
         event, tick = _start(wanted, now)
         events.append(event)

@@ -72,6 +72,13 @@ def priority_of(state: ProtectedVm, setup: said.VmProtected) -> int:
     return setup.replication.priority if own is None else own
 
 
+def has_own_priority(state: ProtectedVm) -> bool:
+    """Whether the plan's priority means nothing for the VM."""
+    if state.priority is not None:
+        return True
+    return state.setup is not None and state.setup.definition.priority is not None
+
+
 def same_grid(one: ReplicationPolicy, other: ReplicationPolicy) -> bool:
     """Whether two policies put a VM's ticks at the same moments, by the same clock."""
     return (

@@ -11,7 +11,7 @@ from services.scheduler.domain.grid import grid_for, next_tick
 from services.scheduler.domain.membership import cancel_running, drop_queued, group_timer
 from services.scheduler.domain.names import plan_stream, tick_of_run, vm_stream
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
-from services.scheduler.domain.protected_vm import ProtectedVm
+from services.scheduler.domain.protected_vm import ProtectedVm, has_own_priority
 from services.scheduler.domain.ticks import CHECK_TIMER, TICK_TIMER, tick_timer
 from shared.decider import Decision, Timer
 from shared.errors import Refused
@@ -84,8 +84,11 @@ def prioritise_plan(states: Mapping[str, Any], received: Received) -> Mapping[st
     if of_plan:
         decisions[stream] = Decision(events=(said.PlanPrioritised(priority=m.priority),))
     for vm in chosen_vms(plan, m.plan, m.vms):
+        key = vm_stream(m.plan, vm)
+        if of_plan and has_own_priority(states[key]):
+            continue
         event = said.VmPrioritised(priority=m.priority, of_plan=of_plan)
-        decisions[vm_stream(m.plan, vm)] = Decision(events=(event,))
+        decisions[key] = Decision(events=(event,))
     return decisions
 
 

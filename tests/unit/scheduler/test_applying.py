@@ -215,8 +215,12 @@ def test_a_vm_that_comes_back_keeps_its_copy() -> None:
     desk.copied("db", "web")
     desk.apply(definition("db"))
     desk.apply(definition("db", "web"))
-    assert desk.vm("web").last_checkpoint_at is not None
+    copied_at = desk.vm("web").last_checkpoint_at
+    assert copied_at is not None
     assert desk.vm("web").on
+    (*_, again) = desk.said(said.VmProtected, vm_stream("shop", "web"))
+    assert again.last_checkpoint_at == copied_at
+    assert desk.apply(definition("db", "web")).details["unchanged"]
 
 
 def test_a_vm_that_waits_for_its_turn_is_taken_off_its_run() -> None:

@@ -283,6 +283,8 @@ def test_priorities_of_vm_definition_and_plan_in_this_order() -> None:
     desk = desk_with("db", "web", own)  # type: ignore[arg-type]
     desk.command(said.PrioritisePlan, plan="shop", priority=2)
     desk.command(said.PrioritisePlan, plan="shop", priority=1, vms=("web",))
+    # Nobody who shows the VM takes the plan's priority for its own.
+    assert not desk.said(said.VmPrioritised, vm_stream("shop", "own"))
     desk.until(at(15))
     assert {m.vm: m.priority for m in desk.take(StartIteration)} == {"db": 2, "web": 1, "own": 4}
 
