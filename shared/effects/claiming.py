@@ -5,6 +5,7 @@ The order is decided in `select.py`, the writing in sql/0003_pre_claim.sql.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -33,8 +34,8 @@ from shared.errors import InvariantBroken
 from shared.eventlog.port import Fenced
 
 _DEEPER_MAX: Final = 3
-_DEPTH_MIN: Final = 4
-_PROBE_EVERY_S: Final = 0.01
+_DEPTH_MIN: Final = 2
+_PROBE_EVERY_S: Final = 0.1
 _NEXT_MIN_S: Final = 0.01
 
 _OPEN: Final = "select * from work_claim_open($1, $2, $3)"
@@ -70,6 +71,7 @@ class Memory:
         self._patience = Patience()
         self._deeper = 1
         self._probed_at = 0.0
+        self._waiting: dict[int, Heads] = {}
 
     @property
     def lanes(self) -> Mapping[int, Lane]:
@@ -117,17 +119,28 @@ class Memory:
     def note(self, selection: Selection) -> list[int]:
         return self._patience.note(selection)
 
-    def may_probe(self, now: float) -> bool:
-        """Blocked lanes are looked into at most every 10 ms: 300 of them cost a millisecond."""
-        if abs(now - self._probed_at) < _PROBE_EVERY_S:
-            return False
-        self._probed_at = now
-        return True
+    def to_probe(
+        self, blocked: Sequence[Lane], reserved: Collection[int], now: float
+    ) -> list[Lane]:
+        """Which blocked lanes to look into: all at most every 100 ms, because 300 of them cost a
+        millisecond; between, only those that hold a reservation."""
+        if abs(now - self._probed_at) >= _PROBE_EVERY_S:
+            self._probed_at = now
+            self._waiting = {}
+            return list(blocked)
+        return [lane for lane in blocked if lane.lane_id in reserved]
+
+    def waiting(self, blocked: Sequence[Lane], read: Mapping[int, Heads]) -> list[Heads]:
+        """The heads of blocked lanes: those read now, else as they were at the last look."""
+        self._waiting.update(read)
+        known = self._waiting
+        return [known[lane.lane_id] for lane in blocked if lane.lane_id in known]
 
     def depth(self, reading_count: int, count_max: int) -> int:
         """How deep to read each lane: enough for an uneven spread, seldom too little."""
-        even = -(-2 * count_max // max(reading_count, 1))
-        return min(max(even, _DEPTH_MIN) * self._deeper, DEPTH_MAX)
+        mean = count_max / max(reading_count, 1)
+        spread = math.ceil(mean + 2.5 * math.sqrt(mean))
+        return min(max(spread, _DEPTH_MIN) * self._deeper, DEPTH_MAX)
 
     def deepen(self, *, enough: bool) -> None:
         self._deeper = max(1, self._deeper - 1) if enough else min(self._deeper * 2, 64)
@@ -197,15 +210,19 @@ class Claim:
         now, service = opened["o_now"], opened["o_service"]
         rooms = dict(_pairs(opened["o_budgets"], opened["o_rooms"]))
         reading = choose_lanes(
-            lanes, rooms, service=service, kinds=frozenset(self._kinds),
+            lanes, rooms, service=service, kinds=self._kinds,
             shadows=frozenset(_pairs(opened["o_shadow_services"], opened["o_shadow_kinds"])),
-            reserved=reserved, probe=self._memory.may_probe(now), depth=DEPTH_MAX,
         )  # fmt: skip
+        if not reading.lanes and not reading.seat_lanes:
+            return NOTHING
+        probed = self._memory.to_probe(reading.blocked, reserved, now)
         depth = self._memory.depth(len(reading.lanes), count_max)
         groups = groups_of(reading)
         selection = NOTHING
-        for _ in range(_DEEPER_MAX if reading.lanes or reading.seat_lanes else 0):
-            view = await self._read(connection, reading, service, depth, groups)
+        for _ in range(_DEEPER_MAX):
+            depths = {lane.lane_id: min(depth, most) for lane, most in reading.lanes}
+            depths |= {lane.lane_id: 1 for lane in probed}
+            view = await self._read(connection, reading, service, depths, groups)
             selection = select(
                 view.heads, rooms, held=view.held, turns=view.turns, reserved=reserved,
                 now=now, count_max=count_max,
@@ -222,10 +239,9 @@ class Claim:
         connection: PoolConnectionProxy,
         reading: Reading,
         service: str,
-        depth: int,
+        depths: dict[int, int],
         groups: list[Group],
     ) -> _View:
-        depths = {lane.lane_id: min(depth, most) for lane, most in reading.lanes}
         seated = bool(reading.seat_lanes) or any(lane.seats for lane, _ in reading.lanes)
         row = await _row(
             connection, _HEADS,
@@ -237,16 +253,28 @@ class Claim:
         sitting = _grouped(
             row["o_seat_lanes"], row["o_seat_dues"], row["o_seat_ids"], row["o_seat_streams"]
         )
-        found: list[Heads] = []
-        for lane_id, items in [*heads.items(), *sitting.items()]:
-            lane = self._memory.lanes[lane_id]
-            mine = lane.service == service and lane.kind in self._kinds
-            found.append(Heads(lane, mine, items, items is not heads.get(lane_id)
-                               or len(items) < depths[lane_id]))  # fmt: skip
+        found = {
+            lane_id: self._heads(lane_id, service, items, len(items) < depths[lane_id])
+            for lane_id, items in heads.items()
+        }
+        blocked = {lane.lane_id for lane in reading.blocked}
+        waiting = {lane_id: found.pop(lane_id) for lane_id in blocked & found.keys()}
         held: dict[str, frozenset[int]] = {}
         for budget, stream in _pairs(row["o_held_budgets"], row["o_held_streams"]):
             held[stream] = held.get(stream, frozenset()) | {budget}
-        return _View(found, held, dict(_pairs(groups, row["o_turns"])))
+        return _View(
+            [
+                *found.values(),
+                *(self._heads(id_, service, items, True) for id_, items in sitting.items()),
+                *self._memory.waiting(reading.blocked, waiting),
+            ],
+            held,
+            dict(_pairs(groups, row["o_turns"])),
+        )
+
+    def _heads(self, lane_id: int, service: str, items: list[Head], whole: bool) -> Heads:
+        lane = self._memory.lanes[lane_id]
+        return Heads(lane, lane.service == service and lane.kind in self._kinds, items, whole)
 
     def _writing(
         self,

@@ -41,7 +41,6 @@ from shared.errors import Refused
 from shared.eventlog.port import Fenced, NewEffect, Settled
 
 _DEPTH: Final = 64
-_PROBE_EVERY_S: Final = 0.01
 _NEXT_MIN_S: Final = 0.01
 _NEVER: Final = float("-inf")
 
@@ -146,7 +145,6 @@ class MemoryWork:
         self._turns: dict[tuple[int, int, str], int] = {}
         self._reserved: dict[int, float] = {}
         self._patience = Patience()
-        self._probed_at = _NEVER
 
     def restart(self) -> None:
         """As the restart of a database server: no lease ends within its own length from now."""
@@ -213,7 +211,6 @@ class MemoryWork:
         reading = choose_lanes(
             (lane for lane in self._lanes.values() if self._ready.get(lane.lane_id)),
             rooms, service=worker.service, kinds=worker.kinds, shadows=self._shadows(worker),
-            reserved=reserved, probe=self._may_probe(now), depth=_DEPTH,
         )  # fmt: skip
         if not reading.lanes and not reading.seat_lanes:
             return NOTHING
@@ -221,8 +218,8 @@ class MemoryWork:
         for budget, stream in self._seats:
             held[stream] = held.get(stream, frozenset()) | {budget}
         heads = [
-            self._heads(lane, worker, self._ready[lane.lane_id][:depth])
-            for lane, depth in reading.lanes
+            self._heads(lane, worker, self._ready[lane.lane_id][: min(most, _DEPTH)])
+            for lane, most in [*reading.lanes, *((lane, 1) for lane in reading.blocked)]
         ]
         for lane in reading.seat_lanes:
             sitting = [e for e in self._ready[lane.lane_id] if e.stream in held]
@@ -277,12 +274,6 @@ class MemoryWork:
             if other is not worker and self._alive(other)
             for kind in other.kinds
         }
-
-    def _may_probe(self, now: float) -> bool:
-        if now - self._probed_at < _PROBE_EVERY_S:
-            return False
-        self._probed_at = now
-        return True
 
     def _next_in_s(self, now: float, lease: Lease) -> float | None:
         times = [effect.ready_at for effect in self._waiting.values()]

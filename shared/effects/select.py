@@ -63,11 +63,13 @@ class Heads(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The lanes a claim has to read: (lane, how many effects), and lanes that are blocked by
-    nothing but seats, where only streams that sit already can go on."""
+    """The lanes a claim has to read: open ones, each with how many effects at most; lanes that
+    are blocked by nothing but seats, where only streams that sit already can go on; and blocked
+    lanes that could keep the room some of their budgets have."""
 
     lanes: Sequence[tuple[Lane, int]]
     seat_lanes: Sequence[Lane]
+    blocked: Sequence[Lane]
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,56 +93,64 @@ def choose_lanes(
     service: str,
     kinds: Collection[str],
     shadows: Collection[tuple[str, str]],
-    reserved: Collection[int],
-    probe: bool,
-    depth: int,
 ) -> Reading:
     """The lanes that may have something to grant, or that stand before those that may.
 
     `shadows` are the (service, kind) other living workers wait for: their lanes take part where
     they want a budget of ours, so that a budget goes to whoever is first in the common order.
-    With `probe`, lanes that are blocked but could reserve something are read too. Nothing is read
-    where nothing of ours is open.
+    Nothing is read where nothing of ours is open.
     """
+    full = {budget for budget, room in rooms.items() if room < _ROOM}
     ours: list[Lane] = []
     theirs: list[Lane] = []
-    wanted: set[int] = set()
     for lane in lanes:
         if lane.service == service and lane.kind in kinds:
             ours.append(lane)
-            wanted.update(lane.budgets)
-        elif (lane.service, lane.kind) in shadows:
+        elif shadows and (lane.service, lane.kind) in shadows:
             theirs.append(lane)
-    read: list[tuple[Lane, int]] = []
+    reading = _sorted_by_state(ours, rooms, full)
+    if theirs and (reading.lanes or reading.seat_lanes):
+        wanted = {budget for lane in ours for budget in lane.budgets}
+        rivals = [lane for lane in theirs if not wanted.isdisjoint(lane.budgets)]
+        other = _sorted_by_state(rivals, rooms, full)
+        return Reading(
+            [*reading.lanes, *other.lanes],
+            [*reading.seat_lanes, *other.seat_lanes],
+            [*reading.blocked, *other.blocked],
+        )
+    return reading if reading.lanes or reading.seat_lanes else Reading((), (), ())
+
+
+def _sorted_by_state(lanes: Iterable[Lane], rooms: Mapping[int, float], full: set[int]) -> Reading:
+    open_: list[tuple[Lane, int]] = []
     seats: list[Lane] = []
-    open_ours = 0
-    for lane in ours + [lane for lane in theirs if not wanted.isdisjoint(lane.budgets)]:
-        full = [budget for budget in lane.budgets if rooms.get(budget, 0) < _ROOM]
-        if not full:
-            read.append((lane, _depth_of(lane, rooms, depth)))
-        elif lane.seats.issuperset(full):
+    partly: list[Lane] = []
+    for lane in lanes:
+        if full.isdisjoint(lane.budgets):
+            open_.append((lane, _most_of(lane, rooms)))
+        elif lane.seats and lane.seats.issuperset(full.intersection(lane.budgets)):
             seats.append(lane)
-        elif len(full) < len(lane.budgets) and (probe or lane.lane_id in reserved):
-            read.append((lane, 1))
-            continue
-        else:
-            continue
-        open_ours += lane.service == service and lane.kind in kinds
-    return Reading(read, seats) if open_ours else Reading((), ())
+        elif not full.issuperset(lane.budgets):
+            partly.append(lane)
+    return Reading(open_, seats, partly)
 
 
-def _depth_of(lane: Lane, rooms: Mapping[int, float], depth: int) -> int:
+def _most_of(lane: Lane, rooms: Mapping[int, float]) -> int:
     """No more effects can be granted than the narrowest budget has room for; seats aside."""
-    spent = [rooms[budget] for budget in lane.budgets if budget not in lane.seats]
-    return min(depth, math.floor(min(spent) + 1 - _ROOM)) if spent else depth
+    most: float = DEPTH_MAX
+    for budget in lane.budgets:
+        if rooms[budget] < most and budget not in lane.seats:
+            most = rooms[budget]
+    return math.floor(most + 1 - _ROOM)
 
 
 def groups_of(reading: Reading) -> list[Group]:
     """The groups whose last turns a claim needs: none where no two plans meet."""
     plans: dict[tuple[int, int], set[str]] = {}
     for lane in [*(lane for lane, _ in reading.lanes), *reading.seat_lanes]:
-        for priority in {lane.priority, lane.priority - (lane.interval_s > 0)}:
-            plans.setdefault((lane.work_class, priority), set()).add(lane.plan)
+        plans.setdefault((lane.work_class, lane.priority), set()).add(lane.plan)
+        if lane.interval_s > 0:
+            plans.setdefault((lane.work_class, lane.priority - 1), set()).add(lane.plan)
     return [
         (work_class, priority, plan)
         for (work_class, priority), names in plans.items()
@@ -201,6 +211,14 @@ def _runs_of(
 ) -> Iterable[tuple[int, _Run]]:
     """Split a lane at the age where its effects rise by one priority, and by the seats held."""
     lane = lane_heads.lane
+    if not lane.seats and (
+        lane.interval_s <= 0 or lane_heads.heads[0].due >= now - lane.interval_s
+    ):
+        yield (
+            lane.priority,
+            _Run(lane, lane_heads.mine, lane.budgets, lane_heads.heads, lane_heads.whole),
+        )
+        return
     parts: dict[tuple[int, tuple[int, ...]], list[Head]] = {}
     aged_before = now - lane.interval_s if lane.interval_s > 0 else -math.inf
     for head in lane_heads.heads:
@@ -303,17 +321,21 @@ class _Selecting:
         return None
 
     def _blocked(self, run: _Run) -> bool:
-        return any(self._rooms.get(budget, 0) < _ROOM for budget in run.needs)
+        rooms = self._rooms
+        return any(rooms.get(budget, 0) < _ROOM for budget in run.needs)
 
     def _wait(self, run: _Run) -> None:
         """Remember blocked work that another budget could be kept for, or keep it now."""
         if run.place == len(run.heads):
             return
-        free = [budget for budget in run.needs if self._rooms.get(budget, 0) >= _ROOM]
+        rooms = self._rooms
+        free = [budget for budget in run.needs if rooms.get(budget, 0) >= _ROOM]
+        if not free:
+            return
         if run.lane.lane_id in self._reserved:
             for budget in free:
-                self._rooms[budget] -= 1
-        elif free:
+                rooms[budget] -= 1
+        else:
             for budget in run.needs:
                 self._waiting.setdefault(budget, set()).add(run.lane.lane_id)
 

@@ -33,9 +33,9 @@ create table budgets (
     constraint budgets_in_use_not_negative check (in_use >= 0)
 ) with (fillfactor = 40);
 
--- A lane is all effects that a claim may treat alike: it is open or blocked as a whole. The row
--- never changes but for `active` (false: a claim need not look), `empty_since` and
--- `reserved_until`.
+-- A lane is all effects that a claim may treat alike: it is open or blocked as a whole. `slots` are
+-- the concurrency budgets it holds while it runs. The row never changes but for `active` (false: a
+-- claim need not look), `empty_since` and `reserved_until`.
 create table lanes (
     lane_id        int generated always as identity primary key,
     service        text collate "C" not null,
@@ -45,6 +45,7 @@ create table lanes (
     plan           text collate "C" not null,
     interval_s     float8 not null,
     needs          text collate "C" not null,   -- lines `mode budget`, sorted by budget
+    slots          int[] not null default '{}',
     active         bool not null default true,
     empty_since    timestamptz,
     reserved_until timestamptz,

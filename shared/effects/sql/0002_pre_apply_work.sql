@@ -23,31 +23,44 @@ begin
         select distinct v_lane, b.budget_id
         from unnest(string_to_array(p_needs, E'\n')) as line
         join budgets b on b.name = substr(line, strpos(line, ' ') + 1);
+    update lanes set slots = array(
+            select b.budget_id from lane_budgets lb join budgets b using (budget_id)
+            where lb.lane_id = v_lane and b.mode = 'hold')
+        where lane_id = v_lane;
 end $$;
+
+-- The concurrency budgets held by claims of these lanes, one element for each unit.
+create function work_slots(p_lanes int[]) returns int[] language sql stable as $$
+    select array_agg(s.budget_id)
+        from unnest(p_lanes) as u (lane_id)
+        cross join lateral (select slots from lanes l where l.lane_id = u.lane_id limit 1) as l
+        cross join lateral unnest(l.slots) as s (budget_id)
+$$;
 
 -- Give back what claims of these lanes held, one unit of each concurrency budget per element, and
 -- the seats that streams release. Locks budgets: nothing else may be locked after it.
 create function work_give_back(p_lanes int[], q_budget text[], q_stream text[])
 returns void language plpgsql as $$
 declare
+    v_seats   int[];
     v_budgets int[];
     v_counts  int[];
 begin
-    with seat as (
-        delete from seats s using unnest(q_budget, q_stream) as q (name, stream), budgets b
-            where b.name = q.name and s.budget_id = b.budget_id and s.stream = q.stream
-            returning s.budget_id
-    ), given as (
-        select lb.budget_id
-            from unnest(p_lanes) as l (lane_id)
-            join lane_budgets lb using (lane_id)
-            join budgets b using (budget_id)
-            where b.mode = 'hold'
-        union all select budget_id from seat
-    ), counted as (
-        select budget_id, count(*)::int as n from given group by 1
-    )
-    select array_agg(budget_id), array_agg(n) into v_budgets, v_counts from counted;
+    if q_budget is not null then
+        with freed as (
+            delete from seats s
+                using unnest(q_budget, q_stream) as q (name, stream)
+                cross join lateral (select budget_id from budgets where name = q.name limit 1) as b
+                where s.budget_id = b.budget_id and s.stream = q.stream
+                returning s.budget_id
+        )
+        select array_agg(budget_id) into v_seats from freed;
+    end if;
+    select array_agg(budget_id), array_agg(n) into v_budgets, v_counts
+        from (
+            select budget_id, count(*)::int as n
+            from unnest(work_slots(p_lanes) || v_seats) as u (budget_id) group by 1
+        ) as u;
     if v_budgets is null then
         return;
     end if;
@@ -137,6 +150,23 @@ begin
         where effect_id = any (c_id) and not cancel_requested;
 end $$;
 
+-- The lanes of these effects in their order; shorter where some do not exist yet. Lateral, with a
+-- limit, so that each is one descent of the index whatever the planner believes.
+create function work_find_lanes(
+    p_service text, e_kind text[], e_class int[], e_priority int[], e_plan text[],
+    e_interval_s float8[], e_needs text[]
+) returns int[] language sql volatile as $$
+    select array_agg(l.lane_id order by e.place)
+        from unnest(e_kind, e_class, e_priority, e_plan, e_interval_s, e_needs) with ordinality
+            as e (kind, class, priority, plan, interval_s, needs, place)
+        cross join lateral (
+            select lane_id from lanes l
+            where l.service = p_service and l.kind = e.kind and l.work_class = e.class
+                and l.priority = e.priority and l.plan = e.plan and l.interval_s = e.interval_s
+                and l.needs = e.needs limit 1
+        ) as l;
+$$;
+
 create function work_enqueue(
     p_service text,
     e_id text[], e_stream text[], e_partition int[], e_kind text[], e_type text[],
@@ -149,12 +179,8 @@ declare
     v_done bigint;
     v_lanes int[];
 begin
-    select array_agg(l.lane_id order by e.place) into v_lanes
-        from unnest(e_kind, e_class, e_priority, e_plan, e_interval_s, e_needs) with ordinality
-            as e (kind, class, priority, plan, interval_s, needs, place)
-        join lanes l on l.service = p_service and l.kind = e.kind and l.work_class = e.class
-            and l.priority = e.priority and l.plan = e.plan and l.interval_s = e.interval_s
-            and l.needs = e.needs;
+    v_lanes := work_find_lanes(
+        p_service, e_kind, e_class, e_priority, e_plan, e_interval_s, e_needs);
     if coalesce(cardinality(v_lanes), 0) < cardinality(e_id) then
         perform work_lane_ensure(p_service, kind, class, priority, plan, interval_s, needs)
             from (
@@ -162,12 +188,8 @@ begin
                     as e (kind, class, priority, plan, interval_s, needs)
                 order by 1, 2, 3, 4, 5, 6  -- one order, or two steps wait for each other
             ) as missing;
-        select array_agg(l.lane_id order by e.place) into strict v_lanes
-            from unnest(e_kind, e_class, e_priority, e_plan, e_interval_s, e_needs) with ordinality
-                as e (kind, class, priority, plan, interval_s, needs, place)
-            join lanes l on l.service = p_service and l.kind = e.kind and l.work_class = e.class
-                and l.priority = e.priority and l.plan = e.plan and l.interval_s = e.interval_s
-                and l.needs = e.needs;
+        v_lanes := work_find_lanes(
+            p_service, e_kind, e_class, e_priority, e_plan, e_interval_s, e_needs);
     end if;
     perform work_wake_lanes(v_lanes);
     insert into effects (

@@ -30,9 +30,8 @@ begin
     end if;
     if v_slow is not null then
         insert into slot_returns
-            select lb.budget_id, count(*), clock_timestamp() + make_interval(secs => p_slow_s)
-            from unnest(v_slow) as l (lane_id) join lane_budgets lb using (lane_id)
-            join budgets b using (budget_id) where b.mode = 'hold' group by 1;
+            select budget_id, count(*), clock_timestamp() + make_interval(secs => p_slow_s)
+            from unnest(work_slots(v_slow)) as u (budget_id) group by 1;
     end if;
     select count(*) into v_left from effects where state = 'c' and lease_no = any (p_leases);
     if v_left = 0 then

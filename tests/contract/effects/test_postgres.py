@@ -17,6 +17,7 @@ from shared.migrations import migrate
 from shared.postgres import Pool, open_pool
 from tests.contract.effects.suite import WorkContract
 from tests.contract.effects.work import (
+    LEASE_S,
     PLATFORM_TIMEOUT_S,
     Actor,
     actor,
@@ -188,7 +189,7 @@ async def test_idle_lanes_are_put_aside_and_come_back(harness: PostgresHarness) 
 async def test_a_step_settles_against_a_worker_that_is_being_reaped_once(
     harness: PostgresHarness,
 ) -> None:
-    dying, one = await actor(harness, worker="dying", lease_s=0.3), await actor(harness)
+    dying, one = await actor(harness, worker="dying", lease_s=LEASE_S), await actor(harness)
     await one.enqueue(effect(f"s{n}") for n in range(20))
     claimed = await dying.claim()
     settled = [Settled(each.effect_id, each.lease_no) for each in claimed]
@@ -200,7 +201,7 @@ async def test_a_step_settles_against_a_worker_that_is_being_reaped_once(
             [each.effect_id for each in settled[:5]], [each.lease_no for each in settled[:5]],
             [None] * 5, [0] * 5,
         )  # fmt: skip
-        await harness.pass_time(0.4)
+        await harness.pass_time(LEASE_S + 0.1)
         again = await one.claim()
         assert len(again) == 15
     assert await one.claim() == []

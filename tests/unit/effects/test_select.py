@@ -158,8 +158,7 @@ def test_reading_open_lanes_only_grants_the_same(work: Work) -> None:
     work = msgspec.structs.replace(work, theirs=frozenset())
     only = {lane: work.lanes[lane] for lane in mine}
     reading = choose_lanes(
-        mine, work.rooms, service="ours", kinds={"copy"}, shadows=(), reserved=(),
-        probe=False, depth=99,
+        mine, work.rooms, service="ours", kinds={"copy"}, shadows=()
     )  # fmt: skip
     read: dict[Lane, list[Head]] = {lane: only[lane][:depth] for lane, depth in reading.lanes}
     for lane in reading.seat_lanes:
@@ -190,7 +189,7 @@ def test_the_plan_served_longest_ago_goes_first() -> None:
 def test_turns_are_read_only_where_plans_meet() -> None:
     reading = choose_lanes(
         [lane(0, plan="a"), lane(1, plan="b"), lane(2, plan="a", priority=1)], {},
-        service="ours", kinds={"copy"}, shadows=(), reserved=(), probe=False, depth=9,
+        service="ours", kinds={"copy"}, shadows=(),
     )  # fmt: skip
     assert sorted(groups_of(reading)) == [(2, 3, "a"), (2, 3, "b")]
 
@@ -237,7 +236,7 @@ def test_only_others_that_want_a_budget_of_ours_take_part() -> None:
     stranger = lane(2, 3, service="theirs")
     reading = choose_lanes(
         [lane(0, 0), rivals, stranger], {0: 1.0, 3: 1.0}, service="ours", kinds={"copy"},
-        shadows={("theirs", "copy")}, reserved=(), probe=False, depth=9,
+        shadows={("theirs", "copy")},
     )  # fmt: skip
     assert [each.lane_id for each, _ in reading.lanes] == [0, 1]
 
@@ -245,7 +244,6 @@ def test_only_others_that_want_a_budget_of_ours_take_part() -> None:
 def test_nothing_is_read_where_nothing_of_ours_is_open() -> None:
     reading = choose_lanes(
         [lane(0, 0), lane(1, 0, 1), lane(2, 1, service="theirs")], {0: 0.0, 1: 5.0},
-        service="ours", kinds={"copy"}, shadows={("theirs", "copy")}, reserved={1},
-        probe=True, depth=9,
+        service="ours", kinds={"copy"}, shadows={("theirs", "copy")},
     )  # fmt: skip
-    assert (list(reading.lanes), list(reading.seat_lanes)) == ([], [])
+    assert (list(reading.lanes), list(reading.seat_lanes), list(reading.blocked)) == ([], [], [])
