@@ -1,8 +1,8 @@
 """Durable commands of one sequential client, as a share of what the disk allows.
 
-Each command goes through the engine's own path: folded by its decider, committed as one event,
-awaited before the next. Beside it, in turns within the same run, a raw loop of one prepared
-autocommit INSERT of the same bytes.
+Each command is decided, its event folded, encoded and committed, and awaited before the next.
+Beside it, in turns within the same run, a raw loop of one prepared autocommit INSERT of the same
+bytes. `parts.batching_ratio` is the same through the engine's batching path, with a batch of one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import datetime as dt
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -22,11 +22,11 @@ from schemas.ids import partition_of, stream_id
 from schemas.registry import encode, published
 from shared.decider import Decision, Family, on
 from shared.embedded import EmbeddedPostgres
-from shared.eventlog.port import Loaded
+from shared.eventlog.port import Loaded, NewRow, Snapshot, Step
 from shared.eventlog.postgres import PostgresStore
-from shared.fold import Folder, Input, ServiceDefinition, StateCache
+from shared.fold import SNAPSHOT_EVERY, Folder, Input, ServiceDefinition, StateCache
 from shared.migrations import STORE_FILES, migrate_schema
-from shared.postgres import Pool, open_pool
+from shared.postgres import open_pool
 from tests.bench.harness import Goal, Measurement, folder, repeat
 
 NAME = "commands"
@@ -34,13 +34,23 @@ UNIT = "ratio"
 GOAL = Goal(least=0.6)
 
 SERVICE = "bench"
+Work = Callable[[], Awaitable[None]]
+
 TURNS = 20
 COMMANDS_PER_TURN = 50
 WARM_UP = 300
 STREAM = stream_id("account", "shop")
+OTHER_STREAM = stream_id("account", "shop", "batching")
 TOPIC = events_topic(SERVICE)
 PARTITION = partition_of("shop")
 NOTE = "a routine fact of ordinary length, as an iteration reports its end"
+
+
+def _meta(at: dt.datetime) -> Meta:
+    return Meta(occurred_at=at, actor="ops@example", correlation_id="command-0123456789ab")
+
+
+META = _meta(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 
 
 @published("bench.deposit")
@@ -89,7 +99,7 @@ DEFINITION = ServiceDefinition(
             is_terminal=lambda account: False,
         ),
     ),
-    handlers=(on(Deposit, route=lambda received: STREAM, decide=decide),),
+    handlers=(on(Deposit, route=lambda received: OTHER_STREAM, decide=decide),),
     subscriptions=(),
 )
 
@@ -112,64 +122,86 @@ async def run() -> Measurement:
         stack.push_async_callback(pool.close)
         connection = await stack.enter_async_context(pool.acquire(timeout=5))
         await connection.execute(RAW_TABLE)
-        command, insert = await _client(pool), await _raw(connection)
-        rates: list[tuple[float, float]] = []
+        store = await PostgresStore.open(pool, service=SERVICE)
+        contenders = (_deciding(store), _batching(store), await _raw(connection))
+        rates: list[list[float]] = []
 
         async def once() -> float:
-            rates.append(await _measure(command, insert))
-            return rates[-1][0] / rates[-1][1]
+            rates.append(await _measure(contenders))
+            return rates[-1][0] / rates[-1][2]
 
-        await _turn(command, WARM_UP)
-        await _turn(insert, WARM_UP)
+        for work in contenders:
+            await _turn(work, WARM_UP)
         values = await repeat(once)
     return Measurement(
         values=values,
         parts={
             "commands_per_s": round(statistics.median(rate[0] for rate in rates)),
-            "raw_per_s": round(statistics.median(rate[1] for rate in rates)),
+            "raw_per_s": round(statistics.median(rate[2] for rate in rates)),
+            "batching_ratio": round(statistics.median(rate[1] / rate[2] for rate in rates), 4),
         },
     )
 
 
-async def _measure(
-    command: Callable[[], Awaitable[None]], insert: Callable[[], Awaitable[None]]
-) -> tuple[float, float]:
-    """Commands and inserts per second, taking turns so that both meet the same machine."""
-    spent_s = [0.0, 0.0]
+async def _measure(contenders: Sequence[Work]) -> list[float]:
+    """How often per second each was done, taking turns so that all meet the same machine."""
+    spent_s = [0.0] * len(contenders)
     for _ in range(TURNS):
-        spent_s[0] += await _turn(command, COMMANDS_PER_TURN)
-        spent_s[1] += await _turn(insert, COMMANDS_PER_TURN)
-    count = TURNS * COMMANDS_PER_TURN
-    return count / spent_s[0], count / spent_s[1]
+        for index, work in enumerate(contenders):
+            spent_s[index] += await _turn(work, COMMANDS_PER_TURN)
+    return [TURNS * COMMANDS_PER_TURN / spent for spent in spent_s]
 
 
-async def _turn(work: Callable[[], Awaitable[None]], times: int) -> float:
+async def _turn(work: Work, times: int) -> float:
     began_s = time.perf_counter()
     for _ in range(times):
         await work()
     return time.perf_counter() - began_s
 
 
-async def _client(pool: Pool) -> Callable[[], Awaitable[None]]:
-    """A client that sends one command and waits until its event is durable."""
-    store = await PostgresStore.open(pool, service=SERVICE)
-    cache = StateCache(DEFINITION)
-    handlers = {handler.message: handler for handler in DEFINITION.handlers}
-    cache.absorb({STREAM: Loaded(None, ())})
+def _deciding(store: PostgresStore) -> Work:
+    """Decide one command and wait until its event is durable, with the usual snapshots."""
+    account, version = Account(), 0
 
     async def command() -> None:
-        received = Received(body=Deposit(amount=1, note=NOTE), meta=_meta(), at=_now())
+        nonlocal account, version
+        received = Received(body=Deposit(amount=1, note=NOTE), meta=META, at=_now())
+        (event,) = decide(account, received).events
+        account, version = evolve(account, event), version + 1
+        name, schema_version, data = encode(event)
+        row = NewRow(
+            TOPIC, PARTITION, STREAM, version, name, schema_version, data, _meta(received.at)
+        )
+        await store.commit(Step(rows=(row,), snapshots=_snapshots(account, version)))
+
+    return command
+
+
+def _snapshots(account: Account, version: int) -> tuple[Snapshot, ...]:
+    if version % SNAPSHOT_EVERY:
+        return ()
+    return (Snapshot(STREAM, version, 1, msgspec.json.encode(account)),)
+
+
+def _batching(store: PostgresStore) -> Work:
+    """The same through the path that folds whatever has come together into one step."""
+    cache = StateCache(DEFINITION)
+    handlers = {handler.message: handler for handler in DEFINITION.handlers}
+    cache.absorb({OTHER_STREAM: Loaded(None, ())})
+
+    async def command() -> None:
+        received = Received(body=Deposit(amount=1, note=NOTE), meta=META, at=_now())
         step = Folder(DEFINITION, cache, handlers).fold([Input(received=received)])
         await store.commit(step)
 
     return command
 
 
-async def _raw(connection: asyncpg.pool.PoolConnectionProxy) -> Callable[[], Awaitable[None]]:
+async def _raw(connection: asyncpg.pool.PoolConnectionProxy) -> Work:
     """One row of the same bytes per call, encoded beforehand."""
     insert = await connection.prepare(RAW_INSERT)
     name, schema_version, data = encode(Deposited(amount=1, balance=1_000, note=NOTE))
-    meta = msgspec.json.encode(_meta())
+    meta = msgspec.json.encode(META)
     seq = 0
 
     async def row() -> None:
@@ -178,10 +210,6 @@ async def _raw(connection: asyncpg.pool.PoolConnectionProxy) -> Callable[[], Awa
         await insert.fetch(TOPIC, PARTITION, seq, STREAM, seq, name, schema_version, data, meta)
 
     return row
-
-
-def _meta() -> Meta:
-    return Meta(occurred_at=_now(), actor="ops@example", correlation_id="command-0123456789ab")
 
 
 def _now() -> dt.datetime:
