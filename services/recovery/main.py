@@ -17,9 +17,8 @@ async def build(process: Process) -> Service:
     settings = process.settings
     service = await process.service(DEFINITION)
     queue = await process.queue(DEFINITION.name)
-    sites = Sites()
     tools = Tools(
-        open_site=sites.open,
+        open_site=Sites().open,
         read_states=service.read_states,
         runner=ScriptRunner(home=settings.home / "scripts"),
         secrets=SecretResolver(home=settings.home),
@@ -27,5 +26,4 @@ async def build(process: Process) -> Service:
         clock=process.clock,
     )
     service.work(queue, handlers(tools), heartbeat_s=settings.heartbeat_s)
-    service.beside(lambda: sites.keep_budgets(queue))
     return service

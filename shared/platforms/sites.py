@@ -1,28 +1,21 @@
-"""Opens the adapters of sites, once per process and site, and makes their limits budgets.
+"""Opens the adapters of sites, once per process and site; says what their limits are as budgets.
 
 Knows the adapters' names; nobody else does.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-import structlog
-
-from shared.effects.port import Budget, WorkQueue
-from shared.errors import Permanent, Refused, Transient
+from shared.effects.port import Budget
+from shared.errors import Permanent
 from shared.platforms.lab import manifest as lab
 from shared.platforms.ports import BudgetFacts, Platform
-
-log = structlog.get_logger()
 
 ADAPTERS: Final[Mapping[str, Callable[[Mapping[str, str]], Platform]]] = {
     lab.NAME: lab.open_platform,
 }
-REFRESH_S: Final = 5.0
 
 
 class SiteAddress(Protocol):
@@ -39,12 +32,8 @@ class SiteAddress(Protocol):
 class Sites:
     """The open sites of a process."""
 
-    def __init__(self, *, own: Callable[[str], Sequence[Budget]] = lambda site: ()) -> None:
-        """`own` gives our own limits at a site, beside the platform's."""
-        self._own = own
-        self._changed = asyncio.Event()
+    def __init__(self) -> None:
         self._open: dict[tuple[str, str, tuple[tuple[str, str], ...]], Platform] = {}
-        self._names: dict[str, Platform] = {}
 
     def open(self, address: SiteAddress) -> Platform:
         """The site's adapter; opened again only where its settings changed.
@@ -62,35 +51,6 @@ class Sites:
                     code="unknown-platform",
                 )
             found = self._open[key] = adapter(address.settings)
-        if self._names.get(address.site) is not found:
-            self._names[address.site] = found
-            self._changed.set()
-        return found
-
-    async def keep_budgets(self, queue: WorkQueue) -> None:
-        """Keep the queue's budgets as the sites say, until cancelled."""
-        while True:
-            self._changed.clear()
-            try:
-                if budgets := await asyncio.to_thread(self.budgets):
-                    await queue.define(budgets)
-            except Transient as away:
-                log.debug("sites.budgets-not-defined", error=away.message)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S):
-                    await self._changed.wait()
-
-    def budgets(self) -> list[Budget]:
-        """The limits of all open sites as budgets named `<site>/<limit>`."""
-        found: list[Budget] = []
-        for site, platform in tuple(self._names.items()):
-            found += self._own(site)
-            try:
-                facts = platform.limits.budgets()
-            except (Permanent, Transient, Refused) as unreadable:
-                log.info("sites.limits-unreadable", site=site, error=unreadable.message)
-                continue
-            found += [budget_of(site, fact) for fact in facts]
         return found
 
     async def close(self) -> None:
@@ -98,7 +58,6 @@ class Sites:
         for platform in self._open.values():
             await platform.close()
         self._open.clear()
-        self._names.clear()
 
 
 def budget_of(site: str, fact: BudgetFacts) -> Budget:

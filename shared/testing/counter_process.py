@@ -1,9 +1,12 @@
 """`python -m shared.testing.counter_process`: one copy of the counter service, for trials.
 
-Reads the settings that every process reads. Ends at SIGTERM as services do.
+Reads the settings that every process reads. Ends at SIGTERM as services do. With COUNTER_IDLE
+set it decides and works nothing off.
 """
 
 from __future__ import annotations
+
+import os
 
 import msgspec
 
@@ -31,11 +34,12 @@ async def build(process: Process) -> Service:
     """The counter service of this process."""
     await migrate(process.dsn, SERVICE)
     service = await process.service(DEFINITION, sources=("gateway", SERVICE))
-    service.work(
-        await process.queue(SERVICE),
-        {"count": Count()},
-        heartbeat_s=process.settings.heartbeat_s,
-    )
+    if "COUNTER_IDLE" not in os.environ:
+        service.work(
+            await process.queue(SERVICE),
+            {"count": Count()},
+            heartbeat_s=process.settings.heartbeat_s,
+        )
     return service
 
 

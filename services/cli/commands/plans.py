@@ -77,18 +77,9 @@ def _details(answer: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _tell_changes(changes: list[dict[str, Any]]) -> None:
+def _tell_changes(changes: list[str]) -> None:
     for change in changes:
-        before, after = change.get("before"), change.get("after")
-        sign = "+" if before is None else "-" if after is None else "~"
-        style = {"+": "green", "-": "red", "~": "yellow"}[sign]
-        text = f"  {sign} {change['path']}: {_short(before)} → {_short(after)}"
-        out.print(text, style=style, markup=False)
-
-
-def _short(value: Any) -> str:
-    text = "–" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+        out.print(f"  {change}", markup=False, soft_wrap=True)
 
 
 def _tell_end(applied: dict[str, Any], *, dry_run: bool, changed: bool) -> None:
