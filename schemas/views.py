@@ -38,8 +38,11 @@ ENDED: frozenset[JobState] = frozenset({"completed", "partially-completed", "fai
 """The states a job does not leave."""
 
 
-class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of everything a query answers with. Every field is always there."""
+class Document(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of everything a query answers with. Every field is always there.
+
+    Documents are trees: without cycles the collector need not look at the many that are cached.
+    """
 
 
 class Error(Document, frozen=True, kw_only=True):
@@ -109,7 +112,8 @@ class Vm(Document, frozen=True, kw_only=True):
 
     `last_checkpoint_at` is the moment of that copy's source snapshot. `iteration` is the running
     job's id or empty; `queued` says that a tick waits for it; `missed` counts ticks since the last
-    success. `error` is the last failure until the next success.
+    success. `error` is the last failure until the next success. `priority` is the one that holds,
+    and `priority_from` who gave it.
     """
 
     name: str
@@ -121,6 +125,8 @@ class Vm(Document, frozen=True, kw_only=True):
     replicating: bool = False
     boot_order: int = 1
     priority: int = 3
+    priority_from: Literal["plan", "definition", "operator"] = "plan"
+    defined_priority: int | None = None
     protected_site: str = ""
     recovery_site: str = ""
     rpo_target_s: float | None = None
@@ -352,7 +358,7 @@ class SettledCommand(Document, frozen=True, kw_only=True):
 # ── Events ───────────────────────────────────────────────────────────────────────────────────
 
 
-class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event as CloudEvents 1.0 JSON; an attribute that would be empty is left out.
 
     `id` is unique for ever, `subject` the stream, `type` is `seawall.` and the stored name.

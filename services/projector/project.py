@@ -22,7 +22,7 @@ from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import EventStore, Fenced
-from shared.news import POLL_S, News, wait_news
+from shared.news import News, wait_news
 from shared.partitions import PartitionShare
 from shared.service import LAG_READY_MAX
 
@@ -107,7 +107,7 @@ class Projector:
                 self._stale = True
                 more = False
             if not more:
-                await wait_news(self._changed, timeout_s=POLL_S)
+                await wait_news(self._changed, timeout_s=self._news.poll_s)
 
     def _told_reachable(self, reachable: bool, error: str = "") -> None:
         if self.reachable and not reachable:

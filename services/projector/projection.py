@@ -96,11 +96,16 @@ class Router:
 
 
 class Documents:
-    """The documents used last, None for rows known to be absent; at most `count_max`."""
+    """The documents used last, None for rows known to be absent; at most `count_max`.
+
+    `complete`: every row there is is held, as in a rebuild that began with empty tables; it ends
+    by itself when the first one is dropped.
+    """
 
     def __init__(self, count_max: int) -> None:
         self._count_max = count_max
         self._held: OrderedDict[tuple[int, str], Any] = OrderedDict()
+        self.complete = False
 
     def missing(self, works: Iterable[Work]) -> tuple[set[str], ...]:
         """Ids to load before folding, per view. A stream that begins has no row yet."""
@@ -109,7 +114,7 @@ class Documents:
             for view, row, _ in changes:
                 if (view, row) in self._held:
                     self._held.move_to_end((view, row))
-                elif recorded.version == 1 and row.startswith(recorded.stream):
+                elif self.complete or (recorded.version == 1 and row.startswith(recorded.stream)):
                     self._held[view, row] = None
                 else:
                     missing[view].add(row)
@@ -134,6 +139,7 @@ class Documents:
         """Drop the least recently used past the bound."""
         while len(self._held) > self._count_max:
             self._held.popitem(last=False)
+            self.complete = False
 
     def clear(self) -> None:
         """Forget everything: somebody else may have written."""

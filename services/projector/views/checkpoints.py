@@ -59,6 +59,14 @@ def _finished(
     )
 
 
+def _copy_deleted(
+    doc: Checkpoint | None, event: said.VmCheckpointDeleted, recorded: Recorded, row: str
+) -> Checkpoint | None:
+    if doc is None:
+        return None
+    return _replace(doc, copies=tuple(copy for copy in doc.copies if copy.vm != event.vm))
+
+
 def _expiring(
     doc: Checkpoint | None, event: Any, recorded: Recorded, row: str
 ) -> Checkpoint | None:
@@ -83,6 +91,7 @@ VIEW = View(
         said.CheckpointStarted: (Route(_started),),
         said.VmCheckpointed: (Route(_copied),),
         said.CheckpointFinished: (Route(_finished),),
+        said.VmCheckpointDeleted: (Route(_copy_deleted),),
         said.CheckpointDeletionStarted: (Route(_expiring),),
         said.CheckpointDeleted: (Route(_deleted),),
     },

@@ -13,7 +13,12 @@ from schemas import scheduler as said
 from schemas.envelope import Recorded
 from schemas.ids import key_of
 from schemas.views import Counts, Job, JobKind
-from services.projector.views import cleanup_jobs, recovery_jobs, replication_jobs
+from services.projector.views import (
+    checkpoint_jobs,
+    cleanup_jobs,
+    recovery_jobs,
+    replication_jobs,
+)
 from services.projector.views.base import Column, Route, View, at
 
 COLUMNS = (
@@ -31,7 +36,12 @@ VIEW = View(
     table="jobs",
     document=Job,
     columns=COLUMNS,
-    routes={**replication_jobs.ROUTES, **recovery_jobs.ROUTES, **cleanup_jobs.ROUTES},
+    routes={
+        **replication_jobs.ROUTES,
+        **checkpoint_jobs.ROUTES,
+        **recovery_jobs.ROUTES,
+        **cleanup_jobs.ROUTES,
+    },
 )
 
 

@@ -49,8 +49,8 @@ def _prioritised(
 def _recovered(
     doc: Plan | None, event: said.RecoveryRecorded, recorded: Recorded, row: str
 ) -> Plan | None:
-    if doc is None:
-        return None
+    if doc is None or event.dry_run:
+        return doc
     last = LastRecovery(
         job=event.job,
         mode=event.mode,

@@ -20,11 +20,17 @@ def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row:
     definition = event.definition
     changes: dict[str, Any] = {
         "boot_order": definition.boot_order,
-        "priority": definition.priority or event.replication.priority,
+        "defined_priority": definition.priority,
         "protected_site": event.protected.site,
         "recovery_site": event.recovery_site.site,
         "rpo_target_s": event.rpo_s,
     }
+    # The operator's priority stands until the definition names another (as in the scheduler).
+    by_operator = doc is not None and doc.priority_from == "operator"
+    if doc is None or not by_operator or doc.defined_priority != definition.priority:
+        own = definition.priority
+        changes["priority"] = event.replication.priority if own is None else own
+        changes["priority_from"] = "plan" if own is None else "definition"
     if doc is not None:
         return _replace(doc, **changes)
     since = event.protected_at or at(recorded)
@@ -42,7 +48,9 @@ def _stopped(doc: Vm, event: said.VmStopped, recorded: Recorded) -> Vm:
 
 
 def _prioritised(doc: Vm, event: said.VmPrioritised, recorded: Recorded) -> Vm:
-    return _replace(doc, priority=event.priority)
+    if not event.of_plan:
+        return _replace(doc, priority=event.priority, priority_from="operator")
+    return _replace(doc, priority=event.priority) if doc.priority_from == "plan" else doc
 
 
 def _reset(doc: Vm, event: said.VmReset, recorded: Recorded) -> Vm:
