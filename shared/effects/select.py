@@ -175,7 +175,7 @@ class _Run:
         self.place = 0
 
 
-_Queue = list[tuple[float, int, _Run]]
+_Queue = list[tuple[float, int, int, _Run]]
 
 
 def select(
@@ -255,6 +255,7 @@ class _Selecting:
         self._units: dict[int, int] = {}
         self._seats: list[tuple[int, str]] = []
         self._seated: set[tuple[int, str]] = set()
+        self._supposed: set[tuple[int, str]] = set()
         self._taken_turns: dict[Group, int] = {}
         self._waiting: dict[int, set[int]] = {}
         self._passed: set[int] = set()
@@ -275,50 +276,53 @@ class _Selecting:
         queues: dict[str, _Queue] = {}
         ring: list[tuple[int, float, str]] = []
         for plan, runs in plans.items():
-            queue = [(run.heads[0].due, place, run) for place, run in enumerate(runs)]
+            queue = [
+                (run.heads[0].due, run.lane.lane_id, place, run) for place, run in enumerate(runs)
+            ]
             heapq.heapify(queue)
             queues[plan] = queue
             ring.append((self._turns.get((work_class, priority, plan), 0), queue[0][0], plan))
         heapq.heapify(ring)
         while ring:
-            plan = ring[0][2]
-            run = self._next(queues[plan])
-            if self._cut:
-                return False
-            if run is None:
+            turn, due, plan = ring[0]
+            queue = queues[plan]
+            self._strip(queue)
+            if not queue:
                 heapq.heappop(ring)
-                continue
-            self._turn += 1
-            if run.mine and (work_class, priority, plan) in self._turns:
-                self._taken_turns[work_class, priority, plan] = self._turn
-            due = queues[plan][0][0] if queues[plan] else math.inf
-            heapq.heapreplace(ring, (self._turn, due, plan))
+            elif queue[0][0] > due:
+                # What made the plan come so early is blocked and counts for nothing.
+                heapq.heapreplace(ring, (turn, queue[0][0], plan))
+            elif not self._grant_first(run := queue[0][3], queue):
+                return False
+            else:
+                self._turn += 1
+                if run.mine and (work_class, priority, plan) in self._turns:
+                    self._taken_turns[work_class, priority, plan] = self._turn
+                heapq.heapreplace(ring, (self._turn, queue[0][0], plan))
         return True
 
-    def _next(self, queue: _Queue) -> _Run | None:
-        """Grant the plan's first effect that is not blocked; None if there is none."""
+    def _strip(self, queue: _Queue) -> None:
+        """Take away what is blocked or at its end, until the first can be granted."""
         while queue:
-            _, place, run = queue[0]
+            run = queue[0][3]
             if self._blocked(run):
-                heapq.heappop(queue)
                 self._wait(run)
-            elif run.place == len(run.heads):
-                if not run.whole:
-                    self._cut = True
-                    return None
-                heapq.heappop(queue)
-            elif run.mine and len(self._granted) == self._count_max:
-                self._cut = True
-                return None
-            else:
-                head = run.heads[run.place]
-                run.place += 1
-                self._grant(run, head)
-                # Behind the last one read stand others, due no earlier than it.
-                due = run.heads[min(run.place, len(run.heads) - 1)].due
-                heapq.heapreplace(queue, (due, place, run))
-                return run
-        return None
+            elif run.place < len(run.heads) or not run.whole:
+                return
+            heapq.heappop(queue)
+
+    def _grant_first(self, run: _Run, queue: _Queue) -> bool:
+        """Grant the plan's first effect; False if it was not read, or enough is granted."""
+        _, lane_id, place, _ = queue[0]
+        if run.place == len(run.heads) or (run.mine and len(self._granted) == self._count_max):
+            self._cut = True
+            return False
+        self._grant(run, run.heads[run.place])
+        run.place += 1
+        # Behind the last one read may stand others, due no earlier than it.
+        due = run.heads[min(run.place, len(run.heads) - 1)].due
+        heapq.heapreplace(queue, (due, lane_id, place, run))
+        return True
 
     def _blocked(self, run: _Run) -> bool:
         rooms = self._rooms
@@ -341,12 +345,8 @@ class _Selecting:
 
     def _grant(self, run: _Run, head: Head) -> None:
         for budget in run.needs:
-            if budget in run.lane.seats:
-                if (budget, head.stream) in self._seated:
-                    continue
-                self._seated.add((budget, head.stream))
-                if run.mine:
-                    self._seats.append((budget, head.stream))
+            if budget in run.lane.seats and not self._sit(budget, head.stream, mine=run.mine):
+                continue
             self._rooms[budget] -= 1
             if run.mine:
                 self._units[budget] = self._units.get(budget, 0) + 1
@@ -354,6 +354,19 @@ class _Selecting:
                     self._passed |= self._waiting[budget]
         if run.mine:
             self._granted.append((head.effect_id, run.lane))
+
+    def _sit(self, budget: int, stream: str, *, mine: bool) -> bool:
+        """Whether the stream has to take a seat. One that is only supposed (a shadow's) does not
+        spare our own effect its seat, as nobody writes it."""
+        seat = (budget, stream)
+        if seat in self._seated or (not mine and seat in self._supposed):
+            return False
+        if mine:
+            self._seated.add(seat)
+            self._seats.append(seat)
+        else:
+            self._supposed.add(seat)
+        return True
 
 
 class Patience:

@@ -81,6 +81,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     in_flight_max: int = IN_FLIGHT_MAX
     drain_s: float = DRAIN_S
+    poll_s: float = POLL_S
 
 
 class Worker:
@@ -88,7 +89,7 @@ class Worker:
 
     `settle` decides and commits; it raises Fenced for claims that are not ours any more (they
     are dropped, the rest is settled again) and Transient when nothing is known to be done.
-    `news` is set when work may have become ready; without news the queue is asked every 250 ms.
+    `news` is set when work may have become ready; without news the queue is asked every `poll_s`.
     """
 
     def __init__(
@@ -163,10 +164,10 @@ class Worker:
         unsure = False
         failures = 0
         while not self._stopping.is_set():
-            await self._keeper.wait_standing(POLL_S)
+            await self._keeper.wait_standing(self._settings.poll_s)
             room = await self._room()
             if not self._keeper.stands or room <= 0:
-                await self._pause(POLL_S)
+                await self._pause(self._settings.poll_s)
                 continue
             self._news.clear()
             try:
@@ -174,7 +175,7 @@ class Worker:
                 unsure, failures = False, 0
             except Fenced:
                 self._keeper.nudge()
-                wait_s = POLL_S
+                wait_s = self._settings.poll_s
             except Transient as error:
                 # The claim may have been granted all the same: its effects are asked for first.
                 unsure, failures = True, failures + 1
@@ -202,7 +203,8 @@ class Worker:
         self._start(group, result.effects)
         if result.more:
             return 0
-        return POLL_S if result.next_in_s is None else min(result.next_in_s, POLL_S)
+        poll_s = self._settings.poll_s
+        return poll_s if result.next_in_s is None else min(result.next_in_s, poll_s)
 
     def _start(self, group: asyncio.TaskGroup, effects: Iterable[Claimed]) -> None:
         for claimed in effects:
