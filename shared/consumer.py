@@ -19,7 +19,7 @@ from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import EventStore, Fenced
 from shared.fold import Input, ServiceDefinition
-from shared.news import POLL_S, News, wait_news
+from shared.news import News, wait_news
 from shared.stepper import BATCH_MAX, Stepper, park
 
 log = structlog.get_logger()
@@ -48,6 +48,7 @@ class Consumer:
         self._stepper = stepper
         self._clock = clock
         self._owned = owned
+        self._poll_s = news.poll_s
         self._news = news.subscribe({topic for _, topic in definition.subscriptions})
         self._wanted = {registry.name_of(handler.message) for handler in definition.handlers}
         self._positions: dict[tuple[str, str, int], int] = {}
@@ -80,7 +81,7 @@ class Consumer:
                 self._stale = True
                 more = True
             if not more:
-                await wait_news(self._news, timeout_s=POLL_S)
+                await wait_news(self._news, timeout_s=self._poll_s)
 
     async def _round(self) -> bool:
         owned = self._owned()

@@ -24,7 +24,12 @@ STATEMENT_TIMEOUT_S = 5.0
 
 
 class News(Protocol):
-    """`poke` says that topics have something new; `subscribe` gives an event set by it."""
+    """`poke` says that topics have something new; `subscribe` gives an event set by it.
+
+    `poll_s`: how often to look without news.
+    """
+
+    poll_s: float
 
     def poke(self, topics: Collection[str]) -> None: ...
 
@@ -34,12 +39,13 @@ class News(Protocol):
 class LocalNews:
     """News inside one process, and all that the memory twins need."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, poll_s: float = POLL_S) -> None:
+        self.poll_s = poll_s
         self._events: dict[str, list[asyncio.Event]] = {}
 
     def poke(self, topics: Collection[str]) -> None:
-        """Wake the subscribers of the topics."""
-        for topic in topics:
+        """Wake the subscribers of the topics, in an order that does not vary from run to run."""
+        for topic in sorted(topics):
             for event in self._events.get(topic, ()):
                 event.set()
 

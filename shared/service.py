@@ -95,6 +95,7 @@ class Service:
                 service=self.name,
                 lease_s=self._lease_s,
                 heartbeat_s=heartbeat_s,
+                poll_s=self._news.poll_s,
             ),
             clock=self._clock,
             handlers=handlers,

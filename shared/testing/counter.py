@@ -115,6 +115,10 @@ def _step(number: int, needs: tuple[str, ...], due: dt.datetime) -> Effect:
     )
 
 
+def _seats(needs: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for mode, _, name in map(_split, needs) if mode == "seat")
+
+
 def _split(need: str) -> tuple[str, str, str]:
     return need.partition(" ")
 
@@ -140,7 +144,7 @@ def decide_outcome(state: CounterState, received: Received) -> Decision:
     """A step ended: the next one, or the end."""
     outcome: EffectOutcome = received.body
     if not outcome.ok:
-        return Decision(events=(StepFailed(code=outcome.code),))
+        return Decision(events=(StepFailed(code=outcome.code),), release_seats=_seats(state.needs))
     number = outcome.result.number
     if number != state.done + 1:
         return NOTHING
@@ -149,7 +153,7 @@ def decide_outcome(state: CounterState, received: Received) -> Decision:
         return Decision(events=(counted,), effects=(_step(number + 1, state.needs, received.at),))
     _, key, *_ = received.stream.split(":")
     tally = Send(to=SERVICE, key=key, message=Tally(counter=received.stream))
-    return Decision(events=(counted,), sends=(tally,))
+    return Decision(events=(counted,), sends=(tally,), release_seats=_seats(state.needs))
 
 
 def decide_tally(state: TallyState, received: Received) -> Decision:

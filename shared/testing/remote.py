@@ -15,7 +15,15 @@ import msgspec
 
 from schemas.envelope import Recorded
 from shared.bus.port import Bus, Positions
-from shared.effects.port import Budget, BudgetState, Claimed, ClaimResult, Lease, Waiting, WorkQueue
+from shared.effects.port import (
+    Budget,
+    BudgetState,
+    Claimed,
+    ClaimResult,
+    Lease,
+    Waiting,
+    WorkQueue,
+)
 from shared.errors import Transient
 from shared.eventlog.port import DueTimer, EventStore, Loaded, Parked, Step
 from shared.news import LocalNews
@@ -165,7 +173,9 @@ class RemoteQueue:
 class RemoteBus:
     """A bus at the other end of a wire. Now and then it brings again what was read before."""
 
-    def __init__(self, bus: Bus, wire: Wire, *, chance: random.Random, repeat_share: float) -> None:
+    def __init__(
+        self, bus: Bus, wire: Wire, *, chance: random.Random, repeat_share: float
+    ) -> None:
         self._bus = bus
         self._wire = wire
         self._chance = chance

@@ -47,7 +47,10 @@ class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]  # ships no 
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Whole microseconds only: the clock counts in them."""
+        now = self.time()
         exact = round(when, _TICK_DIGITS)
+        if abs(exact - now) < self._clock_resolution / 2:
+            exact = now
         timer: asyncio.TimerHandle = super().call_at(exact, callback, *args, context=context)
         return timer
 

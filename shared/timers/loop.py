@@ -42,6 +42,7 @@ class TimerLoop:
         self._stepper = stepper
         self._clock = clock
         self._owned = owned
+        self._wait_max_s = max(WAIT_MAX_S, news.poll_s)
         self._news = news.subscribe((timers_topic(store.service),))
 
     async def run(self) -> None:
@@ -52,14 +53,15 @@ class TimerLoop:
                 wait_s = await self._round()
             except Transient as away:
                 log.debug("timers.away", error=str(away))
-                wait_s = WAIT_MAX_S
+                wait_s = self._wait_max_s
             if wait_s is None or wait_s > 0:
-                await wait_news(self._news, timeout_s=min(wait_s or WAIT_MAX_S, WAIT_MAX_S))
+                wait_s = min(wait_s or self._wait_max_s, self._wait_max_s)
+                await wait_news(self._news, timeout_s=wait_s)
 
     async def _round(self) -> float | None:
         owned = sorted(self._owned())
         if not owned:
-            return WAIT_MAX_S
+            return self._wait_max_s
         due = await self._store.due_timers(owned, count_max=BATCH_MAX)
         if not due:
             return await self._store.next_timer_in_s(owned)

@@ -1,0 +1,1 @@
+"""Whole random worlds in virtual time: one seed, one history."""
