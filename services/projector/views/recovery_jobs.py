@@ -284,7 +284,9 @@ def _vm_script_ended(
 ) -> Job | None:
     if doc is None:
         return None
-    after = steps.next_begun(_after_script(doc, event), at(recorded), waits=_waits(doc))
+    after = _after_script(doc, event)
+    if event.report.outcome == "done":
+        after = steps.next_begun(after, at(recorded), waits=_waits(doc))
     return steps.moved(doc, after)
 
 

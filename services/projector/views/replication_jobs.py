@@ -61,7 +61,8 @@ def _after_script(
     # A script that runs again has not ended yet.
     if event.again:
         return steps.changed(after, event.step, state="running")
-    return steps.next_begun(after, at(recorded))
+    # What follows a failure is not known yet: the next facts say it.
+    return steps.next_begun(after, at(recorded)) if event.report.outcome == "done" else after
 
 
 def _members_step(doc: Job) -> str:
@@ -201,7 +202,9 @@ def _step_ended(
 ) -> Job | None:
     if doc is None:
         return None
-    after = steps.next_begun(steps.ended(doc.steps, event.timing), at(recorded))
+    after = steps.ended(doc.steps, event.timing)
+    if event.timing.state == "completed":
+        after = steps.next_begun(after, at(recorded))
     return steps.moved(doc, after, error=doc.error or error_of(event.problem))
 
 
