@@ -7,7 +7,7 @@ from services.replicator.effects import handlers
 from services.replicator.handlers import DEFINITION
 from services.replicator.progress import TransferProgress
 from services.replicator.settings import ReplicatorSettings
-from services.replicator.tools import Paces, Tools
+from services.replicator.tools import Paces, Patience, Tools
 from shared.platforms.sites import Sites
 from shared.process import Process
 from shared.progress import ProgressPublisher
@@ -29,6 +29,7 @@ async def build(process: Process) -> Service:
         define_budgets=budgets.define,
         read_states=service.read_states,
         paces=Paces(),
+        patience=Patience(),
         progress=TransferProgress(publisher),
         runner=ScriptRunner(home=settings.home / "scripts"),
         secrets=SecretResolver(home=settings.home),

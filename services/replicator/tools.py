@@ -45,6 +45,24 @@ class Paces:
         return found[1]
 
 
+class Patience:
+    """How long effects have been refused room by a target, as far as this process knows."""
+
+    def __init__(self, *, count_max: int = 10_000) -> None:
+        self._since: dict[str, float] = {}
+        self._count_max = count_max
+
+    def refused(self, effect_id: str, now: float) -> float:
+        """Refused again at `now` (monotonic seconds); gives the seconds since the first time."""
+        if effect_id not in self._since and len(self._since) >= self._count_max:
+            self._since.pop(next(iter(self._since)))
+        return now - self._since.setdefault(effect_id, now)
+
+    def granted(self, effect_id: str) -> None:
+        """It has room, or does not want it any more."""
+        self._since.pop(effect_id, None)
+
+
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What the effect handlers work with. `define_budgets` returns when a site's stand."""
 
@@ -52,6 +70,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     define_budgets: Callable[[SiteRef], Awaitable[None]]
     read_states: ReadStates
     paces: Paces
+    patience: Patience
     progress: TransferProgress
     runner: ScriptRunner
     secrets: SecretResolver

@@ -22,6 +22,7 @@ from services.replicator.transfer import (
     copy_disk,
 )
 from shared.effects.running import Cancelled, EffectRun
+from shared.errors import Permanent, Throttled
 from shared.platforms.ports import DiskFacts, Generation, Platform, Snapshot
 
 FULL_REASON: Final = "the copy counts as invalid: all of it is compared"
@@ -73,14 +74,7 @@ async def _copy(tools: Tools, effect: EffectRun, resume: Mark | None) -> said.Di
     assert payload.carried.snapshot is not None, "a transfer follows a snapshot"
     source, target = tools.open_site(payload.source), tools.open_site(payload.target)
     snapshot = port_snapshot(payload.carried.snapshot)
-    generation = await landed(
-        target.target.open_generation(
-            call_of(effect), disk=payload.disk, size=_size(snapshot, payload.disk)
-        ),
-        what=f"opening a generation of {payload.disk}",
-        timeout_s=tools.settings.call_timeout_s,
-        landing_s=tools.settings.landing_s,
-    )
+    generation = await _open_generation(tools, effect, target, _size(snapshot, payload.disk))
     request = TransferRequest(
         snapshot=snapshot,
         disk=payload.disk,
@@ -92,6 +86,38 @@ async def _copy(tools: Tools, effect: EffectRun, resume: Mark | None) -> said.Di
     )
     done = await _move(tools, effect, source, target, request)
     return _result(payload, generation, done)
+
+
+async def _open_generation(
+    tools: Tools, effect: EffectRun, target: Platform, size: int
+) -> Generation:
+    """Open this claim's generation; raises Permanent when the target has had no room for long.
+
+    A VM's disks hold what they staged until all are done. VMs that wait for one another's room
+    would wait for ever: one of them has to give way, and its next iteration begins anew.
+    """
+    payload: work.TransferDisk = effect.payload
+    try:
+        generation = await landed(
+            target.target.open_generation(call_of(effect), disk=payload.disk, size=size),
+            what=f"opening a generation of {payload.disk}",
+            timeout_s=tools.settings.call_timeout_s,
+            landing_s=tools.settings.landing_s,
+        )
+    except Throttled as refused:
+        waited_s = tools.patience.refused(effect.effect_id, tools.clock.monotonic())
+        if waited_s <= tools.settings.room_s_max:
+            raise
+        tools.patience.granted(effect.effect_id)
+        raise Permanent(
+            f"the target allowed no further staged generation for {waited_s:.0f} s: "
+            f"{refused.message}",
+            code="no-room-to-stage",
+            remedy="raise the site's limit of snapshot writes above the number of the VM's disks, "
+            "or let fewer VMs replicate at once",
+        ) from refused
+    tools.patience.granted(effect.effect_id)
+    return generation
 
 
 async def _move(

@@ -25,6 +25,7 @@ from schemas.plans import (
 from schemas.scheduler import IterationEnded, PlanHeader, SiteInspected, SiteRef
 from services.replicator.handlers import FAMILIES, HANDLERS
 from shared.decider import Decision, Effect, EffectOutcome
+from shared.errors import SeawallError
 from shared.testing.spec import T0, received, restored, stored
 
 RUN = "replication-run:shop:t1"
@@ -126,7 +127,8 @@ class World:
         effect = self.effects.pop(effect_id)
         self.asked_to_stop.discard(effect_id)
         stream = effect_id.partition("/")[0]
-        answer = self._carry_out(effect_id, effect) if not code or done else None
+        wanted = result is None and (not code or done)
+        answer = self._carry_out(effect_id, effect) if wanted else None
         ended = EffectOutcome(
             effect_id=effect_id,
             part=effect.part,
@@ -143,6 +145,25 @@ class World:
         )
         self.ended(stream, ended)
         return ended
+
+    def settle_failed(self, effect_id: str, error: SeawallError, *, unknown: bool = False) -> None:
+        """End an effect for good with the error that its handler raised."""
+        effect = self.effects.pop(effect_id)
+        self.asked_to_stop.discard(effect_id)
+        ended = EffectOutcome(
+            effect_id=effect_id,
+            part=effect.part,
+            kind=effect.kind,
+            ok=False,
+            at=self.now,
+            started_at=self.now,
+            attempts=1,
+            code=error.code,
+            error=error.message,
+            remedy=error.remedy,
+            unknown=unknown,
+        )
+        self.ended(effect_id.partition("/")[0], ended)
 
     def ended(self, stream: str, ended: EffectOutcome) -> None:
         """The owner hears of an effect's end."""
