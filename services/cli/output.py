@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from schemas.units import format_duration, format_size
+from schemas.units import format_duration
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -87,7 +87,14 @@ def seconds(value: float | None) -> str:
 
 def size(value: int | None) -> str:
     """A size for a cell."""
-    return "–" if value is None else format_size(value)
+    if value is None:
+        return "–"
+    number = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
 
 
 def moment(value: str | None) -> str:

@@ -35,6 +35,9 @@ RECORDS: dict[str, dict[str, object]] = {
 
 PORTS = {"db": 5432, "app": 8080, "web": 8000}
 WRITE_EVERY_S = 0.05
+HOT_MIB = 16
+"""Where the database writes: databases do not write everywhere."""
+
 SECRET = "hunter2-of-the-database"
 
 
@@ -121,7 +124,7 @@ class Writer:
             tools.write(
                 self._disk, tier.RECORD_AT, record_bytes({**RECORDS["db"], "orders": self.orders})
             )
-            offset = self._chance.randrange(8, 500) * MIB
+            offset = self._chance.randrange(8, 8 + HOT_MIB) * MIB
             tools.write(self._disk, offset, self._chance.randbytes(64 * 1024))
 
 
