@@ -50,16 +50,20 @@ def begun(
 def next_begun(
     steps: Sequence[Step], when: dt.datetime | None, *, waits: frozenset[str] = frozenset()
 ) -> tuple[Step, ...]:
-    """The first step that is not done begins, unless one is under way; one of `waits` waits."""
-    for step in steps:
+    """The step after the last one that is done begins, unless one is under way.
+
+    One of `waits` waits. Steps that were passed over stay as they are.
+    """
+    found: Step | None = None
+    for step in reversed(steps):
         if step.state in DONE_STEPS:
-            continue
-        if step.state in ("running", "waiting"):
-            return tuple(steps)
-        if step.name in waits:
-            return changed(steps, step.name, state="waiting")
-        return begun(steps, step.name, when)
-    return tuple(steps)
+            break
+        found = step
+    if found is None or any(step.state in ("running", "waiting") for step in steps):
+        return tuple(steps)
+    if found.name in waits:
+        return changed(steps, found.name, state="waiting")
+    return begun(steps, found.name, when)
 
 
 def ended(steps: Sequence[Step], timing: StepTiming) -> tuple[Step, ...]:
