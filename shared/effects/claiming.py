@@ -43,7 +43,7 @@ LANES: Final = "select * from work_lanes($1)"
 _HEADS: Final = "select * from work_claim_heads($1, $2, $3, $4, $5, $6, $7, $8)"
 _WRITE: Final = (
     "select * from work_claim_write"
-    "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+    "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 )
 
 
@@ -179,7 +179,7 @@ class Claim:
             rows = await connection.fetch(
                 _WRITE, *self._writing(opened["o_now"], selection, cancelled, reserve, reserved)
             )
-            effects = self._granted(rows, [*cancelled, *(id_ for id_, _ in selection.granted)])
+            effects = self._granted(rows, cancelled, [id_ for id_, _ in selection.granted])
         waits = [opened["o_next_s"], RESERVE_S if reserved or reserve else None]
         next_in_s = min((wait for wait in waits if wait is not None), default=None)
         return ClaimResult(
@@ -289,9 +289,8 @@ class Claim:
         granted = [lane for _, lane in selection.granted]
         return (
             self._lease.number, now,
-            [effect_id for effect_id, _ in selection.granted],
-            [self._memory.is_quick(lane.kind) for lane in granted],
-            cancelled,
+            [*cancelled, *(effect_id for effect_id, _ in selection.granted)],
+            [lane.lane_id for lane in granted if self._memory.is_quick(lane.kind)],
             list(selection.units) or None, list(selection.units.values()) or None,
             [budget for budget, _ in selection.seats] or None,
             [stream for _, stream in selection.seats] or None,
@@ -301,12 +300,20 @@ class Claim:
             sorted(reserved & {lane.lane_id for lane in granted}) or None,
         )  # fmt: skip
 
-    def _granted(self, rows: list[asyncpg.Record], ids: list[str]) -> tuple[Claimed, ...]:
-        """The claimed effects in the order of the grant. Raises Moved unless all are there."""
+    def _granted(
+        self, rows: list[asyncpg.Record], cancelled: list[str], granted: list[str]
+    ) -> tuple[Claimed, ...]:
+        """The claimed effects in the order of the grant. Raises Moved unless all are there; one
+        that was cancelled meanwhile has spent budgets it does not hold."""
         by_id = {row["effect_id"]: row for row in rows}
-        if len(by_id) < len(ids):
-            raise Moved([id_ for id_ in ids if id_ not in by_id])
-        return tuple(self._memory.claimed(by_id[effect_id], self._lease) for effect_id in ids)
+        moved = [id_ for id_ in cancelled if id_ not in by_id]
+        moved += [id_ for id_ in granted if id_ not in by_id or by_id[id_]["cancelled"]]
+        if moved:
+            raise Moved(moved)
+        return tuple(
+            self._memory.claimed(by_id[effect_id], self._lease)
+            for effect_id in (*cancelled, *granted)
+        )
 
 
 async def _row(connection: PoolConnectionProxy, statement: str, *args: object) -> asyncpg.Record:

@@ -166,10 +166,10 @@ class Worker:
         while not self._stopping.is_set():
             await self._keeper.wait_standing(self._settings.poll_s)
             room = await self._room()
+            self._news.clear()
             if not self._keeper.stands or room <= 0:
                 await self._pause(self._settings.poll_s)
                 continue
-            self._news.clear()
             try:
                 wait_s = await self._claim(group, min(room, CLAIM_COUNT_MAX), unsure=unsure)
                 unsure, failures = False, 0
@@ -222,7 +222,9 @@ class Worker:
         self._observer.in_flight(self.in_flight)
 
     async def _pause(self, wait_s: float) -> None:
-        """Wait for news, a settled effect, or the time given."""
+        """Wait for news since it was last looked at, a settled effect, or the time given."""
+        if self._stopping.is_set():
+            return
         try:
             async with asyncio.timeout(wait_s):
                 await self._news.wait()

@@ -141,10 +141,11 @@ begin
 end $$;
 
 -- Gives the claimed effects. Fewer than asked for: some moved on meanwhile; roll back, claim again.
+-- Ready ones take their lanes' budgets, those to be cancelled none. Read by address, which is half
+-- the work of finding each by its id again; one that a step has moved meanwhile is not found.
 create function work_claim_write(
     p_lease_no bigint, p_now float8,
-    p_ids text[], p_quick bool[],
-    p_cancelled text[],
+    p_ids text[], p_quick_lanes int[],
     p_budgets int[], p_units int[],
     p_seat_budgets int[], p_seat_streams text[],
     p_turn_classes int[], p_turn_priorities int[], p_turn_plans text[], p_turns bigint[],
@@ -158,21 +159,13 @@ declare
     v_now timestamptz := to_timestamp(p_now);
 begin
     return query
-        with mine as (
-            select e.effect_id, u.quick, u.budgeted, u.place
-                from (
-                    select id, quick, true as budgeted, place
-                        from unnest(p_ids, p_quick) with ordinality as g (id, quick, place)
-                    union all select id, true, false, 0 from unnest(p_cancelled) as c (id)
-                ) as u
-                join effects e on e.effect_id = u.id
-                    and e.state = case when u.budgeted then 'r'::"char" else 'x' end
-                for no key update of e skip locked
-        )
         update effects e
-            set state = 'c', lease_no = p_lease_no, budgeted = m.budgeted,
-                quick_return = m.quick
-            from mine m where e.effect_id = m.effect_id
+            set state = 'c', lease_no = p_lease_no, budgeted = e.state = 'r',
+                quick_return = e.lane_id = any (p_quick_lanes)
+            where e.ctid = any (array(
+                select f.ctid from effects f
+                where f.effect_id = any (p_ids) and f.state in ('r', 'x')
+                for no key update skip locked))
             returning e.effect_id, e.lane_id, e.stream, e.partition, e.type, e.schema_version,
                 e.data, e.meta, e.attempt, e.stream_version, not e.budgeted;
     if p_turns is not null then

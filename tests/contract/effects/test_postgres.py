@@ -6,11 +6,14 @@ import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
 
+from shared.effects import claiming
 from shared.effects.postgres import PostgresWork
+from shared.effects.select import Selection
 from shared.eventlog.port import EventStore, Fenced, Settled, Step
 from shared.eventlog.postgres import PostgresStore
 from shared.migrations import migrate
@@ -171,6 +174,25 @@ async def test_a_claim_passes_over_an_effect_that_a_step_has_locked(
         await other.execute("select from work.effects where effect_id = 'a/step/x' for update")
         assert await one.claim_ids() == ["b"]
     assert await one.claim_ids() == ["a"]
+
+
+async def test_an_effect_cancelled_while_it_is_claimed_spends_no_budget(
+    harness: PostgresHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await actor(harness)
+    await harness.queue.define([slots("west", 9)])
+    await one.enqueue([effect("a", needs=hold("west")), effect("b", needs=hold("west"))])
+    read = claiming.Claim._select
+
+    async def read_then_cancel(self: claiming.Claim, *args: Any) -> Selection:
+        chosen = await read(self, *args)
+        await harness.pools["recovery"].execute("select work_cancel('{a/step/x}')")
+        return chosen
+
+    monkeypatch.setattr(claiming.Claim, "_select", read_then_cancel)
+    claimed = {each.stream: each.cancelled for each in await one.claim_all()}
+    assert claimed == {"a": True, "b": False}
+    assert await in_use(harness.queue, "west") == 1
 
 
 async def test_idle_lanes_are_put_aside_and_come_back(harness: PostgresHarness) -> None:
