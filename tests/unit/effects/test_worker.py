@@ -56,6 +56,29 @@ async def test_no_more_than_the_bound_is_in_flight() -> None:
 
 
 @virtual
+async def test_news_does_not_make_a_full_worker_spin() -> None:
+    world, handler = World(), Handler(lasting(10))
+    await world.enqueue(*(effect(f"s{n}") for n in range(400)))
+    async with world.working(copy=handler) as worker:
+        await world.until(lambda: worker.in_flight == 256, "256 in flight")
+        world.news.set()
+        await world.until(lambda: len(world.settled) == 400, "all settled")
+
+
+@virtual
+async def test_news_does_not_make_a_worker_spin_whose_lease_is_over() -> None:
+    world, handler = World(), Handler(at_once)
+    async with world.working(copy=handler) as worker:
+        await world.until(lambda: worker.leased, "leased")
+        world.queue.hangs = True
+        await world.until(lambda: not worker.leased, "the lease is over")
+        world.news.set()
+        world.restore()
+        await world.enqueue(effect("a"))
+        await world.until_settled("a")
+
+
+@virtual
 async def test_outcomes_are_settled_in_batches_while_a_settle_is_under_way() -> None:
     world = World()
     world.settle_s = 1.0

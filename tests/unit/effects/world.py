@@ -124,6 +124,7 @@ class World:
         self.batches: list[int] = []
         self.reports: list[tuple[str, msgspec.Struct]] = []
         self.progress: list[tuple[str, Progress]] = []
+        self.news = asyncio.Event()
         self.settle_s = 0.0
         self.down = False
 
@@ -157,7 +158,7 @@ class World:
             clock=self.clock,
             handlers=handlers,
             settle=self.settle,
-            news=asyncio.Event(),
+            news=self.news,
             chance=random.Random(1),
             report=self.report,
             progress=lambda claimed, progress: self.progress.append((claimed.effect_id, progress)),
