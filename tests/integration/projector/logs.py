@@ -15,10 +15,10 @@ from schemas import recovery, registry, replicator, scheduler
 from schemas.common import CommandSettled, StepTiming
 from schemas.envelope import Meta, events_topic
 from schemas.gateway import CommandAccepted
-from schemas.ids import key_of, partition_of
+from schemas.ids import PARTITIONS, key_of, partition_of
 from schemas.notifier import AlertOpened, AlertRepeated
 from schemas.plans import ReplicationPolicy, VmDefinition
-from schemas.scheduler import PlanHeader, SiteRef
+from schemas.scheduler import PlanHeader, PlanUnchanged, SiteRef
 from services.projector.postgres import SQL_FOLDER, PostgresReadModel
 from services.projector.project import Projector
 from services.projector.settings import SOURCES, ProjectorSettings
@@ -67,6 +67,21 @@ class Logs:
         partition = partition_of(key_of(stream))
         topic = events_topic(source)
         return NewRow(topic, partition, stream, version, name, schema_version, data, meta)
+
+    async def say_unknown(self, source: str, stream: str) -> None:
+        """Append an event of a type that this build does not know."""
+        row = self._row(source, stream, PlanUnchanged(command_id="c"))
+        row = msgspec.structs.replace(row, type="scheduler.of-a-newer-build")
+        await self._stores[source].commit(Step(rows=[row]))
+        self.news.poke((events_topic(source),))
+
+    def from_the_start(self) -> dict[tuple[str, str, int], int]:
+        """Positions before the first row of every log."""
+        return {
+            (source, events_topic(source), partition): 0
+            for source in SOURCES
+            for partition in range(PARTITIONS)
+        }
 
     def projector(self, copy_id: str = "one", **settings: int) -> Projector:
         """A copy of the projector over these logs."""

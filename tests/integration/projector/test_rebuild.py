@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from schemas.scheduler import PlanPrioritised
 from services.projector.rebuild import rebuild
 from services.projector.views import VIEWS
 from shared.errors import Refused
@@ -86,24 +87,27 @@ async def _many(logs: Logs) -> None:
         await a_history(logs, f"plan-{number}")
 
 
-async def test_a_projector_with_old_documents_stands_on_the_new_tables(logs: Logs) -> None:
+async def test_a_live_projector_forgets_the_documents_it_held_before_a_rebuild(
+    logs: Logs,
+) -> None:
     await a_history(logs, "shop")
+    await logs.project()
+    await logs.rows("""update plans set doc = replace(doc::text, '"ops"', '"nobody"')::json""")
     async with running(logs.projector()):
+        await logs.say("scheduler", ("plan:shop", PlanPrioritised(priority=1)))
         await logs.all_projected()
-        await logs.rows("""update jobs set doc = '{}' where id = 'recovery:shop:r1'""")
+        assert (await logs.document("plans", "shop"))["actor"] == "nobody"
         await rebuild(logs.dsn)
-        await a_history(logs, "bank")
+        await logs.say("scheduler", ("plan:shop", PlanPrioritised(priority=2)))
         await logs.all_projected()
-    assert (await logs.document("jobs", "recovery:bank:r1"))["state"] == "completed"
-    assert (await logs.document("jobs", "recovery:shop:r1"))["state"] == "completed"
+    plan = await logs.document("plans", "shop")
+    assert (plan["actor"], plan["priority"]) == ("ops", 2)
 
 
 async def test_only_one_rebuild_runs_at_a_time(logs: Logs) -> None:
     await a_history(logs, "shop")
     await logs.project()
-    done = await asyncio.gather(
-        rebuild(logs.dsn), rebuild(logs.dsn), return_exceptions=True
-    )
+    done = await asyncio.gather(rebuild(logs.dsn), rebuild(logs.dsn), return_exceptions=True)
     refused = [each for each in done if isinstance(each, Refused)]
     assert [each.code for each in refused] == ["rebuild-running"]
 
