@@ -468,7 +468,7 @@ def _finished(state: Iteration, carried: Carried) -> said.IterationFinished:
     stands = state.finalized
     at = carried.checkpoint_at or (stands.checkpoint_at if stands is not None else None)
     kept = stands.disks if stands is not None else ()
-    disks = carried.disks or kept or tuple(state.disks[n] for n in sorted(state.disks))
+    disks = carried.disks or kept or _named(state)
     before = stands.steps if stands is not None else ()
     timings = {t.name: t for t in merged(before, carried.steps, state.steps)}
     order = (*start.steps, *(name for name in timings if name not in start.steps))
@@ -487,6 +487,15 @@ def _finished(state: Iteration, carried: Carried) -> said.IterationFinished:
         bytes_total=sum(disk.size for disk in disks),
         problem=state.gate_problem or state.problem,
         leftovers=state.leftovers,
+    )
+
+
+def _named(state: Iteration) -> tuple[said.DiskResult, ...]:
+    """The disks' results by index, with the names that were unknown when some ended."""
+    names = [disk.name for disk in state.snapshot.disks] if state.snapshot is not None else []
+    return tuple(
+        msgspec.structs.replace(result, disk=names[index - 1]) if names else result
+        for index, result in sorted(state.disks.items())
     )
 
 

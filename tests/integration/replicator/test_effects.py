@@ -329,15 +329,21 @@ async def test_a_snapshot_whose_opening_was_cut_off_is_found_and_removed(lab: La
     assert await lab.leftovers() == []
 
 
-async def test_a_cancelled_call_is_waited_for_until_it_has_landed(lab: Lab) -> None:
+async def test_a_cancelled_call_is_waited_for_until_it_has_landed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab.add_vm()
     (lab.home / "east" / "site.yaml").write_text("latency: {open_snapshot: 300ms}\n")
     lab.start()
+    source, sent = lab.open(lab.ref("east")).source, asyncio.Event()
+    really = source.open_snapshot
 
-    async def under_way() -> None:
-        await asyncio.sleep(0.1)
+    async def open_snapshot(*args: Any, **fields: Any) -> Any:
+        sent.set()
+        return await really(*args, **fields)
 
-    async with lab.interrupted(f"{DB}/snapshot", under_way, reason=Stop.CANCELLED):
+    monkeypatch.setattr(source, "open_snapshot", open_snapshot)
+    async with lab.interrupted(f"{DB}/snapshot", sent.wait, reason=Stop.CANCELLED):
         assert len(await lab.leftovers()) == 1, "the call was carried out before it was given up"
 
 

@@ -189,6 +189,16 @@ def test_a_failed_disk_has_its_name_where_its_transfer_could_note_its_trouble() 
     }
 
 
+def test_disks_that_ended_before_their_names_were_known_have_them_in_the_end() -> None:
+    world = begun(disk_count=2)
+    world.settle(f"{DB}/snapshot")
+    world.settle(f"{DB}/transfer/1", code="worker-lost")
+    world.settle(f"{DB}/transfer/2-last")
+    world.run()
+    disks = {disk.disk: disk.state for disk in world.event(said.IterationFinished).disks}
+    assert disks == {"sda": "failed", "sdb": "completed"}
+
+
 def test_a_failed_switch_leaves_no_generation_and_no_snapshot() -> None:
     world = begun()
     world.settle(f"{DB}/snapshot")
