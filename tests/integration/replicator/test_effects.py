@@ -232,6 +232,8 @@ class Stuck(Sinks):
         self.woken = asyncio.Event()
 
     async def report(self, claimed: Any, fact: Any) -> None:
+        if self._delivered and fact.offset == 0:
+            return  # The first chunk is still under way: no mark to resume from.
         if self._delivered:
             await super().report(claimed, fact)
         self.heard.set()
