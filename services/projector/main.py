@@ -1,4 +1,7 @@
-"""Builds the projector: the read models, a store of its own for leases, nothing of platforms."""
+"""Builds the projector: the read models, a store of its own for leases, nothing of platforms.
+
+`rebuild` stands here because the command line may import nothing else of a service.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import os
 
 from services.projector.postgres import SCHEMA, SQL_FOLDER, PostgresReadModel
 from services.projector.project import Projector
+from services.projector.rebuild import Rebuilt, rebuild
 from shared.bus.postgres import PostgresBus
 from shared.migrations import STORE_FILES, migrate_schema
 from shared.process import LOGGED_SERVICES, Process
+
+__all__ = ["Rebuilt", "build", "rebuild"]
 
 _LEASES = "projector"
 

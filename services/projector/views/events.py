@@ -14,7 +14,9 @@ JOB_FAMILIES = frozenset(
 )
 """Streams that are jobs: their ids are the jobs' ids."""
 
-PLAN_FAMILIES = JOB_FAMILIES | {"plan", "protected-vm", "script", "alert", "delivery", "digest"}
+PLAN_FAMILIES = JOB_FAMILIES | {
+    "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news"
+}  # fmt: skip
 """Streams whose key is a plan's name; other keys are sites."""
 
 _encoder = msgspec.json.Encoder()
