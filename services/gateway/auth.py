@@ -19,6 +19,9 @@ from shared.errors import Refused
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 TOKEN_BYTES = 32
 
+ACTOR = web.RequestKey("actor", str)
+"""Who asks, once the token was found valid."""
+
 
 class Unauthorized(Refused):
     """The request carries no valid token."""
@@ -56,7 +59,7 @@ class TokenAuth:
                     remedy="send `Authorization: Bearer <token>`; the admin token is in the "
                     "file `token` of the home folder (SEAWALL_TOKEN for the command line)",
                 )
-            request["actor"] = "admin"
+            request[ACTOR] = "admin"
         return await handler(request)
 
 

@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from schemas import units
+from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
 from services.gateway.problems import Invalid, problem, status_of
 from services.gateway.pulse import POLL_S, Pulse, wait
@@ -19,6 +20,7 @@ from shared.settings import Settings
 
 POSITION_HEADER = "Seawall-Position"
 POSITION_WAIT_S = 2.0
+IDEMPOTENCY_KEY_MAX = 200
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,17 @@ def wait_s_of(request: web.Request) -> float:
         raise Invalid(f"wait: found {asked!r}", remedy=f"allowed: {error.allowed}") from error
 
 
+def _idempotency_key(request: web.Request) -> str:
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > IDEMPOTENCY_KEY_MAX or not key.isprintable():
+        raise Invalid(
+            f"Idempotency-Key: found {key[:40]!r} ({len(key)} characters)",
+            remedy=f"send up to {IDEMPOTENCY_KEY_MAX} printable characters, a new key for each "
+            "new request",
+        )
+    return key
+
+
 async def ask(request: web.Request, asked: Asked, *, resource: str = "") -> web.Response:
     """Accept a command and answer as the caller wants it: at once, or once it is decided.
 
@@ -117,8 +130,8 @@ async def ask(request: web.Request, asked: Asked, *, resource: str = "") -> web.
     raw = await request.read()
     asked = msgspec.structs.replace(
         asked,
-        actor=request.get("actor", "admin"),
-        idempotency_key=request.headers.get("Idempotency-Key", "")[:200],
+        actor=request[ACTOR],
+        idempotency_key=_idempotency_key(request),
         request_sha256=request_digest(request.method, request.path, raw),
     )
     wait_s = wait_s_of(request)

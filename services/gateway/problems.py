@@ -80,14 +80,7 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         return await handler(request)
     except Refused as refused:
-        details = getattr(refused, "details", None)
-        return problem(
-            status_of(refused.code),
-            code=refused.code,
-            message=refused.message,
-            remedy=refused.remedy,
-            details=details,
-        )
+        return _of_refusal(refused)
     except (TimeoutError, Transient) as away:
         log.warning("gateway.away", error=str(away))
         return problem(
@@ -102,19 +95,43 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
             remedy="see /openapi.json for what is expected",
         )  # fmt: skip
     except web.HTTPException as http:
-        code = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}.get(
-            http.status, "invalid"
-        )
         if http.status < 400:
             raise
-        return problem(
-            http.status, code=code, message=http.text or http.reason,
-            remedy="see /openapi.json for the paths and limits",
-        )  # fmt: skip
+        return _of_http(http)
     except Permanent as broken:
         return _internal(broken)
     except SeawallError as broken:
         return _internal(broken)
+
+
+def _of_refusal(refused: Refused) -> web.Response:
+    status = status_of(refused.code)
+    response = problem(
+        status,
+        code=refused.code,
+        message=refused.message,
+        remedy=refused.remedy,
+        details=getattr(refused, "details", None),
+    )
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+_OF_HTTP = {
+    404: ("not-found", "see /openapi.json for the paths there are"),
+    405: ("method-not-allowed", "use one of the methods in the Allow header"),
+    413: ("too-large", "send at most 8 MiB; split a plan, or shorten its scripts"),
+}
+
+
+def _of_http(http: web.HTTPException) -> web.Response:
+    """What aiohttp refuses by itself."""
+    code, remedy = _OF_HTTP.get(http.status, ("invalid", "see /openapi.json for what is expected"))
+    response = problem(http.status, code=code, message=http.text or http.reason, remedy=remedy)
+    if "Allow" in http.headers:
+        response.headers["Allow"] = http.headers["Allow"]
+    return response
 
 
 def _internal(broken: SeawallError) -> web.Response:

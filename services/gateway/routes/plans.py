@@ -43,6 +43,8 @@ OWNER = "scheduler"
 PART_BYTES = 24 * 1024
 """Of a script's content in one message: 32 KiB in base64."""
 
+VERSION_DIGITS_MAX = 9
+
 MODES = ("test", "failover", "migrate", "reverse", "failback")
 
 
@@ -87,7 +89,7 @@ def _expected_version(request: web.Request) -> int:
     tag = request.headers.get("If-Match", "").strip().strip('"')
     if not tag or tag == "*":
         return 0
-    if not tag.isdigit():
+    if not (tag.isascii() and tag.isdigit() and len(tag) <= VERSION_DIGITS_MAX):
         raise Invalid(f"If-Match: found {tag!r}", remedy="send the ETag of GET /v1/plans/NAME")
     return int(tag)
 

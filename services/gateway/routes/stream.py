@@ -26,6 +26,11 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """GET /v1/events/stream?plan=&job=&type=, from now on or after Last-Event-ID."""
     gateway = gateway_of(request)
     queries = gateway.queries
+    unknown = sorted(set(request.query) - {*FILTERS, "after"})
+    if unknown:
+        raise Invalid(
+            f"unknown filter {unknown[0]!r}", remedy=f"allowed: {', '.join((*FILTERS, 'after'))}"
+        )
     after = _last_id(request)
     if after is None:
         after = await queries.last_position()

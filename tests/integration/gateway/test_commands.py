@@ -1,0 +1,219 @@
+"""Commands over HTTP: durable before they are answered, decided once, refused with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.integration.gateway.desk import Answer, Desk, plan_body
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def is_problem(answer: Answer, status: int, code: str) -> None:
+    """RFC 9457 with our code, message and remedy."""
+    assert (answer.status, answer.code) == (status, code), answer
+    assert answer.body["status"] == status
+    assert answer.body["type"] == f"urn:seawall:problem:{code}"
+    assert answer.body["title"] and answer.body["detail"] == answer.body["message"]
+    assert answer.body["remedy"], answer.body
+
+
+async def test_without_wait_a_command_is_202_at_once_with_its_id(desk: Desk) -> None:
+    answer = await desk.ask("POST", "/v1/plans/nobody/start", {})
+    assert answer.status == 202
+    assert answer.body["state"] == "accepted"
+    assert answer.body["command_id"]
+
+
+async def test_with_wait_a_refusal_is_a_problem_of_its_status(desk: Desk) -> None:
+    is_problem(await desk.command("/v1/plans/nobody/start"), 404, "unknown-plan")
+
+
+async def test_a_wait_that_ends_first_is_202_and_the_command_goes_on(desk: Desk) -> None:
+    answer = await desk.ask("POST", "/v1/plans/nobody/run?wait=1ms", {})
+    assert (answer.status, answer.body["state"]) == (202, "accepted")
+
+
+@pytest.mark.parametrize("wait", ["", "soon", "-1s", "1"])
+async def test_a_wait_that_is_no_duration_is_422(desk: Desk, wait: str) -> None:
+    is_problem(await desk.ask("POST", f"/v1/plans/x/start?wait={wait}", {}), 422, "invalid")
+
+
+async def test_a_repeated_key_gets_the_same_job_and_nothing_runs_twice(desk: Desk) -> None:
+    assert (await desk.plan("twice", "twice-db")).status == 200
+    first = await desk.command("/v1/plans/twice/run", {}, Idempotency_Key="k1")
+    again = await desk.command("/v1/plans/twice/run", {}, Idempotency_Key="k1")
+    assert (first.status, again.status) == (202, 202)
+    assert again.body["id"] == first.body["id"]
+    await desk.ended(first.body["id"])
+    jobs = await desk.get("/v1/jobs?plan=twice&kind=replication-run")
+    assert [job["id"] for job in jobs.body["items"]] == [first.body["id"]]
+
+
+async def test_two_at_once_with_one_key_are_one(desk: Desk) -> None:
+    answers = await asyncio.gather(
+        *(
+            desk.ask("POST", "/v1/plans/none/run", {}, Idempotency_Key="same-moment")
+            for _ in range(8)
+        )
+    )
+    assert {answer.status for answer in answers} <= {202, 404}
+    told = await desk.command("/v1/plans/none/run", {}, Idempotency_Key="same-moment")
+    events = await desk.get("/v1/events?type=seawall.gateway.command-accepted&limit=1000")
+    is_problem(told, 404, "unknown-plan")
+    assert len([each for each in events.body["items"] if each["data"]["key"] == "none"]) == 1
+
+
+async def test_a_repeated_key_gets_the_same_refusal(desk: Desk) -> None:
+    first = await desk.command("/v1/plans/nobody/stop", {}, Idempotency_Key="k2")
+    again = await desk.command("/v1/plans/nobody/stop", {}, Idempotency_Key="k2")
+    assert first.status == again.status == 404
+    assert first.body == again.body
+
+
+async def test_a_key_of_another_request_is_422(desk: Desk) -> None:
+    await desk.command("/v1/plans/nobody/stop", {}, Idempotency_Key="k3")
+    other_body = await desk.command("/v1/plans/nobody/stop", {"vms": ["a"]}, Idempotency_Key="k3")
+    other_path = await desk.command("/v1/plans/nobody/start", {}, Idempotency_Key="k3")
+    is_problem(other_body, 422, "idempotency-mismatch")
+    is_problem(other_path, 422, "idempotency-mismatch")
+
+
+async def test_a_key_that_is_too_long_is_refused_not_cut(desk: Desk) -> None:
+    first = await desk.command("/v1/plans/nobody/stop", {}, Idempotency_Key="x" * 201)
+    is_problem(first, 422, "invalid")
+
+
+async def test_a_plan_has_an_etag_and_an_old_one_is_412(desk: Desk) -> None:
+    assert (await desk.plan("tagged", "tagged-db")).status == 200
+    shown = await desk.get("/v1/plans/tagged")
+    assert shown.headers["ETag"] == '"1"'
+    changed = plan_body("tagged", "tagged-db", targets={"rpo": "1h"})
+    applied = await desk.command("/v1/plans", changed, If_Match='"1"')
+    assert (applied.status, applied.body["version"]) == (200, 2)
+    late = plan_body("tagged", "tagged-db", targets={"rpo": "2h"})
+    is_problem(await desk.command("/v1/plans", late, If_Match='"1"'), 412, "version")
+    assert (await desk.get("/v1/plans/tagged")).headers["ETag"] == '"2"'
+
+
+@pytest.mark.parametrize("tag", ["one", '"', "W/x", "-1", "9" * 40])
+async def test_an_etag_that_is_none_is_422(desk: Desk, tag: str) -> None:
+    is_problem(await desk.command("/v1/plans", plan_body("p", "a"), If_Match=tag), 422, "invalid")
+
+
+async def test_an_unchanged_plan_is_200_and_no_new_version(desk: Desk) -> None:
+    assert (await desk.plan("same", "same-db")).status == 200
+    again = await desk.command("/v1/plans", plan_body("same", "same-db"))
+    assert (again.status, again.body["version"]) == (200, 1)
+    assert again.body["command"]["details"]["changes"] == []
+
+
+async def test_a_dry_run_shows_changes_and_leaves_no_plan(desk: Desk) -> None:
+    await desk.site("dry-east", "dry-db")
+    await desk.site("dry-west")
+    body = {**plan_body("dry", "dry-db"), "dry_run": True}
+    answer = await desk.command("/v1/plans", body)
+    assert answer.status == 200
+    assert "+ vms.dry-db" in answer.body["command"]["details"]["changes"]
+    is_problem(await desk.get("/v1/plans/dry"), 404, "not-found")
+
+
+async def test_the_position_of_an_answer_lets_the_next_read_see_it(desk: Desk) -> None:
+    assert (await desk.plan("placed", "placed-db")).status == 200
+    stopped = await desk.command("/v1/plans/placed/stop")
+    position = stopped.headers["Seawall-Position"]
+    source, partition, seq = position.split("/")
+    assert source == "scheduler" and partition.isdigit() and int(seq) > 0
+    shown = await desk.get("/v1/plans/placed", Seawall_Position=position)
+    assert (shown.status, shown.body["state"]) == (200, "stopped")
+
+
+async def test_a_position_not_reached_yet_is_503_with_the_lag(desk: Desk) -> None:
+    answer = await desk.get("/v1/plans", Seawall_Position="scheduler/1/99999999")
+    is_problem(answer, 503, "stale")
+    assert answer.body["details"]["lag_s"] >= 0
+
+
+@pytest.mark.parametrize("token", ["x", "a/b/c", "scheduler/1", "scheduler/²/1", "scheduler/1/-1"])
+async def test_a_position_that_is_none_is_422(desk: Desk, token: str) -> None:
+    answer = await desk.get("/v1/plans", Seawall_Position=token.encode().decode("latin-1"))
+    is_problem(answer, 422, "invalid")
+
+
+async def test_a_job_id_from_nowhere_is_404_for_every_action(desk: Desk) -> None:
+    for path in ("/v1/jobs/x/cancel", "/v1/jobs/iteration:none:a:b/cancel"):
+        assert (await desk.command(path)).status == 404
+    is_problem(await desk.get("/v1/jobs/recovery:none:x"), 404, "not-found")
+    is_problem(await desk.command("/v1/jobs/iteration:a:b:c/cleanup"), 422, "invalid")
+    assert (await desk.command("/v1/jobs/recovery:none:x/cleanup")).status == 404
+
+
+async def test_alerts_and_checkpoints_from_nowhere_are_404(desk: Desk) -> None:
+    for path in ("/v1/alerts/alert:a:b:c/ack", "/v1/alerts/x/resolve"):
+        is_problem(await desk.command(path), 404, "unknown-alert")
+    is_problem(await desk.command("/v1/alerts/alert:a:b:c/forget"), 404, "not-found")
+    is_problem(
+        await desk.command("/v1/alerts/alert:a:b:c/snooze", {"until": "tomorrow"}), 422, "invalid"
+    )
+    assert (await desk.command("/v1/checkpoints/checkpoint:a:b/preserve")).status == 404
+    assert (await desk.ask("DELETE", "/v1/checkpoints/x?wait=10s")).status == 404
+
+
+async def test_the_main_job_over_http(desk: Desk) -> None:
+    assert (await desk.plan("main", "main-db", "main-web")).status == 200
+    run = await desk.command("/v1/plans/main/run")
+    assert (await desk.ended(run.body["id"]))["state"] == "completed"
+    copied = await desk.ended((await desk.command("/v1/plans/main/checkpoints")).body["id"])
+    assert copied["state"] == "completed"
+    recovery = (await desk.command("/v1/plans/main/recover", {"mode": "test"})).body["id"]
+    ended = await desk.ended(recovery)
+    assert (ended["state"], len(ended["children"]), len(ended["instances"])) == ("completed", 2, 2)
+    assert ended["rto_s"] > 0
+    cleanup = (await desk.command(f"/v1/jobs/{recovery}/cleanup")).body["id"]
+    assert (await desk.ended(cleanup))["state"] == "completed"
+    checkpoint = copied["id"]
+    preserved = await desk.command(f"/v1/checkpoints/{checkpoint}/preserve")
+    assert (preserved.status, preserved.body["preserved"]) == (200, True)
+    kept = await desk.ask("DELETE", f"/v1/checkpoints/{checkpoint}?wait=10s")
+    assert (kept.status, bool(kept.body["remedy"])) == (409, True)
+    await desk.command(f"/v1/checkpoints/{checkpoint}/unpreserve")
+    gone = await desk.ask("DELETE", f"/v1/checkpoints/{checkpoint}?wait=10s")
+    assert gone.status == 200
+
+
+async def test_modes_of_later_versions_are_refused_with_a_reason(desk: Desk) -> None:
+    assert (await desk.plan("later", "later-db")).status == 200
+    refused = await desk.command("/v1/plans/later/recover", {"mode": "failover"})
+    assert refused.status == 409
+    assert "failover" in refused.body["message"]
+
+
+async def test_a_site_in_use_stays_and_a_free_one_goes(desk: Desk) -> None:
+    assert (await desk.plan("using", "using-db")).status == 200
+    held = await desk.ask("DELETE", "/v1/sites/using-east?wait=10s")
+    assert held.status == 409 and "using" in held.body["message"]
+    await desk.site("free")
+    assert (await desk.ask("DELETE", "/v1/sites/free?wait=10s")).status == 200
+    is_problem(await desk.get("/v1/sites/free"), 404, "not-found")
+
+
+async def test_scripts_go_with_their_plan_in_parts(desk: Desk, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    tmp_path.chmod(0o777)
+    padding = "# " + "x" * 80 * 1024 + "\n"
+    script = f"{padding}echo here > {marker}\n"
+    applied = await desk.plan(
+        "scripted",
+        "scripted-db",
+        scripts={"it.sh": script},
+        recovery={"pre_script": {"run": "it.sh", "runtime": "sh"}},
+    )
+    assert applied.status == 200, applied
+    await desk.ended((await desk.command("/v1/plans/scripted/run")).body["id"])
+    recovery = await desk.command("/v1/plans/scripted/recover", {"mode": "test"})
+    ended = await desk.ended(recovery.body["id"])
+    assert ended["steps"][1]["name"] == "pre-script"
+    assert (ended["state"], ended["steps"][1]["state"]) == ("completed", "completed")
