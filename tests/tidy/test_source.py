@@ -11,7 +11,7 @@ import pytest
 from tests.tidy import rules, tree
 
 # The two supervisors: whatever a task raises must reach the log and end or restart that task.
-SUPERVISORS = {"shared/stepper.py", "shared/effects/worker.py"}
+SUPERVISORS = {"shared/stepper.py", "shared/effects/running.py"}
 # Sleeps here are bounded polls for a condition; everything else uses them.
 MAY_SLEEP = {"tests/waiting.py"}
 # Assembled, because this file is searched too.

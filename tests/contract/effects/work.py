@@ -16,6 +16,7 @@ from shared.eventlog.port import EventStore, NewEffect, Settled, Step
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 META = Meta(occurred_at=START, actor="test", correlation_id="c-1")
+SECOND = dt.timedelta(seconds=1)
 LEASE_S = 1.0
 PLATFORM_TIMEOUT_S = 1.0
 KINDS = ("copy", "script")
