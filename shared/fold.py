@@ -165,6 +165,7 @@ class Folder:
         """Begin again with nothing folded."""
         self.touched: set[str] = set()
         self.topics: set[str] = set()
+        self._read: dict[str, int] = {}
         self._rows: list[NewRow] = []
         self._cursors: dict[tuple[str, int, str, int], tuple[int, int]] = {}
         self._fired: list[DueTimer] = []
@@ -228,6 +229,7 @@ class Folder:
             released=self._released,
             snapshots=self._snapshots(),
             parked=self._parked,
+            read=[each for each in self._read.items() if self._is_where_it_was(*each)],
         )
 
     def _consume(self, each: Input) -> None:
@@ -255,6 +257,9 @@ class Folder:
         missing = [stream for stream, cached in found.items() if cached is None]
         if missing:
             raise NeedStreams(missing)
+        for stream, cached in found.items():
+            if cached is not None:
+                self._read.setdefault(stream, cached.version)
         return {stream: cached.state for stream, cached in found.items() if cached}
 
     def _decide(self, received: Received) -> None:
@@ -333,6 +338,11 @@ class Folder:
         self._released_seats += [(budget, stream) for budget in decision.release_seats]
         self._reserved += [(name, stream) for name in decision.reserve]
         self._released += [(name, stream) for name in decision.release]
+
+    def _is_where_it_was(self, stream: str, version: int) -> bool:
+        """No event was appended to a stream that was read: the commit verifies its version."""
+        cached = self._cache.get(stream)
+        return cached is not None and cached.version == version
 
     def _snapshots(self) -> list[Snapshot]:
         snapshots = []

@@ -32,6 +32,7 @@ def commit_arguments(service: str, step: Step, appends: Appends) -> Columns:
     arguments: Columns = [
         service,
         *_appends(step.rows, appends),
+        *_table(step.read, 2),
         *_structs(moves_of(step), (0, 1, 2, 3, 4, 5)),
         *_table(sorted((t.stream, t.name, t.token) for t in step.fired), 3),
         *_table(sorted(step.cancelled_timers), 2),

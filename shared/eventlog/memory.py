@@ -98,7 +98,7 @@ class MemoryStore:
         appends = count_rows(step.rows)
         moves = moves_of(step)
         timers = timers_set(step)
-        self._check_streams(appends)
+        self._check_streams(appends, step.read)
         self._check_cursors(moves)
         self._check_timers(step)
         names = self._names_after(step)
@@ -115,7 +115,7 @@ class MemoryStore:
 
     # What may forbid the step, in the order in which PostgreSQL finds it.
 
-    def _check_streams(self, appends: Appends) -> None:
+    def _check_streams(self, appends: Appends, read: Sequence[tuple[str, int]]) -> None:
         moved = [
             stream
             for stream, (before, _) in appends.streams.items()
@@ -123,6 +123,9 @@ class MemoryStore:
         ]
         if moved:
             raise Conflict(moved)
+        stale = [s for s, version in read if len(self._streams.get(s, ())) != version]
+        if stale:
+            raise Conflict(stale)
 
     def _check_cursors(self, moves: Sequence[CursorMove]) -> None:
         lost = [

@@ -139,7 +139,12 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one transaction commits."""
+    """Everything that one transaction commits.
+
+    `read` are (stream, version) pairs that decisions rest on though no event is appended to
+    them: one that is at another version is a Conflict, so that nothing is decided, not even
+    to do nothing, from a state that another copy has moved on.
+    """
 
     rows: Sequence[NewRow] = ()
     cursors: Sequence[CursorMove] = ()
@@ -155,6 +160,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: Sequence[Snapshot] = ()
     parked: Sequence[Parked] = ()
     unparked: Sequence[Parked] = ()
+    read: Sequence[tuple[str, int]] = ()
 
 
 class Parked(msgspec.Struct, frozen=True):

@@ -103,6 +103,7 @@ def is_single_row(step: Step) -> bool:
         step.cursors or step.effects or step.settled or step.fired or step.timers
         or step.snapshots or step.cancelled_timers or step.cancelled_effects
         or step.released_seats or step.reserved or step.released or step.parked or step.unparked
+        or step.read
     )  # fmt: skip
 
 

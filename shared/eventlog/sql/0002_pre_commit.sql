@@ -117,6 +117,8 @@ create function commit_step(
     -- rows: the index of the head (from 1), the place among that head's rows (from 1)
     l_head int[], l_place int[], l_stream text[], l_version int[],
     l_type text[], l_schema_version int[], l_data json[], l_meta json[],
+    -- streams that decisions rest on and that get no event: they must be where they were
+    d_stream text[], d_version int[],
     -- cursors
     k_source text[], k_epoch int[], k_topic text[], k_partition int[],
     k_before bigint[], k_after bigint[],
@@ -162,6 +164,18 @@ begin
         if done + more <> coalesce(cardinality(b_stream), 0) + coalesce(cardinality(v_stream), 0) then
             perform raise_conflict(b_stream || v_stream);
         end if;
+    end if;
+
+    if d_stream is not null and exists (
+        select from unnest(d_stream, d_version) as w (stream, version)
+            left join streams s on s.stream = w.stream
+            where coalesce(s.version, 0) <> w.version
+    ) then
+        raise exception using errcode = 'SW001', message = 'conflict', detail = (
+            select json_agg(w.stream)::text
+            from unnest(d_stream, d_version) as w (stream, version)
+                left join streams s on s.stream = w.stream
+            where coalesce(s.version, 0) <> w.version);
     end if;
 
     if k_source is not null then
