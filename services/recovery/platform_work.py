@@ -53,7 +53,7 @@ def call_of(effect: EffectRun) -> Call:
         plan=payload.plan,
         vm=payload.vm,
         job=payload.job,
-        lease=effect.lease_number,
+        lease=effect.fence,
     )
 
 

@@ -86,7 +86,7 @@ def call_of(effect: EffectRun, *, key: str = "") -> Call:
         plan=effect.payload.plan,
         vm=getattr(effect.payload, "vm", ""),
         job=effect.stream,
-        lease=effect.lease_number,
+        lease=effect.fence,
     )
 
 

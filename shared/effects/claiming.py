@@ -111,6 +111,7 @@ class Memory:
             lease_no=lease.number,
             stream_version=row["stream_version"],
             cancelled=row["cancelled"],
+            claim_no=row["claim_no"],
         )
 
     def is_quick(self, kind: str) -> bool:

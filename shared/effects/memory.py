@@ -71,6 +71,7 @@ class _Effect(msgspec.Struct):
     attempt: int
     state: str
     lease_no: int
+    claim_no: int
     budgeted: bool
     cancel_requested: bool
 
@@ -130,6 +131,7 @@ class MemoryWork:
         self._quick = frozenset(quick_return_kinds)
         self._started_at = _NEVER
         self._lease_no = 0
+        self._claim_no = 0
         self._place = 0
         self._workers: dict[int, _Worker] = {}
         self._effects: dict[str, _Effect] = {}
@@ -257,6 +259,8 @@ class MemoryWork:
     def _take(self, effect: _Effect, lease: Lease, *, budgeted: bool) -> Claimed:
         self._leave(effect)
         effect.state, effect.lease_no, effect.budgeted = "c", lease.number, budgeted
+        self._claim_no += 1
+        effect.claim_no = self._claim_no
         self._claimed.setdefault(lease.number, {})[effect.effect_id] = effect
         return _claimed(effect)
 
@@ -348,7 +352,8 @@ class MemoryWork:
             stream_version=stream_version, type=name, schema_version=schema_version, data=data,
             meta=new.meta, due=wanted.due.timestamp(),
             ready_at=wanted.not_before.timestamp() if wanted.not_before else self._now(),
-            attempt=0, state="w", lease_no=0, budgeted=False, cancel_requested=False,
+            attempt=0, state="w", lease_no=0, claim_no=0, budgeted=False,
+            cancel_requested=False,
         )  # fmt: skip
         self._effects[effect_id] = effect
         self._free(effect)
@@ -530,6 +535,7 @@ def _claimed(effect: _Effect) -> Claimed:
         kind=effect.lane.kind, type=effect.type, schema_version=effect.schema_version,
         data=effect.data, meta=effect.meta, attempt=effect.attempt, lease_no=effect.lease_no,
         stream_version=effect.stream_version, cancelled=not effect.budgeted,
+        claim_no=effect.claim_no,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
 
     `attempt` counts failures committed so far (0: the first try). `cancelled`: the owner took
     it back before anyone began; it holds no budget and is only to be settled as cancelled.
+    `claim_no` rises with every claim of any worker: what an earlier claim left is told by it.
     """
 
     effect_id: str
@@ -43,6 +44,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     lease_no: int
     stream_version: int
     cancelled: bool = False
+    claim_no: int = 0
 
 
 class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,7 +66,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 class EffectRun:
     """An effect as its handler sees it. `effect_id` is the token to give to platforms.
 
-    `attempt` counts failures before this try; `lease_number` fences staged generations.
+    `attempt` counts failures before this try; `fence` rises with every claim, and
+    fences what an earlier claim of this work may still do (staged generations).
     """
 
     def __init__(self, claimed: Claimed, payload: Any, worker: Sinks) -> None:
@@ -88,8 +89,8 @@ class EffectRun:
         return self.claimed.attempt
 
     @property
-    def lease_number(self) -> int:
-        return self.claimed.lease_no
+    def fence(self) -> int:
+        return self.claimed.claim_no
 
     def progress(
         self,

@@ -61,7 +61,10 @@ create index lane_budgets_budget on lane_budgets (budget_id, lane_id);
 
 -- state: w waits for ready_at; r ready; x ready and to be cancelled (needs no budget); c claimed.
 -- `budgeted`: the claim took the lane's budgets. `quick_return`: its slots are free at once when
--- its worker dies. `attempt`: failures committed so far.
+-- its worker dies. `attempt`: failures committed so far. `claim_no` rises with every claim of any
+-- worker: of two claims of one effect or disk, the later has the higher one (lease numbers do not
+-- tell, since two live workers have one each).
+create sequence claim_numbers;
 create table effects (
     effect_id        text collate "C" primary key,
     lane_id          int not null,
@@ -77,6 +80,7 @@ create table effects (
     attempt          int not null default 0,
     state            "char" not null,
     lease_no         bigint,
+    claim_no         bigint not null default 0,
     budgeted         bool not null default false,
     quick_return     bool not null default false,
     cancel_requested bool not null default false,

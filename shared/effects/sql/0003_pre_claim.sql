@@ -152,22 +152,23 @@ create function work_claim_write(
     p_reserve int[], p_reserve_s float8, p_unreserve int[]
 ) returns table (
     effect_id text, lane_id int, stream text, partition int, type text, schema_version int,
-    data json, meta json, attempt int, stream_version int, cancelled bool
+    data json, meta json, attempt int, stream_version int, cancelled bool, claim_no bigint
 ) language plpgsql as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := to_timestamp(p_now);
+    v_claim bigint := nextval('claim_numbers');
 begin
     return query
         update effects e
-            set state = 'c', lease_no = p_lease_no, budgeted = e.state = 'r',
+            set state = 'c', lease_no = p_lease_no, claim_no = v_claim, budgeted = e.state = 'r',
                 quick_return = e.lane_id = any (p_quick_lanes)
             where e.ctid = any (array(
                 select f.ctid from effects f
                 where f.effect_id = any (p_ids) and f.state in ('r', 'x')
                 for no key update skip locked))
             returning e.effect_id, e.lane_id, e.stream, e.partition, e.type, e.schema_version,
-                e.data, e.meta, e.attempt, e.stream_version, not e.budgeted;
+                e.data, e.meta, e.attempt, e.stream_version, not e.budgeted, e.claim_no;
     if p_turns is not null then
         insert into turns
             select * from unnest(p_turn_classes, p_turn_priorities, p_turn_plans, p_turns)
@@ -200,9 +201,9 @@ end $$;
 -- Effects claimed under the lease that the worker does not know of: their claim's answer was lost.
 create function work_unanswered(p_lease_no bigint, p_known text[]) returns table (
     effect_id text, lane_id int, stream text, partition int, type text, schema_version int,
-    data json, meta json, attempt int, stream_version int, cancelled bool
+    data json, meta json, attempt int, stream_version int, cancelled bool, claim_no bigint
 ) language sql stable as $$
     select effect_id, lane_id, stream, partition, type, schema_version, data, meta, attempt,
-            stream_version, not budgeted
+            stream_version, not budgeted, claim_no
         from effects where state = 'c' and lease_no = p_lease_no and effect_id <> all (p_known)
 $$;

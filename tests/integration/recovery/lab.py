@@ -140,6 +140,7 @@ class Lab:
             meta=Meta(occurred_at=self.world.now),
             attempt=0,
             lease_no=1,
+            claim_no=1,
             stream_version=0,
         )
         return EffectRun(

@@ -226,6 +226,7 @@ class Lab:
             meta=Meta(occurred_at=self.world.now),
             attempt=attempt,
             lease_no=self.lease,
+            claim_no=self.lease,
             stream_version=0,
         )
         return EffectRun(claimed, effect.payload, self.sinks)

@@ -334,7 +334,7 @@ async def test_another_worker_takes_over_from_one_that_is_cut_off() -> None:
         async with world.working("second", copy=other):
             await world.until_settled("a")
     assert 15 <= world.clock.monotonic() < 17
-    assert other.runs[0].lease_number > cut_off.runs[0].lease_number
+    assert other.runs[0].fence > cut_off.runs[0].fence
 
 
 @virtual
