@@ -20,6 +20,7 @@ import structlog
 
 from schemas.envelope import Recorded, events_topic
 from services.projector.postgres import (
+    SCHEMA,
     SQL_FOLDER,
     load_documents,
     write_documents,
@@ -73,6 +74,7 @@ async def rebuild(dsn: str, *, settings: ProjectorSettings | None = None) -> Reb
     began = time.monotonic()
     settings = settings or ProjectorSettings()
     async with _alone(dsn):
+        await migrate_schema(dsn, SCHEMA, folder=SQL_FOLDER)
         await _execute(dsn, "drop_next")
         await migrate_schema(dsn, NEXT_SCHEMA, folder=SQL_FOLDER)
         pool = await open_pool(dsn, NEXT_SCHEMA, size_max=2, command_timeout_s=STATEMENT_TIMEOUT_S)
