@@ -23,6 +23,9 @@ CONNECT_TIMEOUT_S = 5.0
 DECISION_WAIT = "10s"
 JOB_POLL_S = 0.5
 LINE_BYTES_MAX = 4 * 1024 * 1024
+STREAM_SILENCE_S = 60.0
+RESUME_PAUSE_S = 0.5
+RESUME_S_MAX = 120.0
 
 ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
 
@@ -51,6 +54,7 @@ class ApiError(SeawallError):
             code=str(document.get("code", "refused")),
         )
         self.status = status
+        self.document = document
         self.details: dict[str, Any] = document.get("details") or {}
 
 
@@ -137,7 +141,7 @@ class Client:
         answer = await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
         if answer.get("state") == "accepted" and "command_id" in answer:
             raise Undecided(
-                f"command {answer['command_id']} is accepted and not decided after {DECISION_WAIT}",
+                f"command {answer['command_id']} is not decided after {DECISION_WAIT}",
                 remedy="it will be; see `seawall doctor` for what is behind",
             )
         return answer
@@ -170,12 +174,38 @@ class Client:
     async def events(
         self, *, after: int | None = None, plan: str | None = None, job: str | None = None
     ) -> AsyncIterator[Any]:
-        """CloudEvents as they happen, after a position or from now on, without end."""
+        """CloudEvents as they happen, after a position or from now on, without end.
+
+        A connection that is lost is made again and goes on after the last event, so that none is
+        missed or told twice. Raises Unreachable after RESUME_S_MAX without an answer.
+        """
+        query = {k: v for k, v in (("plan", plan), ("job", job)) if v is not None}
+        last = after
+        loop = asyncio.get_running_loop()
+        heard_at = loop.time()
+        while True:
+            try:
+                async for position, event in self._stream(query, last):
+                    heard_at = loop.time()
+                    if event is None:
+                        last = position if last is None else last
+                        continue
+                    last = position
+                    yield event
+            except Unreachable:
+                if last is None or loop.time() - heard_at > RESUME_S_MAX:
+                    raise
+            await asyncio.sleep(RESUME_PAUSE_S)
+
+    async def _stream(
+        self, query: dict[str, str], after: int | None
+    ) -> AsyncIterator[tuple[int, Any]]:
+        """One connection's events with their positions; first where it stands, without event."""
         if self._session is None:
             raise Unreachable("the client is not open")
-        query = {k: v for k, v in (("plan", plan), ("job", job)) if v is not None}
         headers = {} if after is None else {"Last-Event-ID": str(after)}
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=60.0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=STREAM_SILENCE_S)
+        position = after or 0
         try:
             async with self._session.get(
                 self.url + "/v1/events/stream", params=query, headers=headers, timeout=timeout
@@ -183,8 +213,12 @@ class Client:
                 if response.status != 200:
                     _decoded(response.status, await response.read())
                 async for line in response.content:
-                    if line.startswith(b"data: "):
-                        yield orjson.loads(line[6:])
+                    if line.startswith(b"id: "):
+                        position = int(line[4:])
+                    elif line.startswith(b": at "):
+                        yield int(line[5:]), None
+                    elif line.startswith(b"data: "):
+                        yield position, orjson.loads(line[6:])
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
 

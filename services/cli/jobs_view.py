@@ -60,7 +60,7 @@ def _steps(job: dict[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 1))
     for step in job["steps"]:
         note = (step.get("error") or {}).get("message", "")
-        grid.add_row("  ", mark(step["state"]), step["name"], Text(note, style="red"))
+        grid.add_row("  ", mark(step["state"]), Text(step["name"]), Text(note, style="red"))
     return grid
 
 
@@ -69,7 +69,7 @@ def _members(children: Sequence[dict[str, Any]]) -> Table:
     for child in sorted(children, key=lambda each: each["vm"] or ""):
         done = ProgressBar(total=100, completed=child["percent"], width=BAR_WIDTH)
         grid.add_row(
-            "   ", mark(child["state"]), child["vm"] or child["id"], done, _now(child),
+            "   ", mark(child["state"]), Text(child["vm"] or child["id"]), done, _now(child),
             Text(_marks(child), style="dim"),
         )  # fmt: skip
     return grid

@@ -15,7 +15,10 @@ from rich.table import Table
 
 from schemas.units import format_duration
 
-out = Console(highlight=False)
+PIPE_WIDTH = 1000
+"""Columns where nobody looks: a program that reads a table must find whole ids in it."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 STATE_STYLES: Mapping[str, str] = {
@@ -65,10 +68,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
     if not rows:
         out.print(empty, style="dim")
         return
-    grid = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        # What other commands are told is never cut: the first column wraps last.
+        grid.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*(state(cell) for cell in row))
-    out.print(grid, soft_wrap=not out.is_terminal)
+    out.print(grid)
 
 
 def state(value: Any) -> str:

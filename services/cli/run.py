@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from schemas.units import UnitError, parse_duration_s
 from services.cli.client import ApiError, Client, Undecided, Unreachable
 from services.cli.output import Format, err
 from services.cli.planfile import PlanFileError
@@ -22,7 +23,22 @@ OUTCOME_CODES = {"completed": DONE, "partially-completed": PARTIAL}
 
 Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or yaml")]
 Wait = Annotated[bool, typer.Option("--wait", help="wait for the job's end")]
-Timeout = Annotated[str, typer.Option("--timeout", help="how long --wait waits, as 10m")]
+
+
+def _duration(value: str) -> str:
+    """Usage is checked before anything is asked for."""
+    try:
+        parse_duration_s(value)
+    except UnitError as error:
+        raise typer.BadParameter(f"found {value!r}; allowed: {error.allowed}") from error
+    return value
+
+
+Timeout = Annotated[
+    str, typer.Option("--timeout", help="how long --wait waits, as 10m", callback=_duration)
+]
+Since = Annotated[str | None, typer.Option(help="from this time on, with a zone")]
+Until = Annotated[str | None, typer.Option(help="before this time, with a zone")]
 VmNames = Annotated[list[str] | None, typer.Option("--vm", help="only this VM; may be repeated")]
 
 
@@ -46,6 +62,9 @@ def guarded(work: Callable[[], int], *, going: str = "") -> int:
     except TimeoutError:
         err.print("timed out waiting; the job goes on")
         return TIMED_OUT
+    except UnitError as wrong_value:
+        err.print(f"error: {wrong_value}", markup=False, soft_wrap=True)
+        return USAGE
     except PlanFileError as wrong:
         for line in wrong.lines:
             err.print(line, markup=False, soft_wrap=True)
@@ -66,6 +85,8 @@ def tell(error: SeawallError) -> int:
     if isinstance(error, Undecided):
         return TIMED_OUT
     if isinstance(error, ApiError):
+        if error.status >= 500:
+            return UNREACHABLE
         return {404: NOT_FOUND, 422: USAGE}.get(error.status, REFUSED)
     return REFUSED
 

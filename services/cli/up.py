@@ -33,7 +33,8 @@ SUPERVISE_S = 0.5
 def up(services: Sequence[str] = ()) -> int:
     """Run until SIGTERM or Ctrl-C; gives the process's exit code.
 
-    3 where the home or the port is in use, 1 for anything else that stops it from starting.
+    2 for a service there is not, 3 where the home or the port is in use, 1 for anything else that
+    stops it from starting.
     """
     try:
         settings = read_settings()
@@ -44,6 +45,8 @@ def up(services: Sequence[str] = ()) -> int:
         sys.stderr.write(f"seawall: {error.message}\n")
         if error.remedy:
             sys.stderr.write(f"  {error.remedy}\n")
+        if error.code == "unknown-service":
+            return 2
         return 3 if isinstance(error, Refused) else 1
 
 

@@ -8,6 +8,7 @@ import socket
 
 from aiohttp import web
 
+from services.gateway import openapi
 from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
@@ -84,7 +85,7 @@ def application_for(process: Process, gateway: Gateway, token: str) -> web.Appli
     )
     application[GATEWAY] = gateway
     application.add_routes(process.health.routes())
-    for module in (stream, sites, plans, jobs, lists):
+    for module in (openapi, stream, sites, plans, jobs, lists):
         application.add_routes(module.ROUTES)
     return application
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,7 +12,19 @@ from schemas.units import parse_duration_s
 from services.cli.client import Client
 from services.cli.jobs_view import details
 from services.cli.output import Format, machine, moment, out, seconds, table
-from services.cli.run import DONE, Output, Timeout, VmNames, Wait, outcome_code, run
+from services.cli.run import (
+    DONE,
+    REFUSED,
+    USAGE,
+    Output,
+    Since,
+    Timeout,
+    Until,
+    VmNames,
+    Wait,
+    outcome_code,
+    run,
+)
 from services.cli.watch import watch
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, ran and is queued.")
@@ -47,6 +60,9 @@ def list_jobs(
     vm: str | None = None,
     kind: str | None = None,
     state: str | None = None,
+    parent: Annotated[str | None, typer.Option(help="the job whose parts to show")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: int = 50,
     output: Output = Format.TABLE,
 ) -> None:
@@ -54,8 +70,9 @@ def list_jobs(
 
     async def work(client: Client) -> int:
         page = await client.get(
-            "/v1/jobs", plan=plan, vm=vm, kind=kind, state=state, limit=str(limit)
-        )
+            "/v1/jobs", plan=plan, vm=vm, kind=kind, state=state, parent_id=parent, since=since,
+            until=until, limit=str(limit),
+        )  # fmt: skip
         if not machine(page, output):
             rows = [
                 (job["id"], job["kind"], job["plan"], job["vm"], job["state"],
@@ -105,6 +122,16 @@ def cancel(job: JobId, output: Output = Format.TABLE) -> None:
     run(work)
 
 
+def _confirm(question: str) -> None:
+    """Go on only after a yes; where nobody can answer, say how to."""
+    if not sys.stdin.isatty():
+        typer.echo(f"{question} Nobody can answer here: add --yes.", err=True)
+        raise typer.Exit(USAGE)
+    if not typer.confirm(question):
+        typer.echo("nothing was done", err=True)
+        raise typer.Exit(REFUSED)
+
+
 def recover(
     plan: str,
     mode: Annotated[str, typer.Option(help="test|failover|migrate|reverse|failback")],
@@ -120,7 +147,7 @@ def recover(
 ) -> None:
     """Recover a plan's VMs at its recovery site."""
     if mode != "test" and not yes and not dry_run:
-        typer.confirm(f"{mode} of plan {plan} acts on production. Go on?", abort=True)
+        _confirm(f"{mode} of plan {plan} acts on production. Go on?")
 
     async def work(client: Client) -> int:
         body = {

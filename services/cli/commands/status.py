@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
 
-from services.cli.client import Client
+from services.cli.client import ApiError, Client
 from services.cli.output import Format, machine, moment, out, table
-from services.cli.run import DONE, Output, run
+from services.cli.run import DONE, UNREACHABLE, Output, Since, Until, run
 
 app = typer.Typer(no_args_is_help=True, help="Every fact, as CloudEvents.")
 
@@ -22,13 +22,17 @@ def list_events(
     kind: Annotated[
         str | None, typer.Option("--type", help="as seawall.recovery.vm-powered-on")
     ] = None,
+    since: Since = None,
+    until: Until = None,
     limit: int = 100,
     output: Output = Format.TABLE,
 ) -> None:
-    """Events in order."""
+    """Events in order, oldest first."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/events", plan=plan, job=job, type=kind, limit=str(limit))
+        page = await client.get(
+            "/v1/events", plan=plan, job=job, type=kind, since=since, until=until, limit=str(limit)
+        )
         if not machine(page, output):
             rows = [(moment(e["time"]), e["type"], e["subject"]) for e in page["items"]]
             table(("TIME", "TYPE", "SUBJECT"), rows, empty="no events")
@@ -38,11 +42,17 @@ def list_events(
 
 
 @app.command("follow")
-def follow_events(plan: str | None = None, job: str | None = None) -> None:
-    """Events as they happen, one JSON object a line, until Ctrl-C."""
+def follow_events(
+    plan: str | None = None,
+    job: str | None = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="first those after this position; 0 is all")
+    ] = None,
+) -> None:
+    """Events as they happen, one JSON object a line, until Ctrl-C; resumes by itself."""
 
     async def work(client: Client) -> int:
-        async for event in client.events(plan=plan, job=job):
+        async for event in client.events(plan=plan, job=job, after=after):
             sys.stdout.write(orjson.dumps(event).decode() + "\n")
             sys.stdout.flush()
         return DONE
@@ -78,7 +88,13 @@ def doctor(output: Output = Format.TABLE) -> None:
     """Is the control plane ready, and how fresh is what it shows?"""
 
     async def work(client: Client) -> int:
-        ready = await client.get("/readyz")
+        ready = await _ready(client)
+        if ready.get("problems"):
+            if not machine({"ready": ready}, output):
+                out.print(f"control plane  {ready['status']}  at {client.url}", markup=False)
+                for name, problem in ready["problems"].items():
+                    out.print(f"  {name}: {problem}", markup=False)
+            return UNREACHABLE
         page = await client.get("/v1/sites", limit="1000")
         report = {"ready": ready, "as_of": page["as_of"], "sites": page["items"]}
         if not machine(report, output):
@@ -89,3 +105,14 @@ def doctor(output: Output = Format.TABLE) -> None:
         return DONE
 
     run(work)
+
+
+async def _ready(client: Client) -> dict[str, Any]:
+    """What `/readyz` says, also where it says no."""
+    try:
+        found: dict[str, Any] = await client.get("/readyz")
+    except ApiError as refused:
+        if refused.status != 503:
+            raise
+        return refused.document
+    return found

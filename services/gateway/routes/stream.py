@@ -39,7 +39,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )
     await response.prepare(request)
-    await _write(response, b": seawall events\n\n")
+    # Where it begins: a reader who is cut off before the first event resumes from here.
+    await _write(response, b": at %d\n\n" % after)
     loop = asyncio.get_running_loop()
     quiet_s = 0.0
     while True:

@@ -56,11 +56,11 @@ class Desk:
         if token != "":
             sent.setdefault("Authorization", f"Bearer {token or self.token}")
         data = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
-        large = data is not None and len(data) > 1 << 20
+        large = io.BytesIO(data) if data is not None and len(data) > 1 << 20 else None
         async with self.session.request(
             method,
             self.url + path,
-            data=io.BytesIO(data) if large else data,
+            data=large or data,
             headers=sent,
             allow_redirects=False,
         ) as answer:

@@ -1,0 +1,297 @@
+"""The API's description: made from the routes and the documents they answer with.
+
+`python -m services.gateway.openapi` prints `schemas/openapi.yaml`; a test holds the two together.
+Bodies are told here once more and compared by a test with what the handlers take.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+import yaml
+from aiohttp import web
+
+from schemas import views
+from services.gateway.context import answer
+from services.gateway.queries import LISTINGS
+from services.gateway.routes import jobs, lists, plans, sites, stream
+
+VERSION: Final = "1"
+
+TEXT: Final = {"type": "string"}
+NAMES: Final = {"type": "array", "items": TEXT}
+FLAG: Final = {"type": "boolean", "default": False}
+_PLAN_FILE: Final = {
+    "type": "object",
+    "description": "the plan file as JSON, see docs/plan-file.md",
+}
+_SCRIPTS: Final = {
+    "type": "object",
+    "additionalProperties": {"type": "string", "contentEncoding": "base64"},
+    "description": "content of each script by the path the plan names",
+}
+_SETTINGS: Final = {"type": "object", "additionalProperties": TEXT}
+
+BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
+    "/v1/sites": (
+        {"name": TEXT, "platform": TEXT, "settings": _SETTINGS, "credentials": TEXT},
+        ("name",),
+    ),
+    "/v1/plans": ({"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG}, ("plan",)),
+    "/v1/plans/{name}/start": ({"vms": NAMES}, ()),
+    "/v1/plans/{name}/stop": ({"vms": NAMES, "cancel": FLAG}, ()),
+    "/v1/plans/{name}/run": ({"vms": NAMES}, ()),
+    "/v1/plans/{name}/prioritise": (
+        {"priority": {"type": "integer", "minimum": 1, "maximum": 5}, "vms": NAMES},
+        ("priority",),
+    ),
+    "/v1/plans/{name}/checkpoints": ({"preserved": FLAG}, ()),
+    "/v1/plans/{name}/recover": (
+        {
+            "mode": {"enum": list(plans.MODES)},
+            "vms": NAMES,
+            "checkpoint": {"type": "string", "default": "latest"},
+            "skip_scripts": NAMES,
+            "on_error": {"enum": ["continue", "stop", None]},
+            "dry_run": FLAG,
+        },
+        ("mode",),
+    ),
+    "/v1/alerts/{alert}/{action}": ({"until": {"type": "string", "format": "date-time"}}, ()),
+}
+"""Path → the fields of its body and those that must be there."""
+
+DOCUMENTS: Final[Mapping[str, type]] = {
+    "sites": views.Site,
+    "plans": views.Plan,
+    "vms": views.Vm,
+    "checkpoints": views.Checkpoint,
+    "jobs": views.Job,
+    "alerts": views.Alert,
+    "events": views.CloudEvent,
+}
+
+_AS_OF: Final = {
+    "type": "object",
+    "required": ["position", "lag_s"],
+    "properties": {"position": {"type": "integer"}, "lag_s": {"type": "number"}},
+}
+_PROBLEM: Final = {
+    "type": "object",
+    "description": "RFC 9457, with our code, message, remedy and details",
+    "required": ["type", "title", "status", "code", "message", "remedy", "details"],
+    "properties": {
+        "type": TEXT,
+        "title": TEXT,
+        "status": {"type": "integer"},
+        "detail": TEXT,
+        "code": TEXT,
+        "message": TEXT,
+        "remedy": TEXT,
+        "details": {"type": "object"},
+    },
+}
+_ACCEPTED: Final = {
+    "type": "object",
+    "description": "durable, not decided yet",
+    "required": ["command_id", "state", "job"],
+    "properties": {
+        "command_id": TEXT,
+        "state": {"const": "accepted"},
+        "job": {"type": ["string", "null"]},
+    },
+}
+
+_STATUSES: Final = {
+    "401": "no valid token",
+    "404": "no such resource",
+    "409": "refused, the code says why",
+    "412": "If-Match names another version",
+    "413": "the body is longer than 8 MiB",
+    "422": "the request cannot be read, or its Idempotency-Key was used for another one",
+    "503": "the database does not answer, or the read model is behind",
+}
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    _, components = msgspec.json.schema_components(
+        tuple(dict.fromkeys(DOCUMENTS.values())), ref_template="#/components/schemas/{name}"
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for route in _routes():
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Seawall", "version": VERSION},
+        "security": [{"token": []}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "responses": {
+                status: {"description": told, "content": _problem_content()}
+                for status, told in _STATUSES.items()
+            },
+            "schemas": {
+                **dict(sorted(components.items())),
+                "Accepted": _ACCEPTED,
+                "AsOf": _AS_OF,
+                "Problem": _PROBLEM,
+            },
+        },
+    }
+
+
+def _routes() -> Iterable[web.RouteDef]:
+    for module in (sites, plans, jobs, lists, stream):
+        yield from module.ROUTES
+
+
+def _operation(route: web.RouteDef) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": f"{route.method.lower()} {route.path}",
+        "summary": _summary(route),
+        "parameters": [*_path_parameters(route.path), *_parameters(route)],
+        "responses": _responses(route),
+    }
+    if route.method == "POST" and route.path in BODIES:
+        fields, required = BODIES[route.path]
+        schema = {
+            "type": "object",
+            "properties": dict(fields),
+            "required": list(required),
+            "additionalProperties": False,
+        }
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _summary(route: web.RouteDef) -> str:
+    """What the handler's docstring says after the path, else its name in words."""
+    _, _, told = (route.handler.__doc__ or "").strip().splitlines()[0].partition(": ")
+    if told:
+        return told
+    if _is_listing(route):
+        return f"list {_view(route.path)}"
+    name = getattr(route.handler, "__name__", "").replace("_", " ")
+    thing = _view(route.path).removesuffix("s")
+    return name if thing in name else f"{name} {thing}"
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": TEXT}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _parameters(route: web.RouteDef) -> list[dict[str, Any]]:
+    if route.path == "/v1/events/stream":
+        return [*_query(*stream.FILTERS, "after"), _header("Last-Event-ID")]
+    if route.method != "GET":
+        headers = [_header("Idempotency-Key")]
+        if route.path == "/v1/plans":
+            headers.append(_header("If-Match"))
+        return [*_query("wait"), *headers]
+    if route.path == "/v1/queue":
+        return _query("limit")
+    view = _view(route.path)
+    filters = _query(*LISTINGS[view], *sorted(lists.RESERVED)) if _is_listing(route) else []
+    return [*filters, _header("Seawall-Position")]
+
+
+def _query(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "query", "schema": TEXT} for name in names]
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": TEXT}
+
+
+def _view(path: str) -> str:
+    return path.split("/")[2]
+
+
+def _is_listing(route: web.RouteDef) -> bool:
+    return route.method == "GET" and route.path.count("/") == 2
+
+
+def _responses(route: web.RouteDef) -> dict[str, Any]:
+    found: dict[str, Any] = {"200": _ok(route)}
+    if route.method != "GET":
+        found["202"] = {
+            "description": "accepted; with ?wait and a job, the job as it stands",
+            "content": _content({"anyOf": [_ref("Accepted"), _ref("Job")]}),
+        }
+    for status in _STATUSES:
+        if route.method != "GET" or status in ("401", "404", "422", "503"):
+            found[status] = {"$ref": f"#/components/responses/{status}"}
+    return found
+
+
+def _ok(route: web.RouteDef) -> dict[str, Any]:
+    if route.path == "/v1/events/stream":
+        return {
+            "description": "CloudEvents without end, `id` is the position to resume after",
+            "content": {"text/event-stream": {"schema": TEXT}},
+        }
+    view = _view(route.path)
+    shown = DOCUMENTS.get(view)
+    schema: dict[str, Any] = _ref(shown.__name__) if shown else {"type": "object"}
+    if _is_listing(route):
+        listing = {
+            "items": {"type": "array", "items": schema},
+            "next": {"type": ["string", "null"]},
+            "as_of": _ref("AsOf"),
+        }
+        schema = {"type": "object", "required": list(listing), "properties": listing}
+    elif route.method != "GET":
+        return {
+            "description": "done; what it left behind, and the command's answer under `command`",
+            "content": _content({"type": "object"}),
+        }
+    return {"description": "as it stands", "content": _content(schema)}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _content(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _problem_content() -> dict[str, Any]:
+    return {"application/problem+json": {"schema": _ref("Problem")}}
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is there twice twice: anchors would be harder to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def as_yaml() -> str:
+    """The text of `schemas/openapi.yaml`."""
+    head = (
+        "# Written by `python -m services.gateway.openapi`; a test compares it with the routes.\n"
+    )
+    return head + yaml.dump(
+        document(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=99
+    )
+
+
+async def serve(request: web.Request) -> web.Response:
+    """GET /openapi.json."""
+    return answer(document())
+
+
+ROUTES = [web.get("/openapi.json", serve)]
+
+if __name__ == "__main__":
+    sys.stdout.write(as_yaml())

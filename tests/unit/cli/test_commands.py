@@ -1,0 +1,338 @@
+"""The command line against a stub: exit codes, formats, waiting, what is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from services.cli import client, watch
+from services.cli.__main__ import app
+from tests.unit.cli.stub import Stub, job, listing, refusal, stub_server
+from tests.waiting import wait_until
+
+JOB = "recovery:shop:r1"
+RECOVER = "/v1/plans/shop/recover"
+SITE = {
+    "name": "east", "platform": "lab", "state": "ok", "checked_at": None,
+    "settings": {"path": "/srv/" + "a-long-folder/" * 12},
+}  # fmt: skip
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    monkeypatch.setattr(client, "JOB_POLL_S", 0.01)
+    monkeypatch.setattr(client, "RESUME_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch, "REFRESH_S", 0.01)
+    monkeypatch.setenv("SEAWALL_TOKEN", "sw_test")
+    with stub_server() as served:
+        monkeypatch.setenv("SEAWALL_URL", served.url)
+        yield served
+
+
+def say(*arguments: str) -> Any:
+    """Run a command line in this process."""
+    return CliRunner().invoke(app, arguments)
+
+
+# ── Exit codes ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_done_is_0_and_the_token_is_shown(stub: Stub) -> None:
+    stub.tell("GET", "/v1/sites", (200, listing(SITE)))
+    assert say("site", "list").exit_code == 0
+    assert stub.asked[0].headers["Authorization"] == "Bearer sw_test"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code"),
+    [
+        (401, "unauthorized", 3), (404, "unknown-plan", 4), (409, "busy", 3), (412, "version", 3),
+        (413, "too-large", 3), (422, "invalid", 2), (503, "unavailable", 7),
+    ],
+)  # fmt: skip
+def test_a_refusal_has_its_exit_code_and_reason_and_remedy_on_standard_error(
+    stub: Stub, status: int, code: str, exit_code: int
+) -> None:
+    stub.tell("POST", "/v1/plans/shop/start", (status, refusal(code)))
+    result = say("plan", "start", "shop")
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+    assert "it cannot be" in result.stderr and "do otherwise" in result.stderr
+
+
+def test_nobody_there_is_7_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("SEAWALL_URL", f"http://127.0.0.1:{port}")
+    result = say("plan", "list")
+    assert result.exit_code == 7
+    assert "seawall up" in result.stderr and str(port) in result.stderr
+
+
+def test_an_answer_that_is_not_ours_is_told_not_thrown(stub: Stub) -> None:
+    stub.tell("GET", "/v1/sites", (502, b"<html>bad gateway</html>"))
+    result = say("site", "list")
+    assert result.exit_code == 7
+    assert "bad gateway" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code"),
+    [("completed", 0), ("partially-completed", 6), ("failed", 5), ("cancelled", 5)],
+)
+@pytest.mark.parametrize("form", ["table", "json", "yaml"])
+def test_waiting_ends_with_the_jobs_outcome(
+    stub: Stub, state: str, exit_code: int, form: str
+) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("running")), (200, job(state)))
+    result = say("recover", "shop", "--mode", "test", "--wait", "-o", form)
+    assert result.exit_code == exit_code, result.output
+    if form == "table":
+        assert result.stdout.splitlines()[0] == JOB
+        assert f"test-recovery {state}" in result.stdout
+    else:
+        read = json.loads if form == "json" else yaml.safe_load
+        assert read(result.stdout)["state"] == state
+
+
+def test_without_wait_only_the_id_is_told(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    result = say("recover", "shop", "--mode", "test")
+    assert (result.exit_code, result.stdout) == (0, JOB + "\n")
+
+
+def test_waiting_too_long_is_8_and_the_job_goes_on(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("running")))
+    result = say("recover", "shop", "--mode", "test", "--wait", "--timeout", "100ms")
+    assert result.exit_code == 8
+    assert "goes on" in result.stderr
+
+
+def test_a_command_that_is_not_decided_is_8_and_says_that_it_will_be(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, {"command_id": "c1", "state": "accepted", "job": JOB}))
+    result = say("recover", "shop", "--mode", "test")
+    assert result.exit_code == 8
+    assert "c1" in result.stderr and "it will be" in result.stderr
+
+
+def test_an_interrupted_wait_is_130_and_says_that_the_job_goes_on(stub: Stub) -> None:
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("running")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "job", "watch", JOB],
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: bool(stub.asked), "it watches", within_s=20)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert JOB in told and "goes on" in told and "Traceback" not in told
+
+
+# ── Usage ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "forget"),
+        ("recover", "shop"),
+        ("recover", "shop", "--mode", "test", "--wait", "--timeout", "soon"),
+        ("site", "list", "-o", "xml"),
+        ("site", "add", "east", "--set", "path"),
+        ("plan", "prioritise", "shop", "high"),
+        ("plan", "apply", "-f", "/nowhere/shop.yaml"),
+        ("lab", "write", "/nowhere/sda.raw", "--offset", "here", "--text", "x"),
+        ("up", "--services", "sails"),
+    ],
+)
+def test_wrong_usage_is_2_before_anything_is_asked(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("SEAWALL_HOME", str(tmp_path / "home"))
+    result = say(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.strip()
+    assert stub.asked == []
+
+
+def test_what_acts_on_production_is_not_done_where_nobody_can_say_yes(stub: Stub) -> None:
+    result = say("recover", "shop", "--mode", "failover")
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert stub.asked == []
+
+
+# ── What is sent ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_recover_sends_every_choice(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    say(
+        "recover", "shop", "--mode", "test", "--vm", "db", "--vm", "web", "--checkpoint", "c1",
+        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run",
+    )  # fmt: skip
+    assert stub.bodies(RECOVER) == [
+        {
+            "mode": "test",
+            "vms": ["db", "web"],
+            "checkpoint": "c1",
+            "skip_scripts": ["post-recovery:db"],
+            "on_error": "stop",
+            "dry_run": True,
+        }
+    ]
+    assert stub.asked[0].query == {"wait": "10s"}
+
+
+def test_site_add_makes_its_path_absolute(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stub.tell("POST", "/v1/sites", (200, {"command": {}}))
+    assert say("site", "add", "east", "--set", "path=east").exit_code == 0
+    assert stub.bodies("/v1/sites")[0]["settings"] == {"path": str(tmp_path / "east")}
+
+
+def test_names_are_quoted_in_paths(stub: Stub) -> None:
+    stub.tell("GET", "/v1/plans/a/b?c", (200, {}))
+    say("plan", "show", "a/b?c", "-o", "json")
+    assert [asked.path for asked in stub.asked] == ["/v1/plans/a/b?c"]
+
+
+def test_filters_reach_the_query(stub: Stub) -> None:
+    stub.tell("GET", "/v1/jobs", (200, listing()))
+    say("job", "list", "--plan", "shop", "--state", "failed", "--since", "2026-01-01T00:00:00Z")
+    assert stub.asked[0].query == {
+        "plan": "shop", "state": "failed", "since": "2026-01-01T00:00:00Z", "limit": "50",
+    }  # fmt: skip
+
+
+def test_all_pages_of_a_listing_are_read(stub: Stub) -> None:
+    vm = {
+        "name": "db", "plan": "shop", "sync_state": "in-sync", "rpo_s": 1.0, "boot_order": 1,
+        "last_checkpoint_at": None, "next_due_at": None, "error": None,
+    }  # fmt: skip
+    stub.tell(
+        "GET", "/v1/vms", (200, listing(vm, following="n1")), (200, listing({**vm, "name": "web"}))
+    )
+    result = say("vm", "list", "-o", "json")
+    assert [item["name"] for item in json.loads(result.stdout)["items"]] == ["db", "web"]
+    assert [asked.query.get("cursor") for asked in stub.asked] == [None, "n1"]
+
+
+# ── Plans ────────────────────────────────────────────────────────────────────────────────────
+
+PLAN = """\
+name: shop
+protected_site: east
+recovery_site: west
+replication: {interval: 15m}
+vms:
+  - {name: db}
+"""
+
+
+def applied(changes: list[str], version: int) -> tuple[int, Any]:
+    return 200, {"command": {"details": {"changes": changes, "version": version}}}
+
+
+def test_apply_shows_the_changes_first_and_then_applies(stub: Stub, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(PLAN)
+    stub.tell("POST", "/v1/plans", applied(["+ vms.db"], 0), applied(["+ vms.db"], 1))
+    result = say("plan", "apply", "-f", str(file))
+    assert (result.exit_code, "+ vms.db" in result.stdout) == (0, True), result.output
+    assert "version 1" in result.stdout
+    assert [body["dry_run"] for body in stub.bodies("/v1/plans")] == [True, False]
+
+
+def test_an_unchanged_plan_is_not_applied(stub: Stub, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(PLAN)
+    stub.tell("POST", "/v1/plans", applied([], 3))
+    result = say("plan", "apply", "-f", str(file))
+    assert (result.exit_code, result.stdout) == (0, "unchanged\n")
+    assert [body["dry_run"] for body in stub.bodies("/v1/plans")] == [True]
+
+
+def test_the_services_problems_are_told_with_file_and_line(stub: Stub, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(PLAN)
+    found = {
+        "path": ["vms", 0, "name"], "field": "vms[0].name", "found": '"db"',
+        "allowed": "a VM of east", "message": "",
+    }  # fmt: skip
+    stub.tell("POST", "/v1/plans", (422, refusal("invalid", problems=[found])))
+    result = say("plan", "apply", "-f", str(file))
+    assert result.exit_code == 2
+    assert 'shop.yaml:6: vms[0].name: found "db"; allowed: a VM of east' in result.stderr
+
+
+# ── What is shown ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_table_in_a_pipe_holds_whole_values(stub: Stub) -> None:
+    stub.tell("GET", "/v1/sites", (200, listing(SITE)))
+    lines = say("site", "list").stdout.splitlines()
+    assert len(lines) == 2
+    assert f"path={SITE['settings']['path']}" in lines[1]  # type: ignore[index]
+
+
+def test_what_came_from_outside_is_not_read_as_markup(stub: Stub) -> None:
+    error = {"code": "x", "message": "[red]boom[/] [/nothing]", "remedy": "[bold]mend[/bold]"}
+    step = {"name": "[a]", "state": "failed", "attempts": 1, "error": error, "output": "[/x]"}
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("failed", steps=[step], error=error)))
+    shown = say("job", "show", JOB)
+    watched = say("job", "watch", JOB)
+    assert (shown.exit_code, watched.exit_code) == (0, 5), shown.output
+    assert "[red]boom[/] [/nothing]" in shown.stdout and "[bold]mend[/bold]" in shown.stdout
+    assert "[a]" in watched.stdout
+
+
+def test_machine_formats_give_the_document_itself(stub: Stub) -> None:
+    page = listing(SITE)
+    stub.tell("GET", "/v1/sites", (200, page))
+    assert json.loads(say("site", "list", "-o", "json").stdout) == page
+    assert yaml.safe_load(say("site", "list", "-o", "yaml").stdout) == page
+
+
+def test_doctor_says_what_stands_in_the_way(stub: Stub) -> None:
+    problems = {"scheduler": "the database does not answer"}
+    stub.tell("GET", "/readyz", (503, {"status": "not ready", "problems": problems}))
+    result = say("doctor")
+    assert result.exit_code == 7
+    assert "scheduler: the database does not answer" in result.stdout
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_following_events_goes_on_after_the_last_one_when_the_connection_ends(stub: Stub) -> None:
+    first = b': at 4\n\nid: 5\nevent: a\ndata: {"n": 5}\n\n'
+    second = b': at 5\n\nid: 7\nevent: a\ndata: {"n": 7}\n\n'
+    stub.tell(
+        "GET", "/v1/events/stream", (200, b": at 4\n\n"), (200, first), (200, second),
+        (401, refusal("unauthorized")),
+    )  # fmt: skip
+    result = say("event", "follow", "--plan", "shop")
+    assert [json.loads(line)["n"] for line in result.stdout.splitlines()] == [5, 7]
+    assert result.exit_code == 3
+    resumed = [asked.headers.get("Last-Event-ID") for asked in stub.asked]
+    assert resumed == [None, "4", "5", "7"]
+    assert {asked.query["plan"] for asked in stub.asked} == {"shop"}
