@@ -54,6 +54,7 @@ class Consumer:
         self._positions: dict[tuple[str, str, int], int] = {}
         self._held: frozenset[int] = frozenset()
         self._stale = True
+        self._ahead: asyncio.Task[Sequence[Recorded]] | None = None
         self.unknown_types: set[str] = set()
         self.reachable = True
 
@@ -68,6 +69,12 @@ class Consumer:
 
     async def run(self) -> None:
         """Consume until cancelled."""
+        try:
+            await self._rounds()
+        finally:
+            await self._drop_ahead()
+
+    async def _rounds(self) -> None:
         while True:
             try:
                 more = await self._round()
@@ -86,19 +93,38 @@ class Consumer:
     async def _round(self) -> bool:
         owned = self._owned()
         if self._stale or owned != self._held:
+            await self._drop_ahead()
             await self._read_cursors(owned)
         if not self._positions:
             return False
-        rows = await self._bus.fetch(self._positions, count_max=BATCH_MAX)
+        rows = await self._next_rows()
         inputs = self._inputs(rows)
         if not inputs:
             return False
+        if len(rows) == BATCH_MAX:
+            self._read_ahead(inputs)
         await self._stepper.submit(inputs)
-        for each in inputs:
-            if each.position is not None:
-                source, _, topic, partition, seq = each.position
-                self._positions[source, topic, partition] = seq
+        self._positions.update(_reached(inputs))
         return True
+
+    async def _next_rows(self) -> Sequence[Recorded]:
+        if self._ahead is None:
+            return await self._bus.fetch(self._positions, count_max=BATCH_MAX)
+        ahead, self._ahead = self._ahead, None
+        return await ahead
+
+    def _read_ahead(self, inputs: Sequence[Input]) -> None:
+        """Fetch what follows these inputs while they are committed: full batches come in a row,
+        and the next should wait for the stepper, not the stepper for it. They are looked at
+        (order, repeats, parked keys) only when these are through."""
+        after = {**self._positions, **_reached(inputs)}
+        self._ahead = asyncio.create_task(self._bus.fetch(after, count_max=BATCH_MAX))
+
+    async def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
+            self._ahead = None
 
     async def _read_cursors(self, owned: frozenset[int]) -> None:
         cursors = await self._store.cursors()
@@ -158,3 +184,13 @@ class Consumer:
         """Rows that wait for this copy; raises Transient when the bus cannot be asked."""
         async with asyncio.timeout(LAG_TIMEOUT_S):
             return await self._bus.lag(self._positions)
+
+
+def _reached(inputs: Sequence[Input]) -> dict[tuple[str, str, int], int]:
+    """Where a consumer stands after inputs, for the partitions they are of."""
+    reached = {}
+    for each in inputs:
+        if each.position is not None:
+            source, _, topic, partition, seq = each.position
+            reached[source, topic, partition] = seq
+    return reached

@@ -24,6 +24,7 @@ SELECT '{schema}' AS source, topic, partition, seq, (SELECT epoch FROM "{schema}
 FROM "{schema}".heads WHERE topic = ANY($1)
 """
 
+# Partition after partition: the outer limit ends the read within the one where it is reached.
 ROWS = """
 SELECT l.topic, l.partition, l.seq, l.stream, l.version, l.type, l.schema_version, l.data, l.meta
 FROM unnest($1::text[], $2::int[], $3::bigint[]) AS w (topic, partition, seq)
@@ -32,6 +33,7 @@ CROSS JOIN LATERAL (
     WHERE log.topic = w.topic AND log.partition = w.partition AND log.seq > w.seq
     ORDER BY log.seq LIMIT $4
 ) AS l
+LIMIT $4
 """
 
 
@@ -86,7 +88,7 @@ class PostgresBus:
             rows = await self._pool.fetch(
                 sql, topics, partitions, seqs, count_max, timeout=READ_TIMEOUT_S
             )
-        found = [
+        return [
             Recorded(
                 source=source,
                 epoch=epoch,
@@ -102,4 +104,3 @@ class PostgresBus:
             )
             for row in rows
         ]
-        return found[:count_max]
