@@ -8,63 +8,67 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from typing import Any
 
 from tests.acceptance.plane import Plane
+from tests.waiting import wait_until
 
 ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
 ANSWER_S_MAX = 60.0
 
 
-class Unfinished(AssertionError):
-    """A command or job did not end in its time."""
-
-
 class Client:
-    """Asks one plane; `accepted` are the commands that were answered 202 or 200."""
+    """Asks one plane; `accepted` are the commands that were answered 202 or 200.
 
-    def __init__(self, plane: Plane) -> None:
+    Clients that ask side by side need prefixes of their own for their idempotency keys.
+    """
+
+    def __init__(self, plane: Plane, *, prefix: str = "trial") -> None:
         self._plane = plane
+        self._prefix = prefix
         self._number = 0
         self.accepted: list[str] = []
 
     def request(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
         """One answered request, asked again while nobody answers. 4xx raises HTTPError."""
-        deadline = time.monotonic() + ANSWER_S_MAX
         data = None if body is None else json.dumps(body).encode()
-        while True:
+        answers: list[Any] = []
+
+        def ask() -> bool:
             request = urllib.request.Request(self._plane.url + path, data=data, method=method)
             try:
                 request.add_header("Authorization", f"Bearer {self._plane.token}")
                 if key:
                     request.add_header("Idempotency-Key", key)
                 with urllib.request.urlopen(request, timeout=15) as answer:
-                    return json.load(answer)
+                    answers.append(json.load(answer))
             except urllib.error.HTTPError as refused:
                 if refused.code < 500:
                     raise
             except (OSError, ValueError):
-                pass
-            if time.monotonic() > deadline:
-                raise Unfinished(f"{method} {path} was not answered in {ANSWER_S_MAX} s")
-            time.sleep(0.05)
+                return False
+            return bool(answers)
+
+        wait_until(ask, f"{method} {path} is answered", within_s=ANSWER_S_MAX)
+        return answers[0]
 
     def command(self, path: str, body: Any = None) -> Any:
         """Ask until it is decided; gives the job or resource."""
         self._number += 1
-        key = f"trial-{self._number}"
-        deadline = time.monotonic() + ANSWER_S_MAX
-        while True:
+        key = f"{self._prefix}-{self._number}"
+        answer: dict[str, Any] = {}
+
+        def decided() -> bool:
+            nonlocal answer
             answer = self.request("POST", f"{path}?wait=5s", body or {}, key=key)
-            if answer.get("state") != "accepted":
-                self.accepted.append(path)
-                return answer
-            if time.monotonic() > deadline:
-                raise Unfinished(f"{path} was accepted and not decided in {ANSWER_S_MAX} s")
+            return answer.get("state") != "accepted"
+
+        wait_until(decided, f"{path} is decided", within_s=ANSWER_S_MAX)
+        self.accepted.append(path)
+        return answer
 
     def job(self, job: str) -> dict[str, Any]:
         """A job as the read model shows it."""
@@ -72,15 +76,16 @@ class Client:
         return found
 
     def wait_job(self, job: str, *, timeout_s: float = ANSWER_S_MAX) -> dict[str, Any]:
-        """The job once it has ended; raises Unfinished."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+        """The job once it has ended; raises AssertionError."""
+        found: dict[str, Any] = {}
+
+        def ended() -> bool:
+            nonlocal found
             found = self.job(job)
-            if found["state"] in ENDED:
-                return found
-            if time.monotonic() > deadline:
-                raise Unfinished(f"{job} is {found['state']} after {timeout_s} s: {found}")
-            time.sleep(0.05)
+            return found["state"] in ENDED
+
+        wait_until(ended, f"{job} ends", within_s=timeout_s)
+        return found
 
 
 def encoded_scripts(scripts: dict[str, str]) -> dict[str, str]:

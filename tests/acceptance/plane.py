@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from shared.embedded import EmbeddedPostgres
+from tests.waiting import wait_until
 
 SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "projector")
 LEASE_S = 2.0
@@ -93,11 +93,10 @@ class Plane:
 
     def wait_ready(self) -> None:
         """Return once the gateway is ready; raises TimeoutError with the log's end."""
-        deadline = time.monotonic() + READY_S_MAX
-        while not self.ready():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not ready: {self.log_tail()}")
-            time.sleep(0.05)  # tidy: polls a process of its own, not a test's wait
+        try:
+            wait_until(self.ready, "the gateway is ready", within_s=READY_S_MAX)
+        except AssertionError as late:
+            raise TimeoutError(f"{late}: {self.log_tail()}") from late
 
     def log_tail(self, count: int = 4000) -> str:
         """The end of what the services logged."""

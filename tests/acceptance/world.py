@@ -25,8 +25,9 @@ import json, os, sys, time
 context = json.load(sys.stdin)
 where = {lines!r}
 def line(what):
+    vm = (context.get("vm") or {{}}).get("name")
     with open(where, "a") as file:
-        file.write(json.dumps([what, {name!r}, context.get("job"), context.get("vm")]) + "\\n")
+        file.write(json.dumps([what, {name!r}, context.get("job"), vm]) + "\\n")
 line("start")
 time.sleep(0.05)
 line("end")
