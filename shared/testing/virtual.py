@@ -54,6 +54,10 @@ class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]  # ships no 
         timer: asyncio.TimerHandle = super().call_at(exact, callback, *args, context=context)
         return timer
 
+    async def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> T:
+        """Here and now: no threads in virtual time."""
+        return func(*args)
+
     def release(self, held: list[asyncio.Handle]) -> None:
         """Run what was held back, in order."""
         for handle in held:

@@ -7,6 +7,7 @@ hash of all histories. Which services live in it, and what is judged, is the cal
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from schemas.ids import PARTITIONS
 from shared.bus.memory import MemoryBus
 from shared.clock import LoopClock
 from shared.effects.memory import MemoryWork
+from shared.effects.port import ClaimResult, Lease
 from shared.eventlog.memory import MemoryStore
 from shared.fold import ServiceDefinition
 from shared.service import Service
@@ -46,6 +48,29 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     repeat_share: float = 0.02
     quick_return_kinds: tuple[str, ...] = ()
     platform_timeout_s: float = 60.0
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """A claim that was granted, by the database's clock; `needs` are names of budgets."""
+
+    at_s: float
+    effect_id: str
+    needs: frozenset[str]
+    cancelled: bool
+
+
+class WatchedWork(MemoryWork):
+    """A work queue that remembers what it granted, and when."""
+
+    grants: list[Granted]
+
+    async def claim(self, lease: Lease, *, kinds: Sequence[str], count_max: int) -> ClaimResult:
+        result = await super().claim(lease, kinds=kinds, count_max=count_max)
+        now = asyncio.get_running_loop().time()
+        for each in result.effects:
+            needs = frozenset(need.budget for need in self._effects[each.effect_id].needs)
+            self.grants.append(Granted(now, each.effect_id, needs, each.cancelled))
+        return result
 
 
 class Host:
@@ -125,6 +150,8 @@ class World:
         """`shared_queue` are the services whose effects lie in one queue."""
         self.seed = seed
         self.knobs = knobs or Knobs()
+        self.outside = contextvars.copy_context()
+        self.grants: list[Granted] = []
         self.clock = LoopClock()
         self.weather = Weather()
         self.town = Town(self.weather, self.chance("town"))
@@ -145,11 +172,13 @@ class World:
         self._traps: dict[tuple[str, str], int] = {}
 
     def _new_queue(self) -> MemoryWork:
-        return MemoryWork(
+        queue = WatchedWork(
             self.clock,
             platform_timeout_s=self.knobs.platform_timeout_s,
             quick_return_kinds=self.knobs.quick_return_kinds,
         )
+        queue.grants = self.grants
+        return queue
 
     def chance(self, what: str) -> random.Random:
         """The seeded sequence for one purpose; the others do not disturb it."""

@@ -7,7 +7,6 @@ counted each step once, and no budget may ever have been exceeded.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -20,16 +19,15 @@ from schemas.common import CommandSettled
 from schemas.envelope import Meta, Recorded, commands_topic, events_topic
 from schemas.ids import key_of, partition_of
 from shared.clock import EPOCH
-from shared.effects.memory import MemoryWork
 from shared.effects.policy import STEP
-from shared.effects.port import Budget, ClaimResult, Lease
+from shared.effects.port import Budget
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Throttled, Transient
 from shared.eventlog.port import NewRow, Step
 from shared.service import Service
 from shared.testing.counter import DEFINITION, SERVICE, Counted, StartCounter, StepFailed, Tallied
 from shared.testing.virtual import run_virtual
-from shared.testing.world import Host, Knobs, World, until
+from shared.testing.world import Granted, Host, Knobs, World, until
 from tests.simulation.chaos import Chaos
 from tests.simulation.verdict import (
     Verdict,
@@ -37,6 +35,7 @@ from tests.simulation.verdict import (
     decoded,
     dense,
     nothing_left,
+    rates_kept,
     settled_once,
 )
 
@@ -48,27 +47,6 @@ BUDGETS: Final = (
 )
 TOPIC: Final = commands_topic(SERVICE)
 WORK_S_MAX: Final = 8.0
-EPSILON: Final = 1e-6
-
-
-class Granted(msgspec.Struct, frozen=True):
-    """A claim, by the database's clock."""
-
-    at_s: float
-    effect_id: str
-    cancelled: bool
-
-
-class WatchedWork(MemoryWork):
-    """A work queue that remembers what it granted, and when."""
-
-    granted: list[Granted]
-
-    async def claim(self, lease: Lease, *, kinds: Sequence[str], count_max: int) -> ClaimResult:
-        result = await super().claim(lease, kinds=kinds, count_max=count_max)
-        now = asyncio.get_running_loop().time()
-        self.granted += [Granted(now, each.effect_id, each.cancelled) for each in result.effects]
-        return result
 
 
 class Works:
@@ -132,25 +110,12 @@ class CounterWorld(World):
     """A world of counters, and what was asked of it."""
 
     def __init__(self, seed: str, *, copies: int, knobs: Knobs | None = None) -> None:
-        self.outside = contextvars.copy_context()
         super().__init__(seed, services=("gateway", SERVICE), knobs=knobs)
         self.works = Works(self)
         self.asked: dict[str, StartCounter] = {}
         self.commands: list[StartCounter] = []
         for number in range(1, copies + 1):
             self.place(f"counter-{number}", self._build)
-
-    def _new_queue(self) -> MemoryWork:
-        queue = WatchedWork(self.clock, platform_timeout_s=self.knobs.platform_timeout_s)
-        queue.granted = []
-        return queue
-
-    @property
-    def granted(self) -> list[Granted]:
-        """All claims of counters' steps."""
-        queue = self.queues[SERVICE]
-        assert isinstance(queue, WatchedWork)
-        return queue.granted
 
     def _build(self, host: Host) -> Service:
         service = host.service(DEFINITION)
@@ -222,21 +187,10 @@ class CounterWorld(World):
         for budget in BUDGETS:
             if budget.mode == "hold" and self.works.most[budget.name] > budget.concurrent:
                 broken.append(f"budget: {self.works.most[budget.name]} of {budget.name} at once")
-        grants = [g for g in self.granted if not g.cancelled]
-        broken += self._rate_kept(grants)
+        grants = [g for g in self.grants if not g.cancelled]
+        broken += rates_kept(BUDGETS, grants)
         broken += self._seats_kept(grants, events)
         return broken
-
-    def _rate_kept(self, grants: Sequence[Granted]) -> list[str]:
-        (rate,) = (b for b in BUDGETS if b.mode == "rate")
-        times = [g.at_s for g in grants if rate.name in self.needs_of(g.effect_id)]
-        tokens, at = rate.burst, 0.0
-        for time in times:
-            tokens = min(rate.burst, tokens + (time - at) * rate.per_second) - 1
-            at = time
-            if tokens < -EPSILON:
-                return [f"budget: {rate.name} overspent at {time:.3f}"]
-        return []
 
     def _seats_kept(
         self, grants: Sequence[Granted], events: Sequence[tuple[Recorded, object]]
@@ -248,7 +202,7 @@ class CounterWorld(World):
                 ends[row.stream] = (row.meta.occurred_at - EPOCH).total_seconds()
         begins: dict[str, float] = {}
         for grant in grants:
-            if seats.name in self.needs_of(grant.effect_id):
+            if seats.name in grant.needs:
                 begins.setdefault(grant.effect_id.partition("/")[0], grant.at_s)
         # A stream's last fact was decided a little before the seat was free: ends go first.
         moments = [(ends.get(s, at), -1) for s, at in begins.items()]
@@ -324,7 +278,7 @@ async def simulate(seed: int) -> Verdict:
     await asyncio.sleep(2 * world.knobs.platform_timeout_s)
     verdict.broken += await world.judge()
     verdict.digest = await world.digest()
-    verdict.facts = {"counters": len(world.asked), "claims": len(world.granted)}
+    verdict.facts = {"counters": len(world.asked), "claims": len(world.grants)}
     await world.close()
     return verdict
 

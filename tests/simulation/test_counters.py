@@ -139,7 +139,7 @@ class CounterMachine(RuleBasedStateMachine):
 
 CounterMachine.TestCase.settings = settings(
     max_examples=20,
-    stateful_step_count=25,
+    stateful_step_count=20,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestCounterMachine = CounterMachine.TestCase

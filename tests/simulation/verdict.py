@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from schemas import registry
 from schemas.common import CommandSettled
 from schemas.envelope import Recorded
+from shared.effects.port import Budget
 from shared.fold import ServiceDefinition
-from shared.testing.world import World
+from shared.testing.world import Granted, World
+
+EPSILON: Final = 1e-6
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -76,6 +79,24 @@ async def nothing_left(world: World, *, but: Sequence[str] = ()) -> list[str]:
                 for state in await queue.budgets()
                 if state.in_use
             ]
+    return broken
+
+
+def rates_kept(budgets: Sequence[Budget], grants: Sequence[Granted]) -> list[str]:
+    """No bucket was ever overspent, by the database's clock."""
+    broken: list[str] = []
+    for budget in budgets:
+        if budget.mode != "rate":
+            continue
+        tokens, at = budget.burst, 0.0
+        for grant in grants:
+            if budget.name not in grant.needs or grant.cancelled:
+                continue
+            tokens = min(budget.burst, tokens + (grant.at_s - at) * budget.per_second) - 1
+            at = grant.at_s
+            if tokens < -EPSILON:
+                broken.append(f"budget: {budget.name} overspent at {at:.3f}")
+                break
     return broken
 
 

@@ -14,8 +14,9 @@ from shared.platforms.ports import Capabilities
 class MemoryPlatform:
     """A site seen by one process."""
 
-    def __init__(self, site: MemorySite) -> None:
-        frame = Frame(site)
+    def __init__(self, site: MemorySite, *, frame: Frame | None = None) -> None:
+        """`frame`: what calls go through, where they meet more than the site itself."""
+        frame = frame or Frame(site)
         self.site = site
         self.capabilities = Capabilities(
             changed_blocks=True, create_powered_off=True, consistent_groups=True

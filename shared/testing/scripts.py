@@ -1,0 +1,145 @@
+"""Scripts of a world: what a script does stands in its content, how it goes follows the seed.
+
+A run belongs to no process of the world but to the machine: it goes on while the process that
+started it is frozen, and is ended by its guard when that process is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime as dt
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from shared.effects.policy import RetryPolicy
+from shared.effects.running import EffectHandler, EffectRun
+from shared.scripts import ScriptRunner
+from shared.scripts.errors import ScriptNotStarted
+from shared.scripts.spec import Outcome, Runtime, ScriptResult, ScriptSpec
+from shared.secrets import Secret
+from shared.testing.world import Host, World
+
+LOOK_S: Final = 0.5
+_effect: contextvars.ContextVar[str] = contextvars.ContextVar("effect", default="")
+
+
+class Play(msgspec.Struct, frozen=True, kw_only=True):
+    """A script's content: how long it lasts, how often it fails, what it puts out."""
+
+    name: str
+    lasts_s: float = 1.0
+    fails: float = 0.0
+    not_prepared: float = 0.0
+    outputs: dict[str, Any] = {}
+
+    def content(self) -> bytes:
+        """As it is stored."""
+        return msgspec.json.encode(self)
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """One start of a script under an effect. `outcome` '' while it runs."""
+
+    effect_id: str
+    started_at: dt.datetime
+    ended_at: dt.datetime | None = None
+    outcome: str = ""
+
+
+class Machine:
+    """Where all scripts of a world run."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.runs: list[Run] = []
+
+    async def play(self, host: Host, run: Run, play: Play, *, timeout_s: float) -> None:
+        """Let the script run to its end, or to that of the process that guards it."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + min(play.lasts_s, timeout_s)
+        try:
+            while (left_s := ends_at - loop.time()) > 0:
+                await asyncio.sleep(min(left_s, LOOK_S))
+                if host.process.state == "dead":
+                    run.outcome = "guard-gone"
+                    return
+        except asyncio.CancelledError:
+            run.outcome = "stopped"
+            raise
+        run.ended_at = self.world.clock.now()
+        if play.lasts_s > timeout_s:
+            run.outcome = "timed-out"
+            return
+        luck = self.world.chance(f"script/{run.effect_id}").random()
+        run.outcome = "failed" if luck < play.fails else "done"
+
+
+class MemoryRunner(ScriptRunner):
+    """The runner of one process: same contract, no process and no file."""
+
+    def __init__(self, machine: Machine, host: Host) -> None:
+        self._machine = machine
+        self._host = host
+        self._chance = host.chance("scripts")
+
+    def check_runtime(self, runtime: Runtime) -> str | None:
+        return None
+
+    async def sweep(self) -> int:
+        return 0
+
+    async def run(
+        self,
+        spec: ScriptSpec,
+        *,
+        context: Mapping[str, Any],
+        secrets: Mapping[str, str | Secret],
+        on_started: Callable[[], Awaitable[None]],
+    ) -> ScriptResult:
+        play = msgspec.json.decode(spec.content, type=Play)
+        if self._chance.random() < play.not_prepared:
+            raise ScriptNotStarted("no room to prepare the run", remedy="wait")
+        await on_started()
+        world = self._machine.world
+        run = Run(effect_id=_effect.get(), started_at=world.clock.now())
+        self._machine.runs.append(run)
+        await asyncio.get_running_loop().create_task(
+            self._machine.play(self._host, run, play, timeout_s=spec.timeout_s),
+            context=world.outside,
+        )
+        return self._result(run, play)
+
+    def _result(self, run: Run, play: Play) -> ScriptResult:
+        outcomes: dict[str, Outcome] = {
+            "done": "done",
+            "failed": "failed",
+            "timed-out": "timed-out",
+        }
+        outcome = outcomes.get(run.outcome, "killed")
+        return ScriptResult(
+            exit_code={"done": 0, "failed": 1}.get(outcome),
+            outcome=outcome,
+            output=f"{play.name} {outcome}",
+            truncated=False,
+            outputs=play.outputs if outcome == "done" else {},
+            started_at=run.started_at,
+            ended_at=run.ended_at or self._machine.world.clock.now(),
+            error=None if outcome == "done" else f"{play.name}: {outcome}; mend it",
+        )
+
+
+class Named:
+    """A handler during whose run scripts know which effect they are run for."""
+
+    def __init__(self, handler: EffectHandler) -> None:
+        self._handler = handler
+        self.policy: RetryPolicy = handler.policy
+        self.resumable = handler.resumable
+
+    async def run(self, effect: EffectRun) -> msgspec.Struct | None:
+        """As the handler's own."""
+        _effect.set(effect.effect_id)
+        return await self._handler.run(effect)

@@ -1,0 +1,120 @@
+"""Sites of a world: platforms in memory whose calls go on when the process that made them dies.
+
+Owns what a site has shown over time: every snapshot's content, every instance, every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from shared.errors import Permanent
+from shared.platforms.memory import MemoryPlatform, MemorySite
+from shared.platforms.memory.site import Frame, MadeInstance, Opened
+from shared.platforms.ports import Call, Platform
+from shared.platforms.sites import SiteAddress, Sites
+from shared.testing.world import Host
+
+T = TypeVar("T")
+PLATFORM: Final = "memory"
+JITTER_S_MAX: Final = 0.3
+
+
+class _Snapshots(dict[str, Opened]):
+    """Open snapshots; what was in one is remembered by its mark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contents: dict[str, dict[str, bytes]] = {}
+
+    def __setitem__(self, snapshot_id: str, opened: Opened) -> None:
+        self.contents[opened.facts.mark] = opened.content
+        super().__setitem__(snapshot_id, opened)
+
+
+class _Instances(dict[str, MadeInstance]):
+    """Instances; those that are gone are remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.every: list[MadeInstance] = []
+
+    def __setitem__(self, instance_id: str, made: MadeInstance) -> None:
+        self.every.append(made)
+        super().__setitem__(instance_id, made)
+
+
+class WatchedSite(MemorySite):
+    """A site that remembers what it once held."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._watched_snapshots = _Snapshots()
+        self._watched_instances = _Instances()
+        self.snapshots = self._watched_snapshots
+        self.instances = self._watched_instances
+
+    @property
+    def contents(self) -> Mapping[str, dict[str, bytes]]:
+        """The disks of every snapshot that was ever opened, by its mark."""
+        return self._watched_snapshots.contents
+
+    @property
+    def every_instance(self) -> list[MadeInstance]:
+        """All instances that were ever made."""
+        return self._watched_instances.every
+
+
+class HostFrame(Frame):
+    """Calls of one process: on their way for a while, there and back."""
+
+    def __init__(self, site: MemorySite, host: Host) -> None:
+        super().__init__(site)
+        self._host = host
+        self._chance = host.chance(f"calls/{site.name}")
+
+    async def run(
+        self,
+        name: str,
+        call: Call | None,
+        work: Callable[[], T],
+        *,
+        scope: str | None = None,
+        size: int = 0,
+        mutates: bool = False,
+    ) -> T:
+        """A call that was sent reaches the site though its sender dies; a cancelled one is
+        called back."""
+        reach: Callable[..., Awaitable[T]] = super().run
+
+        async def sent() -> T:
+            await asyncio.sleep(self._chance.uniform(0, JITTER_S_MAX))
+            return await reach(name, call, work, scope=scope, size=size, mutates=mutates)
+
+        host = self._host
+        task = asyncio.get_running_loop().create_task(sent(), context=host.world.outside)
+        result = await task
+        host.world.noticed(host, "platform")
+        await asyncio.sleep(self._chance.uniform(0, JITTER_S_MAX))
+        return result
+
+
+class MemorySites(Sites):
+    """The sites of a world as one process opens them."""
+
+    def __init__(self, sites: Mapping[str, MemorySite], host: Host) -> None:
+        super().__init__()
+        self._sites = sites
+        self._host = host
+        self._platforms: dict[str, Platform] = {}
+
+    def open(self, address: SiteAddress) -> Platform:
+        """The site's adapter. Raises Permanent for an unknown one."""
+        site = self._sites.get(address.settings.get("path", ""))
+        if site is None or address.platform != PLATFORM:
+            raise Permanent(f"there is no site {address.site}", code="no-such-site", remedy="none")
+        if site.name not in self._platforms:
+            frame = HostFrame(site, self._host)
+            self._platforms[site.name] = MemoryPlatform(site, frame=frame)
+        return self._platforms[site.name]
