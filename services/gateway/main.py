@@ -97,12 +97,14 @@ async def build(process: Process) -> GatewayPart:
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = ensure_token(settings.home)
     pulse = Pulse(process.news)
+    queries = Queries(await process.pool("gateway"), clock=process.clock)
+    process.health.add("gateway", queries.problem)
     gateway = Gateway(
         settings=settings,
         commands=CommandBus(
             await process.store("gateway"), clock=process.clock, news=process.news
         ),
-        queries=Queries(await process.pool("gateway"), clock=process.clock),
+        queries=queries,
         queue=await process.queue("recovery"),
         pulse=pulse,
     )

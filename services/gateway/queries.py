@@ -6,6 +6,7 @@ Rows are documents of `schemas.views`; what joins several families or the time o
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,11 @@ from schemas.joins import checkpoint_now, job_now, plan_now, vm_now
 from schemas.views import Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
 from services.gateway.problems import Invalid
 from shared.clock import Clock
+from shared.errors import SeawallError
 from shared.postgres import Pool, translated
+
+READY_TIMEOUT_S: Final = 1.5
+"""`/readyz` tells of a database that hangs within 2 s."""
 
 LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "sites": (),
@@ -87,6 +92,15 @@ class Queries:
         """How fresh the read models are: last position, seconds behind."""
         (row,) = await self._fetch("SELECT position, lag_s FROM read.as_of")
         return {"position": row["position"], "lag_s": round(row["lag_s"], 3)}
+
+    async def problem(self) -> str:
+        """What keeps queries from being answered, or "": the gateway's readiness."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await self.as_of()
+        except (SeawallError, TimeoutError) as away:
+            return f"the read models cannot be read: {away or 'no answer'}"
+        return ""
 
     async def last_position(self) -> int:
         """The position of the newest event."""
