@@ -23,6 +23,15 @@ RECONNECT_S = 0.5
 STATEMENT_TIMEOUT_S = 5.0
 
 
+WORK_TOPIC = "work"
+"""News that effects may have become ready."""
+
+
+def timers_topic(service: str) -> str:
+    """The news topic that says a timer of a service was set."""
+    return f"timers.{service}"
+
+
 class News(Protocol):
     """`poke` says that topics have something new; `subscribe` gives an event set by it.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -23,12 +23,12 @@ from shared.effects.worker import Worker, WorkerSettings
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
 from shared.fold import ServiceDefinition, StateCache
-from shared.news import News
+from shared.news import WORK_TOPIC, News, timers_topic
 from shared.partitions import PartitionShare
 from shared.stepper import Stepper
 from shared.telemetry.health import Health
 from shared.telemetry.metrics import EngineMetrics
-from shared.timers.loop import TimerLoop, timers_topic
+from shared.timers.loop import TimerLoop
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ class Service:
         self.name = definition.name
         self.store = store
         self._news = news
-        self.stepper = Stepper(definition, store, clock=clock, committed=self._committed)
+        self.stepper = Stepper(definition, store, clock=clock, committed=news.poke)
         self.share = PartitionShare(
             store, copy_id=copy_id, lease_s=lease_s, clock=clock, changed=self._share_changed
         )
@@ -100,7 +100,7 @@ class Service:
             clock=self._clock,
             handlers=handlers,
             settle=settling.settle,
-            news=self._news.subscribe(("work",)),
+            news=self._news.subscribe((WORK_TOPIC,)),
             chance=chance or random.Random(),
             report=settling.report,
             progress=progress,
@@ -118,9 +118,6 @@ class Service:
             wanted = cache.absorb(await self.store.load(wanted))
         found = {stream: cache.get(stream) for stream in streams}
         return {stream: cached.state for stream, cached in found.items() if cached is not None}
-
-    def _committed(self, topics: Collection[str]) -> None:
-        self._news.poke({*topics, timers_topic(self.name)})
 
     def _share_changed(self) -> None:
         self.consumer.wake()

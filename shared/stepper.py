@@ -31,6 +31,7 @@ from shared.eventlog.port import (
     Step,
 )
 from shared.fold import Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
+from shared.news import WORK_TOPIC, timers_topic
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -199,7 +200,12 @@ class Stepper:
             raise
         self.count(len(inputs))
         self._forget_ended(folder.touched)
-        self._committed(folder.topics | ({"work"} if step.effects else set()))
+        news = set(folder.topics)
+        if step.effects or step.settled:
+            news.add(WORK_TOPIC)
+        if step.timers:
+            news.add(timers_topic(self._definition.name))
+        self._committed(news)
 
     async def _fold(self, folder: Folder, inputs: Sequence[Input]) -> Step:
         """Fold, loading streams that only show during the fold (a plan's new VMs)."""

@@ -12,18 +12,13 @@ from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import DueTimer, EventStore
 from shared.fold import Input
-from shared.news import News, wait_news
+from shared.news import News, timers_topic, wait_news
 from shared.stepper import BATCH_MAX, Stepper
 
 log = structlog.get_logger()
 
 WAIT_MAX_S = 1.0
 """Timers set by another copy are seen this late at worst, where news of them was lost."""
-
-
-def timers_topic(service: str) -> str:
-    """The news topic that says a timer of a service was set."""
-    return f"timers.{service}"
 
 
 class TimerLoop:

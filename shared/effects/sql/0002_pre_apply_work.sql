@@ -102,15 +102,17 @@ begin
         select array_agg(effect_id) into v_kept from (
             select e.effect_id
                 from unnest(s_id, s_lease, s_attempt) as s (id, lease, attempt)
-                join effects e on e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease
+                join effects e on e.effect_id = s.id and e.state = 'c' and e.lease_no + 0 = s.lease
                 where s.attempt = -1
                 for no key update of e
         ) as k;
     end if;
+    -- `+ 0`: by the id's index. All claims of a worker have one lease number, so its index would
+    -- read all of them for each effect that is settled.
     with ended as (
         delete from effects e
             using unnest(s_id, s_lease, s_requeue_at, s_attempt) as s (id, lease, again, attempt)
-            where e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease
+            where e.effect_id = s.id and e.state = 'c' and e.lease_no + 0 = s.lease
                 and s.again is null and s.attempt >= 0
             returning e.effect_id, e.lane_id, e.budgeted, false as again
     ), again as (
@@ -119,7 +121,7 @@ begin
                              when s.again > clock_timestamp() then 'w' else 'r' end,
                 ready_at = s.again, attempt = s.attempt, lease_no = null, budgeted = false
             from unnest(s_id, s_lease, s_requeue_at, s_attempt) as s (id, lease, again, attempt)
-            where e.effect_id = s.id and e.state = 'c' and e.lease_no = s.lease
+            where e.effect_id = s.id and e.state = 'c' and e.lease_no + 0 = s.lease
                 and s.again is not null
             returning e.effect_id, e.lane_id, old.budgeted, true
     ), done as (
