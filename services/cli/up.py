@@ -28,6 +28,8 @@ ALL_SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "p
 """In the order they are built: a used port is found out before anything else runs."""
 
 SUPERVISE_S = 0.5
+READY_S_MAX = 10.0
+READY_POLL_S = 0.02
 
 
 def up(services: Sequence[str] = ()) -> int:
@@ -102,12 +104,22 @@ async def _serve(
             parts.append(await importlib.import_module(f"services.{name}.main").build(process))
         supervisor = asyncio.create_task(_supervise(server)) if server else None
         running = asyncio.create_task(process.run(parts))
-        _announce(settings, parts, server, time.monotonic() - began)
         try:
+            await _until_ready(process, running)
+            _announce(settings, parts, server, time.monotonic() - began)
             await running
         finally:
             if supervisor is not None:
                 supervisor.cancel()
+
+
+async def _until_ready(process: Process, running: asyncio.Task[None]) -> None:
+    """Wait until every check passes, at most READY_S_MAX: then the announcement comes anyway."""
+    deadline = time.monotonic() + READY_S_MAX
+    while not running.done() and time.monotonic() < deadline:
+        if not await process.health.problems():
+            return
+        await asyncio.sleep(READY_POLL_S)
 
 
 def _announce(
