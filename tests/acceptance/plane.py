@@ -37,6 +37,8 @@ class Plane:
             "SEAWALL_HEARTBEAT": str(HEARTBEAT_S),
             "SEAWALL_CALL_TIMEOUT": "1",
             "SEAWALL_LOG_LEVEL": "warning",
+            # Where a test run forbids it, every start would compile every module again.
+            "PYTHONDONTWRITEBYTECODE": "",
             **(environment or {}),
         }
 
