@@ -20,7 +20,7 @@ from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun, Stop
-from shared.errors import Permanent, Transient
+from shared.errors import Transient
 from shared.scripts.effect import run_script_work
 
 CALL_S_MAX: Final = 60.0
@@ -108,7 +108,8 @@ class ScriptHandler:
             raise _unknown()
         content = scripts.whole_content(states[stored])
         if content is None:
-            raise Permanent(
+            # It comes from the gateway, the recovery from the scheduler: in no order.
+            raise Transient(
                 f"the content of script {payload.work.sha256[:12]} is not stored",
                 code="script-not-stored",
                 remedy="apply the plan again, so that its scripts are uploaded",
