@@ -91,6 +91,13 @@ class DigestSent(Fact, frozen=True, kw_only=True):
     number: int
 
 
+@published("news.recovery-noted")
+class RecoveryNoted(Fact, frozen=True, kw_only=True):
+    """A recovery began; what its plan promises is kept for its mail."""
+
+    rto_target_s: float | None = None
+
+
 @published("news.vm-noted")
 class VmNoted(Fact, frozen=True, kw_only=True):
     """How one VM of a recovery ended, kept for the recovery's mail."""

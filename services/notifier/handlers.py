@@ -9,7 +9,7 @@ from typing import Any
 from schemas.envelope import Received, commands_topic, events_topic
 from schemas.ids import stream_id
 from schemas.notifier import ChangeAlert, Deliver, DigestDue, NoteAlert
-from schemas.recovery import RecoveryFinished, VmFinished
+from schemas.recovery import RecoveryFinished, RecoveryStarted, VmFinished
 from services.notifier.domain import alert, delivery
 from services.notifier.domain.findings import FINDERS, findings
 from shared.decider import Decision, Handler, on, on_many
@@ -42,6 +42,11 @@ def _handlers(to: tuple[str, ...]) -> tuple[Handler, ...]:
     see = partial(_see, to=to)
     return (
         *(on_many(event, route=_streams, decide=see) for event in FINDERS),
+        on(
+            RecoveryStarted,
+            route=lambda r: delivery.news_of(r.body.job),
+            decide=delivery.note_recovery,
+        ),
         on(VmFinished, route=lambda r: delivery.news_of(r.body.job), decide=delivery.note_vm),
         on(ChangeAlert, route=alert.route_change, decide=alert.change),
         on(

@@ -11,8 +11,9 @@ from shared.service import Service
 async def build(process: Process) -> Service:
     """The notifier of this process. Without SEAWALL_SMTP and SEAWALL_MAIL_TO no mail is made."""
     settings = process.settings
-    service = await process.service(definition(settings.mail_to if settings.smtp else ()))
     sender = MailSender(settings, clock=process.clock)
+    to = tuple(filter(None, (address.strip() for address in settings.mail_to)))
+    service = await process.service(definition(to if settings.smtp else ()))
     service.work(
         await process.queue(NAME), {"send-mail": sender}, heartbeat_s=settings.heartbeat_s
     )

@@ -25,10 +25,11 @@ from schemas.notifier import (
     DigestSent,
     MailText,
     NoteAlert,
+    RecoveryNoted,
     SendMail,
     VmNoted,
 )
-from schemas.recovery import RecoveryFinished, VmFinished
+from schemas.recovery import RecoveryFinished, RecoveryStarted, VmFinished
 from services.notifier.domain import texts
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer, WorkClass
 
@@ -43,12 +44,16 @@ class RecoveryNews(msgspec.Struct):
     """The VMs of a recovery that have ended, and whether its mail was asked for."""
 
     vms: list[VmNoted] = []
+    noted: bool = False
+    rto_target_s: float | None = None
     told: bool = False
 
 
 def evolve_news(state: RecoveryNews, event: object) -> RecoveryNews:
     """Apply one fact."""
-    if isinstance(event, VmNoted):
+    if isinstance(event, RecoveryNoted):
+        state.noted, state.rto_target_s = True, event.rto_target_s
+    elif isinstance(event, VmNoted):
         state.vms.append(event)
     elif isinstance(event, DigestSent):
         state.told = True
@@ -67,6 +72,15 @@ NEWS = Family(
 def news_of(job: str) -> StreamId:
     """The news stream of a recovery."""
     return stream_id("recovery-news", *parts_of(job)[1:3])
+
+
+def note_recovery(state: RecoveryNews, received: Received) -> Decision:
+    """A recovery began: its plan's target is known now."""
+    body: RecoveryStarted = received.body
+    target_s = body.header.targets.rto_s
+    if state.noted or state.told or target_s is None:
+        return NOTHING
+    return Decision(events=(RecoveryNoted(rto_target_s=target_s),))
 
 
 def note_vm(state: RecoveryNews, received: Received) -> Decision:
@@ -92,15 +106,13 @@ def note_vm(state: RecoveryNews, received: Received) -> Decision:
     return Decision(events=(noted,))
 
 
-def tell_recovery(
-    state: RecoveryNews, received: Received, to: tuple[str, ...], rto_target_s: float | None = None
-) -> Decision:
+def tell_recovery(state: RecoveryNews, received: Received, to: tuple[str, ...]) -> Decision:
     """The recovery ended: one mail about all of it."""
     finished: RecoveryFinished = received.body
     if state.told:
         return NOTHING
     lines = texts.recovery_lines(
-        finished, state.vms, job=received.stream, rto_target_s=rto_target_s
+        finished, state.vms, job=received.stream, rto_target_s=state.rto_target_s
     )
     _, plan, number = parts_of(received.stream)[:3]
     deliver = Deliver(

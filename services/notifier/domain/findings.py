@@ -1,4 +1,7 @@
-"""What the events of other services mean for alerts: conditions seen, conditions cleared. Pure."""
+"""What the events of other services mean for alerts: conditions seen, conditions cleared. Pure.
+
+A cancelled job says nothing: what was wrong before it still is.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,8 @@ def _problem_text(body: Any) -> tuple[str, str]:
 
 def _recovery(received: Received) -> tuple[Finding, ...]:
     body: RecoveryFinished = received.body
+    if body.state == "cancelled":
+        return ()
     text, remedy = _problem_text(body)
     see = f"seawall job show {received.stream}"
     return tuple(
@@ -70,8 +75,12 @@ _RECOVERY_ENDS: tuple[tuple[str, str, Severity], ...] = (
 
 def _iteration(received: Received) -> tuple[Finding, ...]:
     body: IterationFinished = received.body
+    if body.state == "cancelled":
+        return ()
     text, remedy = _problem_text(body)
+    caught_up = Finding(plan=body.plan, condition="schedule-missed", subject=body.vm, holds=False)
     return (
+        *((caught_up,) if body.state == "completed" else ()),
         Finding(
             plan=body.plan,
             condition="iteration-failed",
@@ -88,6 +97,8 @@ def _iteration(received: Received) -> tuple[Finding, ...]:
 
 def _checkpoint(received: Received) -> tuple[Finding, ...]:
     body: CheckpointFinished = received.body
+    if body.state == "cancelled":
+        return ()
     text, remedy = _problem_text(body)
     return (
         Finding(

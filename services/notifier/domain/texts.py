@@ -5,11 +5,19 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from schemas.notifier import NoteAlert, VmNoted
 from schemas.recovery import RecoveryFinished
 from schemas.units import format_duration
 
 Lines = list[str]
+
+LINE_CHARS_MAX = 400
+MAIL_BYTES_MAX = 44 * 1024
+"""Of text and HTML together as they are stored: an event and a message end at 64 KiB."""
+
+_MARKUP_BYTES = 80
 
 
 def recovery_subject(finished: RecoveryFinished) -> str:
@@ -38,15 +46,15 @@ def recovery_lines(
     for step in finished.steps:
         if step.state in ("failed", "unknown"):
             lines += [f"Step {step.name}: {step.state}: {step.error}", f"  {step.remedy}"]
-    for vm in vms:
+    for vm in sorted(vms, key=lambda each: each.state == "completed"):
         where = f" at {', '.join(vm.addresses)}" if vm.addresses else ""
         lines.append(f"{vm.vm}: {vm.outcome}{where}, {vm.state.replace('-', ' ')}")
         for problem in vm.problems:
             lines += [f"  {problem.message}", f"  {problem.remedy}"]
-    lines += ["", f"Details:  seawall job show {job}"]
+    last = ["", f"Details:  seawall job show {job}"]
     if finished.awaits_cleanup:
-        lines.append(f"Clean up: seawall cleanup {job}")
-    return [line for line in lines if line.strip() or line == ""]
+        last.append(f"Clean up: seawall cleanup {job}")
+    return _fitted([line for line in lines if line.strip() or line == ""], last)
 
 
 def digest_subject(plan: str, notes: Sequence[NoteAlert]) -> str:
@@ -68,7 +76,28 @@ def digest_lines(notes: Sequence[NoteAlert]) -> Lines:
         lines += [f"{note.severity}: {note.title}", f"  {note.text}", f"  {note.remedy}"]
     if len(notes) > TOLD_MAX:
         lines.append(f"… and {len(notes) - TOLD_MAX} more")
-    return [*(line for line in lines if line.strip()), "", "All of them: seawall alert list"]
+    last = ["", "All of them: seawall alert list"]
+    return _fitted([line for line in lines if line.strip()], last)
+
+
+def _fitted(lines: Sequence[str], last: Sequence[str]) -> Lines:
+    """As many lines as a mail may have, in one piece each; what is left out is counted."""
+    kept: Lines = []
+    left = MAIL_BYTES_MAX - sum(map(_stored_bytes, last))
+    for number, line in enumerate(lines):
+        short = line if len(line) <= LINE_CHARS_MAX else line[: LINE_CHARS_MAX - 1] + "…"
+        left -= _stored_bytes(short)
+        if left < 0:
+            kept.append(f"… and {len(lines) - number} more lines")
+            break
+        kept.append(short)
+    return [*kept, *last]
+
+
+def _stored_bytes(line: str) -> int:
+    """What a line takes as text and as HTML in a stored document."""
+    text = msgspec.json.encode(line)
+    return len(text) + len(msgspec.json.encode(html.escape(line))) + _MARKUP_BYTES
 
 
 def as_html(lines: Sequence[str]) -> str:

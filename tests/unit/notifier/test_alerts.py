@@ -1,0 +1,191 @@
+"""Alerts: one per condition and subject, counted, closed by what clears them or by people."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from schemas.common import Problem
+from schemas.notifier import (
+    AlertAcknowledged,
+    AlertOpened,
+    AlertRepeated,
+    AlertResolved,
+    AlertSnoozed,
+    ChangeAlert,
+)
+from schemas.recovery import CleanupFinished, RecoveryFinished
+from schemas.replicator import CheckpointFinished, IterationFinished
+from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
+from shared.errors import Refused
+from shared.testing.spec import T0
+from tests.unit.notifier.desk import Desk
+
+ALERT = "alert:shop:iteration-failed:db"
+BROKEN = Problem(code="target-full", message="the site is full", remedy="free space")
+
+
+def iteration(state: Any, vm: str = "db") -> IterationFinished:
+    problem = BROKEN if state == "failed" else None
+    return IterationFinished(plan="shop", vm=vm, state=state, problem=problem)
+
+
+def recovery(state: Any) -> RecoveryFinished:
+    return RecoveryFinished(plan="shop", mode="test", state=state)
+
+
+def test_a_failure_opens_an_alert_with_what_is_wrong_and_the_remedy() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"))
+    (opened,) = desk.events(AlertOpened, ALERT)
+    assert (opened.severity, opened.text, opened.remedy) == (
+        "major", "the site is full", "free space",
+    )  # fmt: skip
+    assert "db" in opened.title
+
+
+def test_a_repeat_is_counted_and_does_not_open_again() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), iteration("failed"), iteration("failed"))
+    assert len(desk.events(AlertOpened)) == 1
+    assert len(desk.events(AlertRepeated, ALERT)) == 2
+    assert desk.state(ALERT).count == 3
+
+
+def test_it_closes_by_itself_and_opens_again() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), iteration("completed"))
+    assert [event.by for event in desk.events(AlertResolved)] == ["condition"]
+    desk.hear(iteration("failed"))
+    assert len(desk.events(AlertOpened)) == 2
+    assert desk.open_alerts() == {ALERT}
+
+
+def test_what_was_never_wrong_says_nothing() -> None:
+    desk = Desk()
+    desk.hear(iteration("completed"), recovery("completed"))
+    assert not desk.events(AlertOpened) and not desk.events(AlertResolved)
+
+
+def test_subjects_do_not_share_alerts() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), iteration("failed", "web"), iteration("completed", "web"))
+    assert desk.open_alerts() == {ALERT}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cancelled"),
+    [
+        (iteration("failed"), iteration("cancelled")),
+        (recovery("failed"), recovery("cancelled")),
+        (
+            CheckpointFinished(plan="shop", state="failed", problem=BROKEN),
+            CheckpointFinished(plan="shop", state="cancelled"),
+        ),
+    ],
+)
+def test_a_cancelled_job_neither_opens_nor_closes(wrong: Any, cancelled: Any) -> None:
+    desk = Desk()
+    desk.hear(cancelled)
+    assert desk.open_alerts() == set()
+    desk.hear(wrong)
+    before = desk.open_alerts()
+    desk.hear(cancelled)
+    assert desk.open_alerts() == before != set()
+
+
+@pytest.mark.parametrize(
+    ("state", "condition"),
+    [("failed", "job-failed"), ("partially-completed", "job-partially-completed")],
+)
+def test_a_recoverys_end_opens_what_it_was_and_closes_what_it_was_not(
+    state: str, condition: str
+) -> None:
+    desk = Desk()
+    other = "failed" if state != "failed" else "partially-completed"
+    desk.hear(recovery(other), recovery(state))
+    assert desk.open_alerts() == {f"alert:shop:{condition}:test"}
+    desk.hear(recovery("completed"))
+    assert desk.open_alerts() == set()
+
+
+def test_a_breach_lasts_until_it_is_restored() -> None:
+    desk = Desk()
+    desk.hear(RpoBreached(plan="shop", vm="db", target_s=1800, last_checkpoint_at=None))
+    assert desk.open_alerts() == {"alert:shop:rpo-breached:db"}
+    (opened,) = desk.events(AlertOpened)
+    assert opened.severity == "critical" and "30m" in opened.text
+    desk.hear(RpoRestored(plan="shop", vm="db"))
+    assert desk.open_alerts() == set()
+
+
+def test_missed_ticks_are_over_with_the_next_completed_iteration_of_the_vm() -> None:
+    desk = Desk()
+    missed = TicksMissed(count=3, first_at=T0, last_at=T0 + dt.timedelta(hours=1))
+    desk.hear(missed, stream="protected-vm:shop:db")
+    assert desk.open_alerts() == {"alert:shop:schedule-missed:db"}
+    desk.hear(iteration("failed"), iteration("completed", "web"))
+    assert "alert:shop:schedule-missed:db" in desk.open_alerts()
+    desk.hear(iteration("completed"))
+    assert desk.open_alerts() == set()
+
+
+def test_an_incomplete_cleanup_is_over_when_a_later_one_of_it_completes() -> None:
+    desk = Desk()
+    left = (("instance", "i1", "db"),)
+    cleanup = CleanupFinished(
+        plan="shop", recovery="recovery:shop:r1", state="partially-completed", remaining=left
+    )
+    desk.hear(cleanup)
+    (opened,) = desk.events(AlertOpened)
+    assert "1 object" in opened.title and "recovery:shop:r1" in opened.remedy
+    other = CleanupFinished(plan="shop", recovery="recovery:shop:r2", state="completed")
+    desk.hear(other)
+    assert len(desk.open_alerts()) == 1
+    desk.hear(CleanupFinished(plan="shop", recovery="recovery:shop:r1", state="completed"))
+    assert desk.open_alerts() == set()
+
+
+# ── People ───────────────────────────────────────────────────────────────────────────────────
+
+
+def change(action: Any, alert: str = ALERT, until: dt.datetime | None = None) -> ChangeAlert:
+    return ChangeAlert(command_id="c1", alert=alert, action=action, until=until)
+
+
+def test_a_person_acknowledges_once_snoozes_and_resolves() -> None:
+    desk = Desk()
+    later = T0 + dt.timedelta(hours=1)
+    desk.hear(iteration("failed"), change("ack"), change("ack"), change("snooze", until=later))
+    assert len(desk.events(AlertAcknowledged)) == 1
+    assert [event.until for event in desk.events(AlertSnoozed)] == [later]
+    desk.hear(change("resolve"))
+    assert [event.by for event in desk.events(AlertResolved)] == ["person"]
+
+
+@pytest.mark.parametrize(
+    "alert", ["", "x", ":", "::::", "alert", "alert:shop", "alert:a:b:c", "alert:a:b:c:d:e"]
+)
+def test_an_alert_that_never_was_is_unknown(alert: str) -> None:
+    with pytest.raises(Refused) as refused:
+        Desk().hear(change("ack", alert))
+    assert (refused.value.code, bool(refused.value.remedy)) == ("unknown-alert", True)
+
+
+def test_a_resolved_alert_is_not_changed() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), iteration("completed"))
+    with pytest.raises(Refused) as refused:
+        desk.hear(change("ack"))
+    assert refused.value.code == "alert-resolved"
+
+
+@pytest.mark.parametrize("until", [None, T0, T0 - dt.timedelta(seconds=1)])
+def test_nobody_snoozes_into_the_past(until: dt.datetime | None) -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"))
+    with pytest.raises(Refused) as refused:
+        desk.hear(change("snooze", until=until))
+    assert refused.value.code == "invalid"
