@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import asyncpg
 import msgspec
 import structlog
 
+from schemas import registry
 from schemas.envelope import Recorded, events_topic
 from services.projector.postgres import (
     SCHEMA,
@@ -25,10 +27,10 @@ from services.projector.postgres import (
     load_documents,
     write_documents,
 )
-from services.projector.projection import Batch, Documents, Router, Where, fold
+from services.projector.projection import Batch, Documents, Router, Where, Work, fold
 from services.projector.settings import SOURCES, ProjectorSettings
 from shared.codec import decode_meta
-from shared.errors import Refused, Transient
+from shared.errors import Permanent, Refused, Transient
 from shared.migrations import migrate_schema
 from shared.postgres import load_statements, open_pool, schema_name, translated
 
@@ -50,6 +52,9 @@ STATEMENT_TIMEOUT_S: Final = 30.0
 COLLECT_EVERY: Final = (200_000, 50, 50)
 """The garbage collector's thresholds during a rebuild: its batches are trees that go by
 themselves, and looking at them again and again costs a quarter of the time."""
+
+SWITCH_INTERVAL_S: Final = 0.001
+"""How soon the folding thread lets the connections be served, which keeps the database busy."""
 
 _LOCK: Final = 7_329_146_002  # any constant: one rebuild at a time per database
 
@@ -80,13 +85,10 @@ async def rebuild(dsn: str, *, settings: ProjectorSettings | None = None) -> Reb
         pool = await open_pool(dsn, NEXT_SCHEMA, size_max=2, command_timeout_s=STATEMENT_TIMEOUT_S)
         try:
             with translated("rebuild the read models"):
-                async with (
-                    _rare_collections(),
-                    pool.acquire() as reader,
-                    pool.acquire() as writer,
-                ):
+                async with pool.acquire() as reader, pool.acquire() as writer:
                     rebuilding = _Rebuild(reader, writer, settings)
-                    await rebuilding.catch_up()
+                    with _tuned_interpreter():
+                        await rebuilding.catch_up()
                     swap_s = await rebuilding.swap()
         finally:
             await pool.close()
@@ -117,14 +119,16 @@ async def _alone(dsn: str) -> AsyncIterator[None]:
         connection.terminate()
 
 
-@asynccontextmanager
-async def _rare_collections() -> AsyncIterator[None]:
-    before = gc.get_threshold()
+@contextmanager
+def _tuned_interpreter() -> Iterator[None]:
+    thresholds, interval_s = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(*COLLECT_EVERY)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval_s)
 
 
 async def _execute(dsn: str, name: str) -> None:
@@ -190,22 +194,21 @@ class _Rebuild:
         reading = asyncio.create_task(self._read(source, live, dict(self._reached)))
         try:
             while rows := await reading:
-                reached = self._reached | _ends(rows)
+                reached = self._reached | _ends(source, rows)
                 reading = asyncio.create_task(self._read(source, live, reached))
-                batch = await self._fold(rows)
+                batch, positions = await self._fold(source, rows)
                 await self._written()
-                self._writing = asyncio.create_task(self._write_alone(batch, rows))
+                self._writing = asyncio.create_task(self._write_alone(batch, positions))
             await self._written()
         finally:
             await _ended(reading, self._writing)
 
     async def _read(
         self, source: str, live: Mapping[Where, int], reached: Mapping[Where, int]
-    ) -> list[tuple[Recorded, int | None]]:
+    ) -> list[asyncpg.Record]:
         """The next rows of a source, partition by partition, with their positions."""
-        return await _read_rows(
-            self._reader, source, live, reached, count_max=self._settings.rebuild_batch_max
-        )
+        count_max = self._settings.rebuild_batch_max
+        return await _read_rows(self._reader, source, live, reached, count_max=count_max)
 
     async def _written(self) -> None:
         """Wait for the batch that is being written; nothing may follow one that failed."""
@@ -213,30 +216,51 @@ class _Rebuild:
         if writing is not None:
             await writing
 
-    async def _write_alone(
-        self, batch: Batch, rows: Sequence[tuple[Recorded, int | None]]
-    ) -> None:
+    async def _write_alone(self, batch: Batch, positions: Sequence[int | None]) -> None:
         async with self._writer.transaction():
-            await self._write(batch, rows)
+            await self._write(batch, positions)
 
-    async def _fold(self, rows: Sequence[tuple[Recorded, int | None]]) -> Batch:
-        """Fold rows into a batch; their documents count from now on, written or not."""
-        works = [self._router.work(recorded) for recorded, _ in rows]
-        for view, ids in enumerate(self._documents.missing(works)):
+    async def _fold(
+        self, source: str, rows: Sequence[asyncpg.Record]
+    ) -> tuple[Batch, Sequence[int | None]]:
+        """Fold rows into a batch; gives it with its events' positions.
+
+        Documents count from now on, written or not. The work is done in a thread: on the loop it
+        would leave both connections idle, and the database with them.
+        """
+        try:
+            works, missing = await asyncio.to_thread(self._prepared, source, rows)
+        except registry.UnknownType as unknown:
+            raise Permanent(
+                f"the log of {source} cannot be folded: {unknown}",
+                remedy="rebuild with the build that wrote it",
+            ) from unknown
+        for view, ids in enumerate(missing):
             if ids:
                 await self._written()
                 found = await load_documents(self._writer, view, ids)
                 self._documents.loaded(view, ids, found)
+        batch = await asyncio.to_thread(self._folded, works)
+        self._reached |= {(m.source, m.topic, m.partition): m.after for m in batch.cursors}
+        self.rows += len(rows)
+        return batch, [row["position"] for row in rows if row["version"] > 0]
+
+    def _prepared(
+        self, source: str, rows: Sequence[asyncpg.Record]
+    ) -> tuple[Sequence[Work], Sequence[set[str]]]:
+        topic = events_topic(source)
+        works = [self._router.work(_recorded(source, topic, row)) for row in rows]
+        return works, self._documents.missing(works)
+
+    def _folded(self, works: Sequence[Work]) -> Batch:
         batch = fold(works, self._documents)
         self._documents.committed(batch)
         self._documents.trim()
-        self._reached |= {(m.source, m.topic, m.partition): m.after for m in batch.cursors}
-        self.rows += len(rows)
         return batch
 
-    async def _write(self, batch: Batch, rows: Sequence[tuple[Recorded, int | None]]) -> None:
+    async def _write(self, batch: Batch, positions: Sequence[int | None]) -> None:
         await write_documents(self._writer, batch)
-        await self._write_events(batch, [position for row, position in rows if row.version > 0])
+        await self._write_events(batch, positions)
         await self._move(batch)
 
     async def _write_events(self, batch: Batch, positions: Sequence[int | None]) -> None:
@@ -283,7 +307,7 @@ class _Rebuild:
                     self._writer, source, live, self._reached, count_max=2 * BEHIND_AT_SWAP_MAX
                 )
                 if left:
-                    await self._write(await self._fold(left), left)
+                    await self._write(*await self._fold(source, left))
             if self._behind(live):
                 raise Transient("the live projector ran ahead of the swap; rebuild again")
             await self._writer.execute(_SQL["prune"], self._settings.keep_days)
@@ -300,8 +324,9 @@ async def _ended(*tasks: asyncio.Task[Any] | None) -> None:
     await asyncio.gather(*given, return_exceptions=True)
 
 
-def _ends(rows: Sequence[tuple[Recorded, int | None]]) -> dict[Where, int]:
-    return {(row.source, row.topic, row.partition): row.seq for row, _ in rows}
+def _ends(source: str, rows: Sequence[asyncpg.Record]) -> dict[Where, int]:
+    topic = events_topic(source)
+    return {(source, topic, row["partition"]): row["seq"] for row in rows}
 
 
 async def _read_rows(
@@ -311,7 +336,7 @@ async def _read_rows(
     reached: Mapping[Where, int],
     *,
     count_max: int,
-) -> list[tuple[Recorded, int | None]]:
+) -> list[asyncpg.Record]:
     topic = events_topic(source)
     wanted = [
         (partition, after, upto)
@@ -324,7 +349,7 @@ async def _read_rows(
     partitions, afters, uptos = zip(*wanted, strict=True)
     sql = _SQL["log_rows"].replace("{source}", schema_name(source))
     rows = await connection.fetch(sql, source, topic, partitions, afters, uptos, count_max)
-    return [(_recorded(source, topic, row), row["position"]) for row in rows]
+    return list(rows)
 
 
 def _recorded(source: str, topic: str, row: asyncpg.Record) -> Recorded:
