@@ -104,8 +104,8 @@ class Killer(threading.Thread):
         self.resumed_at = time.time()
 
 
-def run_trial(trial: Trial) -> Verdict:
-    """One trial in a world of its own, removed afterwards."""
+def run_trial(trial: Trial, *, keep: bool = False) -> Verdict:
+    """One trial in a world of its own, removed afterwards unless `keep`."""
     root = Path(tempfile.mkdtemp(prefix="seawall-crash-"))
     root.chmod(0o755)
     world = World(root, seed=trial.seed * 1000 + trial.number)
@@ -136,7 +136,10 @@ def run_trial(trial: Trial) -> Verdict:
             judge_snapshots(world, verdict)
     finally:
         over.set()
-        shutil.rmtree(root, ignore_errors=True)
+        if keep:
+            say(f"kept {root}")
+        else:
+            shutil.rmtree(root, ignore_errors=True)
     return verdict
 
 
@@ -208,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--only", type=int, help="one trial by its number")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of trials")
     chosen = parser.parse_args(arguments)
     trials = trials_of(count=chosen.n, seed=chosen.seed, sweep=chosen.sweep)
     if chosen.only is not None:
@@ -216,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     for trial in trials:
         began = time.monotonic()
         try:
-            verdict = run_trial(trial)
+            verdict = run_trial(trial, keep=chosen.keep)
         except BREAKS:
             traceback.print_exc()
             verdict = Verdict(unfinished=["the trial itself broke"])

@@ -260,7 +260,7 @@ def finalize(
             manifest=manifest,
         )
         for generation in generations:
-            home.check_lease(generation.disk, generation.lease, raise_to=call.lease)
+            home.check_lease(generation.disk, generation.lease, raise_to=generation.lease)
         home.switch(record)
         _clear(home, staged)
     finally:
