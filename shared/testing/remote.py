@@ -188,6 +188,9 @@ class RemoteBus:
             asked = {where: max(seq - back, 0) for where, seq in positions.items()}
         return await self._wire.call("fetch", lambda: self._bus.fetch(asked, count_max=count_max))
 
+    async def heads(self, positions: Positions) -> Mapping[tuple[str, str, int], tuple[int, int]]:
+        return await self._wire.call("heads", lambda: self._bus.heads(positions))
+
     async def lag(self, positions: Positions) -> int:
         return await self._wire.call("lag", lambda: self._bus.lag(positions))
 

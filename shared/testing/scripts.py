@@ -23,6 +23,7 @@ from shared.secrets import Secret
 from shared.testing.world import Host, World
 
 LOOK_S: Final = 0.5
+TICK_S: Final = 1e-5
 _effect: contextvars.ContextVar[str] = contextvars.ContextVar("effect", default="")
 
 
@@ -61,7 +62,7 @@ class Machine:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + min(play.lasts_s, timeout_s)
         try:
-            while (left_s := ends_at - loop.time()) > 0:
+            while (left_s := ends_at - loop.time()) > TICK_S:
                 await asyncio.sleep(min(left_s, LOOK_S))
                 if host.process.state == "dead":
                     run.outcome = "guard-gone"

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 import async_solipsism
 
 T = TypeVar("T")
+ROUNDS_MAX: Final = 100_000
 _TICK_DIGITS: Final = 6
 _CLOSE_S: Final = 3600.0
 
@@ -22,8 +23,17 @@ _process: contextvars.ContextVar[VirtualProcess | None] = contextvars.ContextVar
 )
 
 
+class Livelock(RuntimeError):
+    """Tasks wake one another without end while no time passes."""
+
+
 class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]  # ships no types
     """Jumps to the next timer when nothing is ready; holds back the steps of frozen processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._instant = 0.0
+        self._rounds = 0
 
     def call_soon(
         self,
@@ -46,13 +56,26 @@ class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]  # ships no 
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Whole microseconds only: the clock counts in them."""
+        """Whole microseconds only: the clock counts in them. Waiting always takes some time."""
         now = self.time()
         exact = round(when, _TICK_DIGITS)
-        if abs(exact - now) < self._clock_resolution / 2:
-            exact = now
+        if exact - now < self._clock_resolution / 2:
+            exact = now if when <= now else now + self._clock_resolution
         timer: asyncio.TimerHandle = super().call_at(exact, callback, *args, context=context)
         return timer
+
+    def _run_once(self) -> None:
+        """One round; rounds without end at one instant are a livelock, and told as one."""
+        super()._run_once()
+        now = self.time()
+        if now != self._instant:
+            self._instant, self._rounds = now, 0
+            return
+        self._rounds += 1
+        if self._rounds > ROUNDS_MAX:
+            self._rounds = 0
+            turning = {repr(handle)[:300] for handle in (*self._ready, *self._scheduled[:3])}
+            raise Livelock(f"{ROUNDS_MAX} rounds at {now:.6f}: " + " ".join(sorted(turning)))
 
     async def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> T:
         """Here and now: no threads in virtual time."""

@@ -11,7 +11,7 @@ import contextvars
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
@@ -137,7 +137,7 @@ Build = Callable[[Host], Part]
 
 
 class World:
-    """Everything of one run. Use inside `run_virtual`."""
+    """Everything of one run: an async context inside `run_virtual`."""
 
     def __init__(
         self,
@@ -183,6 +183,15 @@ class World:
     def chance(self, what: str) -> random.Random:
         """The seeded sequence for one purpose; the others do not disturb it."""
         return random.Random(f"{self.seed}/{what}")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        """End everything; nothing that happens now is part of the history."""
+        for host in (*self._ended, *self.hosts.values()):
+            host.process.bury()
+        await cancel_all_others()
 
     # Processes.
 
@@ -280,12 +289,6 @@ class World:
         for name in self._builds:
             self.thaw(name)
             self.start(name)
-
-    async def close(self) -> None:
-        """End everything; nothing that happens now is part of the history."""
-        for host in (*self._ended, *self.hosts.values()):
-            host.process.bury()
-        await cancel_all_others()
 
     # History.
 

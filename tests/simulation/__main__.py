@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.simulation import counter
+from tests.simulation import main as whole
 from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
 
-KINDS: Final[dict[str, Callable[[int], Verdict]]] = {"counter": counter.run}
+KINDS: Final[dict[str, Callable[[int], Verdict]]] = {"counter": counter.run, "main": whole.run}
 REPLAY_S_MAX: Final = 3600.0
 BROKEN_SHOWN_MAX: Final = 12
 

@@ -258,7 +258,11 @@ async def simulate(seed: int) -> Verdict:
     """One whole random world, judged. Inside `run_virtual`."""
     chance = random.Random(f"{seed}/counter")
     knobs = Knobs(poll_s=chance.choice((0.25, 2.0, 10.0)))
-    world = CounterWorld(f"{seed}", copies=chance.randint(1, 3), knobs=knobs)
+    async with CounterWorld(f"{seed}", copies=chance.randint(1, 3), knobs=knobs) as world:
+        return await _live(world, chance, seed)
+
+
+async def _live(world: CounterWorld, chance: random.Random, seed: int) -> Verdict:
     await world.open()
     world.works.failing = chance.choice((0.0, 0.1, 0.3))
     chaos = Chaos(world, world.chance("chaos"), names=world.names)
@@ -279,7 +283,6 @@ async def simulate(seed: int) -> Verdict:
     verdict.broken += await world.judge()
     verdict.digest = await world.digest()
     verdict.facts = {"counters": len(world.asked), "claims": len(world.grants)}
-    await world.close()
     return verdict
 
 

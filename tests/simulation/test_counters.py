@@ -133,7 +133,7 @@ class CounterMachine(RuleBasedStateMachine):
         ended = await until(self.world.finished, within_s=3600)
         await asyncio.sleep(2 * self.world.knobs.platform_timeout_s)
         broken = await self.world.judge()
-        await self.world.close()
+        await self.world.__aexit__()
         return broken if ended else ["not everything has ended", *broken]
 
 

@@ -1,0 +1,94 @@
+"""What the logs say so far, decoded once: by type, and which jobs have not ended."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+from schemas import recovery as rec
+from schemas import registry
+from schemas import replicator as rep
+from schemas.common import CommandSettled
+from schemas.envelope import Recorded, events_topic
+from schemas.ids import PARTITIONS
+from tests.simulation.plane import LOGGED, Plane
+
+T = TypeVar("T")
+Fact = tuple[Recorded, Any]
+
+BEGINS: Final[dict[type, tuple[type, ...]]] = {
+    rec.RecoveryStarted: (rec.RecoveryFinished,),
+    rec.VmLaunched: (rec.VmFinished,),
+    rec.CleanupStarted: (rec.CleanupFinished,),
+    rep.IterationStarted: (rep.IterationFinished,),
+    rep.RunStarted: (rep.RunFinished,),
+    rep.CheckpointStarted: (rep.CheckpointFinished,),
+    rep.CheckpointDeletionStarted: (rep.CheckpointDeleted,),
+    rep.InspectionStarted: (rep.InspectionEnded,),
+}
+"""What begins, and how it ends."""
+
+
+class Facts:
+    """The events of all services, read on from where they were read last."""
+
+    def __init__(self, world: Plane) -> None:
+        self._world = world
+        self._after: dict[str, dict[int, int]] = {}
+        self.by_type: dict[type, list[Fact]] = {}
+        self.open: dict[tuple[type, str], Recorded] = {}
+        self.settled: set[str] = set()
+
+    async def refresh(self) -> None:
+        """Take in what was added."""
+        for service in LOGGED:
+            topic = events_topic(service)
+            after = self._after.setdefault(service, dict.fromkeys(range(PARTITIONS), 0))
+            for row in await self._world.stores[service].read(topic, after, count_max=1_000_000):
+                after[row.partition] = row.seq
+                self._take(row, registry.decode(row.type, row.schema_version, row.data))
+
+    def _take(self, row: Recorded, body: Any) -> None:
+        kind = type(body)
+        self.by_type.setdefault(kind, []).append((row, body))
+        if isinstance(body, CommandSettled):
+            self.settled.add(body.command_id)
+        if kind in BEGINS:
+            self.open[kind, row.stream] = row
+        for begin, ends in BEGINS.items():
+            if kind in ends:
+                self.open.pop((begin, row.stream), None)
+
+    def of(self, kind: type[T]) -> list[tuple[Recorded, T]]:
+        """The events of a type, in log order per partition."""
+        return self.by_type.get(kind, [])
+
+    def streams(self, kind: type) -> list[str]:
+        """The streams that have an event of a type, in order."""
+        return list(dict.fromkeys(row.stream for row, _ in self.by_type.get(kind, ())))
+
+    def running(self, *kinds: type) -> list[str]:
+        """The jobs of these kinds that have begun and not ended."""
+        return [stream for kind, stream in self.open if kind in kinds]
+
+    def to_clean(self) -> list[str]:
+        """Recoveries that have ended, made something, and are not cleaned nor being cleaned."""
+        cleaned = {row.stream for row, _ in self.of(rec.RecoveryCleaned)}
+        cleaning: dict[str, int] = {}
+        for row, _ in self.of(rec.RecoveryCleaning):
+            cleaning[row.stream] = cleaning.get(row.stream, 0) + 1
+        for row, _ in self.of(rec.RecoveryCleanupIncomplete):
+            cleaning[row.stream] = cleaning.get(row.stream, 0) - 1
+        return [
+            row.stream
+            for row, end in self.of(rec.RecoveryFinished)
+            if end.awaits_cleanup and row.stream not in cleaned and not cleaning.get(row.stream)
+        ]
+
+    def unclean(self) -> list[str]:
+        """Recoveries whose things are not all gone."""
+        cleaned = {row.stream for row, _ in self.of(rec.RecoveryCleaned)}
+        return [
+            row.stream
+            for row, end in self.of(rec.RecoveryFinished)
+            if end.awaits_cleanup and row.stream not in cleaned
+        ]

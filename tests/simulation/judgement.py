@@ -1,0 +1,324 @@
+"""Judges a world of the control plane by the sites' own journals and by the histories.
+
+Owns the rules of product.md as seen from outside: what a platform was asked to do, in which
+order, and what is left of it. Nothing here reads a decider's state.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from schemas import recovery as rec
+from schemas import replicator as rep
+from schemas import scheduler as sch
+from schemas.common import CommandSettled, ScriptReport, StepTiming
+from schemas.ids import parts_of
+from services.replicator.budgets import budgets_of
+from shared.effects.port import Budget
+from shared.platforms.lab.limits import LabLimits
+from shared.testing.scripts import Run
+from tests.simulation.facts import Facts
+from tests.simulation.plane import DEFINITIONS, Plane
+from tests.simulation.plans import Temper
+from tests.simulation.verdict import consumed, dense, nothing_left, rates_kept, settled_once
+
+SLACK: Final = dt.timedelta(milliseconds=1)
+MADE_BY: Final = ("create_instance", "rebuild_disk", "hold", "open_snapshot", "power_on")
+SCRIPT_STEPS: Final = ("pre-script", "post-script")
+
+
+async def judge(world: Plane, facts: Facts, temper: Temper) -> list[str]:
+    """Everything that is not as it must be."""
+    await facts.refresh()
+    broken = [f"crashed: {crash}" for crash in world.crashes]
+    broken += dense(await world.history())
+    for definition in DEFINITIONS:
+        broken += await consumed(world, definition)
+    broken += await nothing_left(world)
+    answers = [body for _, body in facts.of(CommandSettled)]
+    broken += settled_once([asked.body.command_id for asked in world.asked], answers)[1]
+    broken += _once(world)
+    broken += _boots(world, facts)
+    broken += _outcomes(facts)
+    broken += _scripts(world, facts)
+    broken += _left_behind(world, facts)
+    broken += _contents(world)
+    broken += _one_iteration_at_a_time(facts)
+    broken += rates_kept(_budgets(world), world.grants)
+    if not temper.faults:
+        broken += _attempts(facts)
+    broken += await _read_model(world)
+    broken += _mails(world, facts)
+    return broken
+
+
+# ── By the sites' journals ───────────────────────────────────────────────────────────────────
+
+
+def _done(world: Plane, site: str, *calls: str) -> list[dict[str, Any]]:
+    lines = world.sites[site].journal
+    return [line for line in lines if line["call"] in calls and line["outcome"] == "ok"]
+
+
+def _at(line: dict[str, Any]) -> dt.datetime:
+    return dt.datetime.fromisoformat(line["at"])
+
+
+def _once(world: Plane) -> list[str]:
+    """No effect made two things, no VM got two instances in one recovery."""
+    broken: list[str] = []
+    for site in world.sites:
+        made = Counter((line["call"], line["key"]) for line in _done(world, site, *MADE_BY))
+        broken += [f"once: {call} {key} {n} times" for (call, key), n in made.items() if n > 1]
+        vms = Counter(
+            (line["call"], line["job"], line["vm"])
+            for line in _done(world, site, "create_instance", "power_on", "hold")
+        )
+        broken += [f"once: {call} {vm} of {job}" for (call, job, vm), n in vms.items() if n > 1]
+    return broken
+
+
+def _boots(world: Plane, facts: Facts) -> list[str]:
+    """A VM powers on when all of lower boot orders are ready or failed, and delays are over."""
+    on = {(line["job"], line["vm"]): _at(line) for line in _done(world, "west", "power_on")}
+    ready = {
+        (made.facts.job, made.facts.vm): on[made.facts.job, made.facts.vm]
+        + dt.timedelta(seconds=made.boots_in_s)
+        for made in world.sites["west"].every_instance
+        if (made.facts.job, made.facts.vm) in on
+    }
+    ended = {(end.job, end.vm): row.meta.occurred_at for row, end in facts.of(rec.VmFinished)}
+    broken: list[str] = []
+    for row, start in facts.of(rec.RecoveryStarted):
+        for later in start.members:
+            at = on.get((row.stream, later.vm))
+            if at is None:
+                continue
+            for earlier in start.members:
+                if earlier.boot_order >= later.boot_order:
+                    continue
+                who = (row.stream, earlier.vm)
+                settled = [moment for moment in (ready.get(who), ended.get(who)) if moment]
+                if not settled or min(settled) > at + SLACK:
+                    broken.append(f"boot order: {later.vm} before {earlier.vm} in {row.stream}")
+                delay = dt.timedelta(seconds=earlier.boot_delay_s)
+                if who in on and on[who] + delay > at + SLACK:
+                    broken.append(f"boot delay: {later.vm} after {earlier.vm} in {row.stream}")
+    return broken
+
+
+def _left_behind(world: Plane, facts: Facts) -> list[str]:
+    """Every snapshot closed, nothing staged or held; nothing of a cleaned recovery is left."""
+    broken: list[str] = []
+    for name, site in world.sites.items():
+        broken += [f"left: snapshot {s} at {name}" for s in site.snapshots]
+        broken += [f"left: generation {g} of {s.owned.job}" for g, s in site.staged.items()]
+        broken += [f"left: hold {h} of {c.owned.job}" for h, c in site.held.items()]
+        broken += [f"left: disk {d} of {c.owned.job}" for d, c in site.disks.items()]
+        broken += [f"left: instance {i} of {m.facts.job}" for i, m in site.instances.items()]
+    broken += [f"left: {recovery} was never cleaned" for recovery in facts.unclean()]
+    deleted = {row.stream for row, _ in facts.of(rep.CheckpointDeleted)}
+    for plan, vm, checkpoint in world.sites["west"].checkpoints:
+        if checkpoint in deleted:
+            broken.append(f"left: checkpoint {checkpoint} of {plan}/{vm} was deleted")
+    return broken
+
+
+def _contents(world: Plane) -> list[str]:
+    """Copies, checkpoints and instances hold the bytes of one moment of their VM's disks."""
+    moments: dict[str, list[dict[str, bytes]]] = defaultdict(list)
+    by_mark = world.sites["east"].contents
+    for mark, disks in by_mark.items():
+        moments[mark.rpartition(":")[0]].append(disks)
+    west = world.sites["west"]
+    broken: list[str] = []
+    for copy in (*west.current.values(), *west.checkpoints.values()):
+        if copy.content != by_mark.get(copy.facts.mark):
+            broken.append(f"bytes: copy {copy.facts.copy_id} of {copy.facts.vm}")
+    for made in west.every_instance:
+        disks = {file.removesuffix(".raw"): data for file, data in made.content.items()}
+        if disks not in moments[made.facts.vm]:
+            broken.append(f"bytes: instance {made.facts.instance_id} of {made.facts.vm}")
+    return broken
+
+
+def _budgets(world: Plane) -> list[Budget]:
+    found: list[Budget] = []
+    for name, site in world.sites.items():
+        limits = LabLimits(lambda settings=site.settings: settings)  # type: ignore[misc]
+        found += budgets_of(name, limits.budgets())
+    return found
+
+
+# ── By the histories ─────────────────────────────────────────────────────────────────────────
+
+
+def _outcomes(facts: Facts) -> list[str]:
+    """Outcomes by the first rule of product.md §5 that fits, found from the parts' ends."""
+    members: dict[str, list[rec.VmFinished]] = defaultdict(list)
+    for _, member in facts.of(rec.VmFinished):
+        members[member.job].append(member)
+    cancelled = set(facts.streams(rec.RecoveryCancelRequested))
+    failed_preflight = {row.stream for row, p in facts.of(rec.PreflightFinished) if p.problems}
+    troubled = {
+        row.stream
+        for row, end in facts.of(rec.PlanScriptEnded)
+        if not end.again and end.report.outcome != "done" and end.timing.state != "cancelled"
+    }
+    broken: list[str] = []
+    for row, end in facts.of(rec.RecoveryFinished):
+        ends = members[row.stream]
+        attempted = [each for each in ends if each.outcome in ("ready", "failed")]
+        usable = [each for each in ends if each.outcome == "ready"]
+        bad = [each for each in attempted if each.state != "completed"]
+        expected = "completed"
+        if row.stream in cancelled:
+            expected = "cancelled"
+        elif row.stream in failed_preflight or (attempted and not usable):
+            expected = "failed"
+        elif row.stream in troubled or bad:
+            expected = "partially-completed"
+        if end.state != expected:
+            broken.append(f"outcome: {row.stream} is {end.state}, not {expected}")
+        if end.ready != len(usable):
+            broken.append(f"outcome: {row.stream} says {end.ready} ready of {len(usable)}")
+    return broken + _vm_outcomes(facts) + _run_outcomes(facts)
+
+
+def _vm_outcomes(facts: Facts) -> list[str]:
+    """A VM with a script or step that failed for good is not plainly completed."""
+    last: dict[str, dict[str, str]] = defaultdict(dict)
+    for row, end in facts.of(rec.VmScriptEnded):
+        last[row.stream][end.step] = end.report.outcome if end.timing.state != "cancelled" else ""
+    on = set(facts.streams(rec.VmReady))
+    broken: list[str] = []
+    for row, done in facts.of(rec.VmFinished):
+        bad = any(outcome not in ("done", "") for outcome in last[row.stream].values())
+        if done.outcome == "ready" and (done.state == "completed") == bad and not _late(done):
+            broken.append(f"outcome: {row.stream} is {done.state} with {last[row.stream]}")
+        if done.outcome == "ready" and row.stream not in on:
+            broken.append(f"outcome: {row.stream} was never ready")
+    return broken
+
+
+def _late(done: rec.VmFinished) -> bool:
+    return any(step.name == "release-copy" and step.state != "completed" for step in done.steps)
+
+
+def _run_outcomes(facts: Facts) -> list[str]:
+    members: dict[str, list[rep.IterationFinished]] = defaultdict(list)
+    for _, member in facts.of(rep.IterationFinished):
+        if member.run:
+            members[member.run].append(member)
+    cancelled = set(facts.streams(rep.RunCancelRequested))
+    broken: list[str] = []
+    for row, end in facts.of(rep.RunFinished):
+        usable = [each for each in members[row.stream] if each.checkpoint_at is not None]
+        if row.stream in cancelled:
+            continue
+        if end.state == "completed" and any(e.state != "completed" for e in members[row.stream]):
+            broken.append(f"outcome: {row.stream} is completed, its members are not")
+        if (end.state == "failed") != (not usable) and members[row.stream]:
+            broken.append(f"outcome: {row.stream} is {end.state} with {len(usable)} usable")
+    return broken
+
+
+def _scripts(world: Plane, facts: Facts) -> list[str]:
+    """No script is started twice under one effect; what is told of its end is what happened."""
+    runs: dict[str, Run] = {}
+    broken: list[str] = []
+    for run in world.machine.runs:
+        if run.effect_id in runs:
+            broken.append(f"script: {run.effect_id} was started twice")
+        runs[run.effect_id] = run
+    kinds: Iterable[type[Any]] = (
+        rec.VmScriptEnded,
+        rec.PlanScriptEnded,
+        rep.ScriptEnded,
+        rep.RunScriptEnded,
+    )
+    for kind in kinds:
+        for row, end in facts.of(kind):
+            part = end.step if end.run == 1 else f"{end.step}/{end.run}"
+            broken += _told_truly(f"{row.stream}/{part}", end.report, runs)
+    return broken
+
+
+def _told_truly(effect_id: str, report: ScriptReport, runs: dict[str, Run]) -> list[str]:
+    run = runs.get(effect_id)
+    if report.outcome in ("done", "timed-out") and (run is None or run.outcome != report.outcome):
+        return [f"script: {effect_id} is told {report.outcome}, it was {run and run.outcome}"]
+    return []
+
+
+def _one_iteration_at_a_time(facts: Facts) -> list[str]:
+    """A VM's iterations follow one another."""
+    broken: list[str] = []
+    open_now: dict[str, str] = {}
+    moves: list[tuple[int, str, Any]] = []
+    for kind in (sch.IterationDispatched, sch.IterationRecorded):
+        moves += [(row.version, row.stream, event) for row, event in facts.of(kind)]
+    for _, stream, event in sorted(moves, key=lambda move: (move[1], move[0])):
+        if isinstance(event, sch.IterationDispatched):
+            if stream in open_now:
+                broken.append(f"hold: {stream} starts {event.iteration} in {open_now[stream]}")
+            open_now[stream] = event.iteration
+        else:
+            open_now.pop(stream, None)
+    return broken
+
+
+def _attempts(facts: Facts) -> list[str]:
+    """Where nothing fails no attempt is used: throttles, deaths and pauses cost none."""
+    broken: list[str] = []
+    for found in facts.by_type.values():
+        for row, body in found:
+            for step in _timings(body):
+                if step.attempts > 1 and step.name not in SCRIPT_STEPS:
+                    broken.append(f"attempts: {row.stream} {step.name} took {step.attempts}")
+    return broken
+
+
+def _timings(body: Any) -> list[StepTiming]:
+    found = list(getattr(body, "steps", ()))
+    timing = getattr(body, "timing", None)
+    found += [timing] if timing is not None else []
+    return [each for each in found if isinstance(each, StepTiming)]
+
+
+async def _read_model(world: Plane) -> list[str]:
+    """What was projected live is what a rebuild gives."""
+    again = await world.rebuilt()
+    broken: list[str] = []
+    for table, rows in again.tables.items():
+        live = world.model.tables[table]
+        for key in sorted(live.keys() ^ rows.keys()):
+            broken.append(
+                f"read model: {table} {key} is only {'live' if key in live else 'rebuilt'}"
+            )
+        for key, document in rows.items():
+            if key in live and _bytes(live[key]) != _bytes(document):
+                broken.append(f"read model: {table} {key} differs")
+    if sorted(map(_bytes, again.events)) != sorted(map(_bytes, world.model.events)):
+        broken.append("read model: events differ")
+    return broken
+
+
+def _bytes(document: Any) -> bytes:
+    return msgspec.json.encode(document)
+
+
+def _mails(world: Plane, facts: Facts) -> list[str]:
+    """A mail for every recovery that ended."""
+    sent = set(world.mails)
+    broken: list[str] = []
+    for row, _ in facts.of(rec.RecoveryFinished):
+        ident = parts_of(row.stream)[2]
+        if not any(ident in mail for mail in sent):
+            broken.append(f"mail: none for {row.stream}")
+    return broken

@@ -1,0 +1,80 @@
+"""Random worlds of the whole control plane: people, sites, guests, misfortunes; then judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from schemas.recovery import CleanupFinished, RecoveryFinished
+from schemas.replicator import CheckpointFinished, IterationFinished
+from shared.testing.virtual import run_virtual
+from tests.simulation.chaos import Chaos, Harshness
+from tests.simulation.judgement import judge
+from tests.simulation.plane import Plane
+from tests.simulation.plans import Temper, random_shape, random_temper
+from tests.simulation.story import Story
+from tests.simulation.verdict import Verdict
+
+QUIET_S: Final = 150.0
+COUNTED: Final = {
+    "iterations": IterationFinished,
+    "recoveries": RecoveryFinished,
+    "cleanups": CleanupFinished,
+    "checkpoints": CheckpointFinished,
+}
+
+
+async def simulate(seed: int) -> Verdict:
+    """One whole random world, judged. Inside `run_virtual`."""
+    chance = random.Random(f"{seed}/main")
+    temper = random_temper(chance)
+    return await live(seed, chance, temper, steps=chance.randint(4, 16), kind="main")
+
+
+async def live(
+    seed: int, chance: random.Random, temper: Temper, *, steps: int, kind: str
+) -> Verdict:
+    """Live through a world of that temper."""
+    async with Plane(f"{seed}/{kind}", random_shape(chance, temper)) as world:
+        return await _live(world, seed, chance, temper, steps=steps, kind=kind)
+
+
+async def _live(
+    world: Plane, seed: int, chance: random.Random, temper: Temper, *, steps: int, kind: str
+) -> Verdict:
+    for name in world.names:
+        world.start(name)
+    story = Story(world, world.chance("story"), temper)
+    loop = asyncio.get_running_loop()
+    guests = loop.create_task(story.write(), context=world.outside)
+    await story.begin()
+    world.let_calls_fail(failing=True)
+    harsh = Harshness(fault_share_max=0.05 if temper.faults else 0.0)
+    chaos = Chaos(world, world.chance("chaos"), names=world.names, harshness=harsh)
+    troubles = loop.create_task(chaos.run(for_s=chance.uniform(30, 900)), context=world.outside)
+    await story.go_on(steps=steps, pause_s=chance.choice((5.0, 40.0, 120.0)))
+    await troubles
+    guests.cancel()
+    world.let_calls_fail(failing=False)
+    verdict = Verdict(kind=kind, seed=seed, notes=chaos.log)
+    verdict.broken += await story.finish()
+    await asyncio.sleep(QUIET_S)
+    verdict.broken += await judge(world, story.facts, temper)
+    journals = [site.journal for site in world.sites.values()]
+    verdict.digest = await world.digest(journals)
+    verdict.facts = {
+        "minutes": round(loop.time() / 60),
+        "calls": sum(map(len, journals)),
+        "jobs": sum(
+            len(story.facts.by_type.get(k, ()))
+            for k in story.facts.by_type
+            if k.__name__.endswith("Finished")
+        ),
+    }
+    return verdict
+
+
+def run(seed: int) -> Verdict:
+    """One seed's world."""
+    return run_virtual(simulate(seed))
