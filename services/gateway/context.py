@@ -12,6 +12,7 @@ from aiohttp import web
 from schemas import units
 from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
+from services.gateway.names import is_plain
 from services.gateway.problems import Invalid, problem, status_of
 from services.gateway.pulse import POLL_S, Pulse, wait
 from services.gateway.queries import Queries
@@ -80,7 +81,16 @@ def text(document: dict[str, Any], field: str, default: str | None = None) -> st
     if not isinstance(value, str) or (default is None and not value):
         found = "nothing" if value is None else repr(value)
         raise Invalid(f"{field}: found {found}", remedy=f"{field} is a non-empty text")
+    _check_plain(field, value)
     return value
+
+
+def _check_plain(field: str, value: str) -> None:
+    if not is_plain(value):
+        raise Invalid(
+            f"{field}: found {value[:60]!r}",
+            remedy=f"{field} is a text without control characters",
+        )
 
 
 def flag(document: dict[str, Any], field: str) -> bool:
@@ -96,7 +106,20 @@ def names(document: dict[str, Any], field: str) -> tuple[str, ...]:
     value = document.get(field, [])
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise Invalid(f"{field}: found {value!r}", remedy=f"{field} is a list of names")
+    for each in value:
+        _check_plain(field, each)
     return tuple(value)
+
+
+def texts(document: dict[str, Any], field: str) -> dict[str, str]:
+    """An optional object of texts."""
+    value = document.get(field, {})
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise Invalid(f"{field}: not an object of texts", remedy=f'send {field} as {{"…": "…"}}')
+    for name, each in value.items():
+        _check_plain(f"{field}.{name}", name)
+        _check_plain(f"{field}.{name}", each)
+    return value
 
 
 def wait_s_of(request: web.Request) -> float:

@@ -12,6 +12,7 @@ from services.gateway import openapi
 from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.names import ids_in_paths
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
@@ -80,7 +81,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def application_for(process: Process, gateway: Gateway, token: str) -> web.Application:
     """The aiohttp application with all routes, behind the token."""
     application = web.Application(
-        middlewares=[as_problems, TokenAuth(token).middleware],
+        middlewares=[as_problems, TokenAuth(token).middleware, ids_in_paths],
         client_max_size=BODY_BYTES_MAX,
     )
     application[GATEWAY] = gateway

@@ -1,11 +1,17 @@
-"""Names that people choose, checked before they become keys of streams."""
+"""Names that people choose and ids that they send back, checked before they reach a stream.
+
+What cannot name anything names nothing: it is answered here, and no service ever sees it.
+"""
 
 from __future__ import annotations
 
 import re
 
-from services.gateway.problems import Invalid
+from aiohttp import web
 
+from services.gateway.problems import Handler, Invalid, NotFound
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -23,3 +29,20 @@ def checked_name(value: str, field: str) -> str:
 def checked_key(value: str) -> str:
     """A name out of a path: whatever cannot be a name names nothing."""
     return value if _NAME.fullmatch(value) else "-"
+
+
+@web.middleware
+async def ids_in_paths(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse a path with a name or id in it that nothing can have."""
+    for kind, value in request.match_info.items():
+        if not _ID.fullmatch(value):
+            raise NotFound(
+                f"{value[:60]!r} cannot be the {kind} of anything",
+                remedy="ids and names are letters, digits, dots, dashes, underscores and colons",
+            )
+    return await handler(request)
+
+
+def is_plain(value: str) -> bool:
+    """Whether a text is without control characters and lone surrogates."""
+    return value.isprintable()

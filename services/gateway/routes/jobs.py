@@ -29,9 +29,10 @@ def _job_of(request: web.Request) -> str:
     return request.match_info["job"]
 
 
-def _plan_of(job: str) -> str:
-    parts = parts_of(job)
-    return checked_key(parts[1]) if len(parts) > 1 else "-"
+def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
+    """The plan that an id names; None for what has not the shape of an id."""
+    parts = parts_of(stream)
+    return checked_key(parts[1]) if len(parts) >= parts_min and all(parts) else None
 
 
 async def show(request: web.Request) -> web.Response:
@@ -50,15 +51,17 @@ def _no_job(job: str) -> NotFound:
 async def cancel(request: web.Request) -> web.Response:
     """POST /v1/jobs/ID/cancel."""
     job = _job_of(request)
-    family = family_of(job)
+    family, plan = family_of(job), _plan_of(job)
     command: Any
+    if plan is None:
+        raise _no_job(job)
     if family in RECOVERY_FAMILIES:
         owner, command = "recovery", CancelRecoveryJob(command_id=new_command_id(), job=job)
     elif family in REPLICATION_FAMILIES:
         owner, command = "replicator", CancelJob(command_id=new_command_id(), job=job)
     else:
         raise _no_job(job)
-    asked = Asked(to=owner, key=_plan_of(job), body=command)
+    asked = Asked(to=owner, key=plan, body=command)
     return await ask(request, asked, resource=f"jobs/{job}")
 
 
@@ -68,6 +71,8 @@ async def cleanup(request: web.Request) -> web.Response:
     if family_of(recovery) != "recovery":
         raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
     plan = _plan_of(recovery)
+    if plan is None:
+        raise _no_job(recovery)
     job = stream_id("cleanup", plan, new_id())
     command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
@@ -79,13 +84,19 @@ async def show_checkpoint(request: web.Request) -> web.Response:
     name = request.match_info["checkpoint"]
     found = await gateway_of(request).queries.resource("checkpoints", name)
     if found is None:
-        raise NotFound(f"no checkpoint has the id {name!r}", remedy="see GET /v1/checkpoints")
+        raise _no_checkpoint(name)
     return answer(found)
+
+
+def _no_checkpoint(checkpoint: str) -> NotFound:
+    return NotFound(f"no checkpoint has the id {checkpoint!r}", remedy="see GET /v1/checkpoints")
 
 
 async def _change_checkpoint(request: web.Request, action: Any) -> web.Response:
     checkpoint = request.match_info["checkpoint"]
     plan = _plan_of(checkpoint)
+    if plan is None or family_of(checkpoint) != "checkpoint":
+        raise _no_checkpoint(checkpoint)
     command = ChangeCheckpoint(
         command_id=new_command_id(), plan=plan, checkpoint=checkpoint, action=action
     )
@@ -116,8 +127,13 @@ async def change_alert(request: web.Request) -> web.Response:
     if action == "snooze":
         until = _moment(text(document, "until"))
     change: Any = action
+    plan = _plan_of(alert, parts_min=4)
+    if plan is None or family_of(alert) != "alert":
+        raise NotFound(
+            f"no alert has the id {alert!r}", code="unknown-alert", remedy="see GET /v1/alerts"
+        )
     command = ChangeAlert(command_id=new_command_id(), alert=alert, action=change, until=until)
-    asked = Asked(to="notifier", key=_plan_of(alert), body=command)
+    asked = Asked(to="notifier", key=plan, body=command)
     return await ask(request, asked, resource=f"alerts/{alert}")
 
 

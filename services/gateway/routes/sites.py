@@ -6,9 +6,9 @@ from aiohttp import web
 
 from schemas.scheduler import AddSite, CheckSite, RemoveSite
 from services.gateway.commands import Asked, new_command_id
-from services.gateway.context import answer, ask, body_of, gateway_of, stand_at, text
+from services.gateway.context import answer, ask, body_of, gateway_of, stand_at, text, texts
 from services.gateway.names import checked_name
-from services.gateway.problems import Invalid, NotFound
+from services.gateway.problems import NotFound
 
 OWNER = "scheduler"
 
@@ -17,14 +17,11 @@ async def add(request: web.Request) -> web.Response:
     """POST /v1/sites {name, platform, settings, credentials}."""
     document = await body_of(request, "name", "platform", "settings", "credentials")
     name = checked_name(text(document, "name"), "name")
-    settings = document.get("settings", {})
-    if not isinstance(settings, dict) or not all(isinstance(v, str) for v in settings.values()):
-        raise Invalid("settings: not an object of texts", remedy='send {"path": "/srv/east"}')
     command = AddSite(
         command_id=new_command_id(),
         site=name,
         platform=text(document, "platform", "lab"),
-        settings=settings,
+        settings=texts(document, "settings"),
         credentials=text(document, "credentials", ""),
     )
     return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")

@@ -166,3 +166,49 @@ async def test_broken_http_is_not_a_server_error(desk: Desk) -> None:
             await writer.wait_closed()
         assert line == b"" or int(line.split()[1]) < 500, line
     assert (await desk.get("/v1/plans")).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/alerts/{}:!!:b:c/ack", "/v1/alerts/alert:!!:b:c/ack", "/v1/alerts/alert:{}:b:c/ack",
+        "/v1/alerts/alert::b:c/resolve", "/v1/alerts/alert:a:b/ack",
+        "/v1/jobs/recovery:{}:x/cancel",
+        "/v1/jobs/recovery:a/cancel", "/v1/jobs/recovery/cancel",
+        "/v1/jobs/vm-recovery:a:b/cancel",
+        "/v1/jobs/recovery:a:b:c:d/cancel", "/v1/jobs/iteration:{}:x:y/cancel",
+        "/v1/jobs/iteration:a/cancel", "/v1/jobs/replication-run:a:/cancel",
+        "/v1/jobs/checkpoint:{}:x/cancel", "/v1/jobs/cleanup::x/cancel",
+        "/v1/jobs/recovery:{}:x/cleanup", "/v1/jobs/recovery:a/cleanup",
+        "/v1/jobs/recovery:a:b.sda/cleanup", "/v1/checkpoints/checkpoint:{}:x/preserve",
+        "/v1/checkpoints/checkpoint:a:b:c/preserve", "/v1/plans/{}/run", "/v1/sites/{}/check",
+        "/v1/plans/a/vms/{}/reset", "/v1/plans/a:b/vms/c:d/reset",
+    ],
+)  # fmt: skip
+async def test_a_strange_id_is_refused_and_every_service_lives_on(desk: Desk, path: str) -> None:
+    for name in ("!!", "%2F", "a%2Fb", "%00", "%C3%BC", "x" * 300):
+        answer = await desk.command(path.replace("{}", name))
+        answered(answer)
+        assert answer.status in (404, 409, 422), (path, name, answer)
+    assert (await desk.ask("GET", "/readyz", token="")).status == 200
+
+
+@pytest.mark.parametrize("name", ["\x00", "!!", "a:b", "a/b", "-", "ü", "x" * 300, "\u202e"])
+async def test_a_strange_name_in_a_body_harms_no_plan_that_is_there(desk: Desk, name: str) -> None:
+    shown = await desk.get("/v1/plans/there")
+    if shown.status == 404:
+        assert (await desk.plan("there", "there-db")).status == 200
+    for path, body in (
+        ("run", {"vms": [name]}),
+        ("start", {"vms": [name]}),
+        ("stop", {"vms": [name]}),
+        ("prioritise", {"vms": [name], "priority": 1}),
+        ("recover", {"mode": "test", "vms": [name]}),
+        ("recover", {"mode": "test", "checkpoint": name}),
+        ("recover", {"mode": "test", "skip_scripts": [name]}),
+        (f"vms/{quote(name, safe='')}/reset", {}),
+    ):
+        answer = await desk.command(f"/v1/plans/there/{path}", body)
+        answered(answer)
+        assert answer.status != 202 or answer.body.get("state") != "accepted", (path, answer)
+    assert (await desk.get("/v1/plans/there")).body["version"] == 1
