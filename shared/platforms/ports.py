@@ -284,7 +284,8 @@ class Target(Protocol):
         """Make the generations the VM's copy by one atomic switch of all its disks.
 
         Refuses a lease below the highest seen for any of the disks (`stale-lease`), and a
-        generation that did not start from the current copy (`stale-base`). `manifest` is plain
+        generation that did not start from the current copy (`stale-base`). What lower leases
+        left staged for the same disks is removed with the switch. `manifest` is plain
         JSON data; `taken_at` (ISO 8601), `mark` and `configuration` of it are read, all is kept.
         """
 

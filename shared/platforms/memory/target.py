@@ -183,6 +183,7 @@ class MemoryTarget:
             self._site.leases[first.plan, first.vm, generation.disk] = max(
                 call.lease, generation.lease
             )
+        self._clear(first, {each.disk: each.lease for each in generations})
         configured = [disk["name"] for disk in manifest.get("configuration", {}).get("disks", ())]
         if configured:
             content = {name: content[name] for name in configured if name in content}
@@ -198,6 +199,14 @@ class MemoryTarget:
         copy = HeldCopy(facts=facts, owned=owned_by("copy", facts.copy_id, call), content=content)
         self._site.current[first.plan, first.vm] = copy
         return facts
+
+    def _clear(self, first: Generation, leases: dict[str, int]) -> None:
+        """Remove what lower leases left staged for the same disks."""
+        for staged in tuple(self._site.staged.values()):
+            each = staged.facts
+            mine = (each.plan, each.vm) == (first.plan, first.vm)
+            if mine and each.lease < leases.get(each.disk, 0):
+                del self._site.staged[each.generation_id]
 
     async def discard(self, call: Call, *, generation_id: str) -> None:
         def work() -> None:

@@ -259,6 +259,16 @@ class TargetContract:
         assert other.generation_id != first.generation_id and "5" in other.generation_id
         assert len(await world.west.target.list_generations()) == 2
 
+    async def test_the_switch_removes_what_lower_leases_left_of_its_disks(
+        self, world: World
+    ) -> None:
+        await stage(world.west, "dead", b"1" * DISK, lease=4)
+        other = await stage(world.west, "other", b"2" * DISK, lease=4, disk="sdb")
+        made = await stage(world.west, "new", b"3" * DISK, lease=5)
+        await finalize(world.west, "f", [made], lease=5)
+        left = await world.west.target.list_generations()
+        assert [each.object_id for each in left] == [other.generation_id]
+
     async def test_what_was_finalized_or_discarded_is_written_no_more(self, world: World) -> None:
         done = await stage(world.west, "g1", b"1" * DISK)
         copy = await finalize(world.west, "f1", [done])
