@@ -79,6 +79,12 @@ def struct_of(name: str) -> type[msgspec.Struct]:
         raise UnknownType(f"type {name!r} is not known to this build") from None
 
 
+def knows(name: str, version: int) -> bool:
+    """Whether this build can read documents of a name and version."""
+    entry = _by_name.get(name)
+    return entry is not None and version <= entry.version
+
+
 def encode(value: msgspec.Struct) -> tuple[str, int, bytes]:
     """The stored form: name, schema version, JSON bytes."""
     entry = _by_struct[type(value)]

@@ -2,6 +2,8 @@
 
 Only rows of partitions that this copy holds are read. A row of a type no handler wants moves
 the cursor and nothing else; one of a type this build does not know is parked, never skipped.
+A source whose log was restored (another epoch, or a head below the cursor) is not read any more
+until a person has seen to it. What went wrong here is told by `problems`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
 import structlog
 
 from schemas import registry
@@ -17,12 +20,24 @@ from schemas.ids import PARTITIONS, key_of
 from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.errors import Transient
-from shared.eventlog.port import EventStore, Fenced
+from shared.eventlog.port import EventStore, Fenced, Parked
 from shared.fold import Input, ServiceDefinition
 from shared.news import News, wait_news
-from shared.stepper import BATCH_MAX, Stepper, park
+from shared.stepper import BATCH_MAX, BEHIND, Stepper, park
 
 log = structlog.get_logger()
+
+Where = tuple[str, str, int]
+"""(source, topic, partition)."""
+
+LOOK_S = 10.0
+"""How often the sources are asked whether their logs are still the ones the cursors are of."""
+
+GAP_REST_S = 0.5
+"""How long a partition with a gap is left alone before it is read again from its cursor."""
+
+UNKNOWN = "unknown type: "
+"""Begins the reason of a message parked because this build cannot read it; a restart reads it."""
 
 LAG_TIMEOUT_S = 1.5
 """`/readyz` tells of a database that hangs within 2 s."""
@@ -51,17 +66,32 @@ class Consumer:
         self._poll_s = news.poll_s
         self._news = news.subscribe({topic for _, topic in definition.subscriptions})
         self._wanted = {registry.name_of(handler.message) for handler in definition.handlers}
-        self._positions: dict[tuple[str, str, int], int] = {}
+        self._positions: dict[Where, int] = {}
+        self._epochs: dict[Where, int] = {}
+        self._look_at = 0.0
+        self._gaps: dict[Where, float] = {}
         self._held: frozenset[int] = frozenset()
         self._stale = True
         self._ahead: asyncio.Task[Sequence[Recorded]] | None = None
+        self._stopped: dict[str, str] = {}
         self.unknown_types: set[str] = set()
         self.reachable = True
 
     @property
-    def positions(self) -> dict[tuple[str, str, int], int]:
+    def positions(self) -> dict[Where, int]:
         """Where this copy stands, per (source, topic, partition)."""
         return self._positions
+
+    def problems(self) -> list[str]:
+        """What a person must know about: each is a reason not to be ready."""
+        found = [self._stopped[source] for source in sorted(self._stopped)]
+        if self.unknown_types:
+            found.append(f"parked: this build does not know {sorted(self.unknown_types)}")
+        if self._gaps:
+            source, topic, partition = where = min(self._gaps)
+            after = self._positions.get(where, 0)
+            found.append(f"a row is missing after {after} of {topic}/{partition} from {source}")
+        return found
 
     def wake(self) -> None:
         """Look again now: the share of partitions changed."""
@@ -83,6 +113,8 @@ class Consumer:
                 if self.reachable:
                     log.warning("bus.away", service=self._definition.name, error=str(away))
                 self.reachable = False
+                # What answers again may be another database than the one that went away.
+                self._look_at = 0.0
                 more = False
             except Fenced:
                 self._stale = True
@@ -95,6 +127,8 @@ class Consumer:
         if self._stale or owned != self._held:
             await self._drop_ahead()
             await self._read_cursors(owned)
+        if self._clock.monotonic() >= self._look_at:
+            await self._look()
         if not self._positions:
             return False
         rows = await self._next_rows()
@@ -109,15 +143,21 @@ class Consumer:
 
     async def _next_rows(self) -> Sequence[Recorded]:
         if self._ahead is None:
-            return await self._bus.fetch(self._positions, count_max=BATCH_MAX)
+            return await self._bus.fetch(self._readable(), count_max=BATCH_MAX)
         ahead, self._ahead = self._ahead, None
         return await ahead
+
+    def _readable(self) -> dict[Where, int]:
+        """The positions to read from, but for those at rest: what lies past a gap must not fill
+        every batch."""
+        now = self._clock.monotonic()
+        return {w: seq for w, seq in self._positions.items() if self._gaps.get(w, now) <= now}
 
     def _read_ahead(self, inputs: Sequence[Input]) -> None:
         """Fetch what follows these inputs while they are committed: full batches come in a row,
         and the next should wait for the stepper, not the stepper for it. They are looked at
         (order, repeats, parked keys) only when these are through."""
-        after = {**self._positions, **_reached(inputs)}
+        after = {**self._readable(), **_reached(inputs)}
         self._ahead = asyncio.create_task(self._bus.fetch(after, count_max=BATCH_MAX))
 
     async def _drop_ahead(self) -> None:
@@ -128,17 +168,46 @@ class Consumer:
 
     async def _read_cursors(self, owned: frozenset[int]) -> None:
         cursors = await self._store.cursors()
+        parked = await self._store.parked()
+        # In the order of seq per topic: the first of a key is the last that is put in here.
         self._stepper.parked_keys = {
-            (parked.source, parked.topic, parked.key) for parked in await self._store.parked()
+            (each.source, each.topic, each.key): each.seq for each in reversed(parked)
         }
+        self.unknown_types = _unknown_types(parked)
         self._positions = {
             (source, topic, partition): cursors.get((source, topic, partition), (0, 0))[1]
             for source, topic in self._definition.subscriptions
             for partition in range(PARTITIONS)
-            if partition in owned
+            if partition in owned and source not in self._stopped
         }
+        self._epochs = {where: epoch for where, (epoch, _) in cursors.items()}
+        self._gaps.clear()
+        self._look_at = 0.0
         self._held = owned
         self._stale = False
+
+    async def _look(self) -> None:
+        """Stop reading each source whose log is not the one that our cursors are of."""
+        heads = await self._bus.heads(self._positions)
+        for where, (epoch, seq) in heads.items():
+            if where[0] in self._stopped:
+                continue
+            before = self._positions.get(where, 0)
+            known = self._epochs.get(where, epoch) if before else epoch
+            if epoch != known:
+                self._stop_reading(where, f"is of epoch {epoch}, our cursor of {known}")
+            elif seq < before:
+                self._stop_reading(where, f"ends at {seq}, our cursor is at {before}")
+        self._look_at = self._clock.monotonic() + LOOK_S
+
+    def _stop_reading(self, where: Where, why: str) -> None:
+        source, topic, partition = where
+        self._stopped[source] = (
+            f"stopped reading {source}: its log was restored ({topic}/{partition} {why});"
+            f" restore {self._definition.name} to the same moment, then start it again"
+        )
+        log.error("bus.restored", service=self._definition.name, reason=self._stopped[source])
+        self._positions = {w: seq for w, seq in self._positions.items() if w[0] != source}
 
     def _inputs(self, rows: Sequence[Recorded]) -> list[Input]:
         """Rows that apply, in order; repeats are dropped, a gap stops its partition."""
@@ -147,24 +216,32 @@ class Consumer:
         for row in rows:
             where = (row.source, row.topic, row.partition)
             if row.seq != reached.get(where, row.seq) + 1:
+                if row.seq > reached.get(where, row.seq):
+                    self._gaps[where] = self._clock.monotonic() + GAP_REST_S
+                continue
+            if row.epoch != self._epochs.setdefault(where, row.epoch):
+                self._look_at = 0.0
                 continue
             reached[where] = row.seq
+            self._gaps.pop(where, None)
             inputs.append(self._input(row))
         return inputs
 
     def _input(self, row: Recorded) -> Input:
         position = (row.source, row.epoch, row.topic, row.partition, row.seq)
         if (row.source, row.topic, key_of(row.stream)) in self._stepper.parked_keys:
-            return self._parked(row, position, "waits behind an earlier message of its key")
+            return self._parked(row, position, BEHIND)
         try:
             if row.type not in self._wanted:
                 registry.struct_of(row.type)
                 return Input(position=position)
             body = registry.decode(row.type, row.schema_version, row.data)
-        except registry.UnknownType as unknown:
-            self.unknown_types.add(row.type)
-            self._stepper.parked_keys.add((row.source, row.topic, key_of(row.stream)))
-            return self._parked(row, position, str(unknown))
+        except registry.UnknownType:
+            self.unknown_types.add(f"{row.type} version {row.schema_version}")
+            reason = f"{UNKNOWN}{row.type} version {row.schema_version}"
+            return self._first_parked(row, position, reason)
+        except msgspec.MsgspecError as unreadable:
+            return self._first_parked(row, position, f"{row.type} cannot be read: {unreadable}")
         received = Received(
             body=body,
             meta=row.meta,
@@ -173,6 +250,13 @@ class Consumer:
             stream=row.stream,
         )
         return Input(received=received, position=position)
+
+    def _first_parked(
+        self, row: Recorded, position: tuple[str, int, str, int, int], reason: str
+    ) -> Input:
+        self._stepper.parked_keys[row.source, row.topic, key_of(row.stream)] = row.seq
+        log.error("bus.parked", service=self._definition.name, stream=row.stream, reason=reason)
+        return self._parked(row, position, reason)
 
     def _parked(
         self, row: Recorded, position: tuple[str, int, str, int, int], reason: str
@@ -186,7 +270,17 @@ class Consumer:
             return await self._bus.lag(self._positions)
 
 
-def _reached(inputs: Sequence[Input]) -> dict[tuple[str, str, int], int]:
+def _unknown_types(parked: Sequence[Parked]) -> set[str]:
+    """Types (with versions) that messages were parked for and that this build cannot read."""
+    unknown = set()
+    for reason in {each.reason for each in parked if each.reason.startswith(UNKNOWN)}:
+        name, _, version = reason.removeprefix(UNKNOWN).partition(" version ")
+        if not registry.knows(name, int(version)):
+            unknown.add(reason.removeprefix(UNKNOWN))
+    return unknown
+
+
+def _reached(inputs: Sequence[Input]) -> dict[Where, int]:
     """Where a consumer stands after inputs, for the partitions they are of."""
     reached = {}
     for each in inputs:

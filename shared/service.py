@@ -159,8 +159,8 @@ class Service:
         """What keeps this copy from being ready, or ""."""
         if not self.stepper.reachable:
             return "the database does not answer"
-        if self.consumer.unknown_types:
-            return f"parked: this build does not know {sorted(self.consumer.unknown_types)}"
+        if problems := self.consumer.problems():
+            return "; ".join(problems)
         try:
             lag = await self.consumer.lag()
         except (Transient, TimeoutError) as away:

@@ -42,6 +42,12 @@ BATCH_MAX = 500
 ATTEMPTS_MAX = 8
 """Conflicts in a row after which a batch is halved: another copy is busy on the same streams."""
 
+ALONE_ATTEMPTS_MAX = 50
+CONFLICT_PAUSE_S = 0.02
+"""A single input loses to other copies by chance, never for good: so many times would be a bug."""
+
+BEHIND = "waits behind an earlier message of its key"
+
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 SET_ASIDE_S = 60.0
 REASON_CHARS_MAX = 500
@@ -76,7 +82,8 @@ class Stepper:
         self._waiting: deque[_Group] = deque()
         self._news = asyncio.Event()
         self.cache = StateCache(definition)
-        self.parked_keys: set[tuple[str, str, str]] = set()
+        self.parked_keys: dict[tuple[str, str, str], int] = {}
+        """(source, topic, key) → seq of the first message of it that was set aside."""
         self.reachable = True
         self.count: Callable[[int], None] = _count_nothing
 
@@ -138,25 +145,35 @@ class Stepper:
                 group.done.set_result(None)
 
     async def _commit_alone(self, group: _Group) -> None:
-        for _ in range(ATTEMPTS_MAX):
+        for attempt in range(ALONE_ATTEMPTS_MAX):
             try:
                 await self._try(group.inputs)
-            except Conflict:
+            except Conflict as moved:
+                await self._yield_to_others(moved, attempt)
                 continue
             except SeawallError as refused:
                 _fail(group, refused)
                 return
-            break
-        if not group.done.done():
-            group.done.set_result(None)
+            if not group.done.done():
+                group.done.set_result(None)
+            return
+        _fail(group, Transient("commit a fact: other copies keep its stream busy", code="busy"))
+
+    async def _yield_to_others(self, moved: Conflict, attempt: int) -> None:
+        """Before another try: none at first; later a pause, so that the others get through."""
+        log.debug("step.conflict", streams=len(moved.streams), attempt=attempt)
+        if attempt >= ATTEMPTS_MAX:
+            await asyncio.sleep(CONFLICT_PAUSE_S)
 
     async def _commit(self, inputs: list[Input]) -> None:
         """Commit one batch, halving it where one input spoils it for the others."""
-        for attempt in range(ATTEMPTS_MAX):
+        if self.parked_keys:
+            inputs = [self._behind_parked(each) for each in inputs]
+        for attempt in range(ATTEMPTS_MAX if len(inputs) > 1 else ALONE_ATTEMPTS_MAX):
             try:
                 await self._try(inputs)
             except Conflict as moved:
-                log.debug("step.conflict", streams=len(moved.streams), attempt=attempt)
+                await self._yield_to_others(moved, attempt)
                 continue
             except Fenced as lost:
                 if lost.what == "cursor":
@@ -186,6 +203,19 @@ class Stepper:
         middle = len(inputs) // 2
         await self._commit(inputs[:middle])
         await self._commit(inputs[middle:])
+
+    def _behind_parked(self, each: Input) -> Input:
+        """The input, parked if an earlier message of its key was: perhaps in this very batch."""
+        if each.position is None or each.received is None:
+            return each
+        source, _, topic, _, seq = each.position
+        stream = each.received.stream
+        first = self.parked_keys.get((source, topic, key_of(stream)))
+        if first is None or seq < first:
+            return each
+        at = self._clock.now()
+        parked = park(each.position, stream, reason=BEHIND, at=at)
+        return msgspec.structs.replace(each, received=None, parked=parked)
 
     async def _try(self, inputs: Sequence[Input]) -> None:
         folder = Folder(self._definition, self.cache, self._handlers)
@@ -281,7 +311,7 @@ class Stepper:
         reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
         if each.position is not None and each.received is not None:
             parked = park(each.position, each.received.stream, reason=reason, at=now)
-            self.parked_keys.add((parked.source, parked.topic, parked.key))
+            self.parked_keys[parked.source, parked.topic, parked.key] = parked.seq
             each = msgspec.structs.replace(each, parked=parked)
         if each.settled is not None:
             put_back = msgspec.structs.replace(each.settled, requeue_at=later, keep=False)
@@ -289,7 +319,13 @@ class Stepper:
         step = Folder(self._definition, self.cache, self._handlers).skip(each)
         if each.fired is not None:
             step = msgspec.structs.replace(step, timers=[_set_again(each.fired, later)])
-        await self._write(step)
+        try:
+            await self._write(step)
+        except Fenced as lost:
+            if lost.what == "cursor":
+                raise
+            # Not ours any more: whoever has it now decides what becomes of it.
+            log.info("step.set-aside-elsewhere", error=str(lost))
 
 
 def park(

@@ -28,6 +28,16 @@ class MemoryBus:
                 rows += await store.read(topic, after, count_max=count_max - len(rows))
         return rows
 
+    async def heads(self, positions: Positions) -> Mapping[tuple[str, str, int], tuple[int, int]]:
+        """(epoch, last seq) of each position whose source is there."""
+        found: dict[tuple[str, str, int], tuple[int, int]] = {}
+        for source, store in self._stores.items():
+            wanted = [where for where in positions if where[0] == source]
+            heads = await store.heads({topic for _, topic, _ in wanted})
+            for where in wanted:
+                found[where] = (store.epoch, heads.get(where[1:], 0))
+        return found
+
     async def lag(self, positions: Positions) -> int:
         """How many rows wait past the positions."""
         lag = 0

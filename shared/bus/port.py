@@ -27,5 +27,12 @@ class Bus(Protocol):
         Raises Transient when the bus cannot be reached.
         """
 
+    async def heads(self, positions: Positions) -> Mapping[tuple[str, str, int], tuple[int, int]]:
+        """(epoch, last seq) of each of `positions` whose source is there; seq 0 where empty.
+
+        A reader whose cursor is past a head, or of another epoch, must not go on: the log was
+        restored, and the same seq may stand for another row now. Raises Transient.
+        """
+
     async def lag(self, positions: Positions) -> int:
         """How many rows are past `positions`, for health and metrics."""

@@ -7,7 +7,7 @@ relay's work is done by the log itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -18,6 +18,10 @@ from shared.codec import decode_meta
 from shared.postgres import translated
 
 READ_TIMEOUT_S = 10.0
+
+EPOCHS = """
+SELECT '{schema}' AS source, epoch FROM "{schema}".epoch
+"""
 
 HEADS = """
 SELECT '{schema}' AS source, topic, partition, seq, (SELECT epoch FROM "{schema}".epoch) AS epoch
@@ -43,6 +47,7 @@ class PostgresBus:
     def __init__(self, pool: asyncpg.Pool[Any], *, sources: Sequence[str]) -> None:
         self._pool = pool
         self._heads = " UNION ALL ".join(HEADS.format(schema=source) for source in sources)
+        self._epochs = " UNION ALL ".join(EPOCHS.format(schema=source) for source in sources)
 
     async def fetch(self, positions: Positions, *, count_max: int) -> Sequence[Recorded]:
         """Rows past the positions; see the port. Reads only partitions that have news."""
@@ -53,6 +58,21 @@ class PostgresBus:
                 break
             rows += await self._read(source, epoch, wanted, count_max - len(rows))
         return rows
+
+    async def heads(self, positions: Positions) -> Mapping[tuple[str, str, int], tuple[int, int]]:
+        """(epoch, last seq) of each position whose source is there."""
+        with translated("read the epochs of the logs"):
+            rows = await self._pool.fetch(self._epochs, timeout=READ_TIMEOUT_S)
+        epochs = {row["source"]: row["epoch"] for row in rows}
+        heads = {
+            (row["source"], row["topic"], row["partition"]): (row["epoch"], row["seq"])
+            for row in await self._head_rows(positions)
+        }
+        return {
+            where: heads.get(where, (epochs[where[0]], 0))
+            for where in positions
+            if where[0] in epochs
+        }
 
     async def lag(self, positions: Positions) -> int:
         """How many rows wait past the positions."""
