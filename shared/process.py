@@ -7,6 +7,7 @@ Owns settings, news, health, metrics and pools. Which services run is the caller
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ QUICK_RETURN_KINDS = ("run-script", "transfer")
 """Kinds whose slots return at once after a worker's death (architecture.md §3)."""
 
 STOP_S_MAX = 10.0
+GC_THRESHOLD = 50_000
 
 
 class Part(Protocol):
@@ -156,6 +158,10 @@ async def serve(process: Process, parts: Sequence[Part]) -> None:
 def start(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     """Run `main` on the fast loop with logs set up."""
     configure_logs(settings.log_level)
+    # Folded states live long and hold no cycles: looking at all of them every few hundred new
+    # objects cost a third of the time of a fold.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     uvloop.run(main)
 
 
