@@ -314,6 +314,31 @@ class CursorContract:
         assert await seqs(store, OTHER, P_A) == [1]
 
 
+class ReadContract:
+    async def test_a_step_may_rest_on_streams_it_does_not_move(self, store: EventStore) -> None:
+        await append(store, *events(A, [1, 2]))
+        await store.commit(Step(rows=[event(B, 1)], read=[(A, 2), (C, 0)]))
+        assert await versions(store, B) == [1]
+
+    async def test_a_stream_read_that_moved_on_is_a_conflict_even_where_nothing_is_appended(
+        self, store: EventStore
+    ) -> None:
+        await append(store, *events(A, [1, 2]), event(C, 1))
+        for stale in ((A, 1), (A, 0), (A, 3), (C, 0)):
+            with pytest.raises(Conflict) as conflict:
+                await store.commit(Step(cursors=[cursor(0, 4)], read=[(B, 0), stale]))
+            assert conflict.value.streams == (stale[0],)
+        assert await store.cursors() == {}
+        await store.commit(Step(cursors=[cursor(0, 4)], read=[(A, 2), (B, 0), (C, 1)]))
+
+    async def test_every_stale_reading_is_named(self, store: EventStore) -> None:
+        await append(store, *events(A, [1, 2]), event(B, 1), event(C, 1))
+        with pytest.raises(Conflict) as conflict:
+            await store.commit(Step(rows=[message("a")], read=[(A, 1), (B, 1), (C, 0)]))
+        assert set(conflict.value.streams) == {A, C}
+        assert await seqs(store, OTHER, P_A) == []
+
+
 class TimerContract:
     async def test_a_due_timer_is_given_as_it_was_set(self, store: EventStore) -> None:
         await store.commit(Step(timers=[timer(A)]))
@@ -532,7 +557,7 @@ class PartitionContract:
 
 
 class StoreContract(
-    LogContract, LoadContract, CursorContract, TimerContract, ReservationContract,
+    LogContract, LoadContract, CursorContract, ReadContract, TimerContract, ReservationContract,
     ParkedContract, BlobContract, PartitionContract,
 ):  # fmt: skip
     """All of it."""
