@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from services.cli.commands import alerts, checkpoints, jobs, lab, plans, sites, status
-from services.cli.up import up as run_up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +32,9 @@ def up(
     services: Annotated[str, typer.Option(help="some of them, as scheduler,replicator")] = "",
 ) -> None:
     """Run the control plane in this terminal until Ctrl-C."""
+    # The services and their libraries take half a second to import: only this command needs them.
+    from services.cli.up import up as run_up
+
     raise typer.Exit(run_up([name for name in services.split(",") if name]))
 
 

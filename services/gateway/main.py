@@ -19,6 +19,7 @@ from services.gateway.queries import Queries
 from services.gateway.routes import jobs, lists, plans, sites, stream
 from shared.errors import Refused
 from shared.process import Process
+from shared.settings import Settings
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
 HEADER_BYTES_MAX = 16 * 1024
@@ -76,6 +77,11 @@ def _listen(host: str, port: int) -> socket.socket:
             code="port-in-use",
         ) from error
     return listening
+
+
+def check_port(settings: Settings) -> None:
+    """Raise Refused where the gateway's port is in use, before anything is begun for it."""
+    _listen(settings.host, settings.port).close()
 
 
 def application_for(process: Process, gateway: Gateway, token: str) -> web.Application:

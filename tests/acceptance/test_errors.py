@@ -199,6 +199,7 @@ def test_a_site_folder_that_vanishes_mid_transfer_is_named_and_comes_back(sites:
     assert sites.apply("db").status == 200
     run = sites.plane.command(f"/v1/plans/{sites.name}/run").body["id"]
     wait_until(lambda: bool(sites.staged()), "the transfer has begun")
+    wait_until(lambda: bool(sites.plane.job(run)["children"]), "the iteration is shown")
     child = sites.plane.job(run)["children"][0]
     away = sites.west.rename(sites.west.with_name("away"))
 
@@ -305,8 +306,7 @@ def test_a_used_port_is_exit_3_and_leaves_no_database_behind(
         home = tmp_path / "other"
         answer = plane.say("up", SEAWALL_HOME=str(home), SEAWALL_PORT=port)
     said(answer, 3, port, "SEAWALL_PORT")
-    assert not (home / "endpoint").exists()
-    assert not (home / "postgres" / "postmaster.pid").exists()
+    assert [path.name for path in home.iterdir()] == ["seawall.lock"]
 
 
 def test_a_second_up_on_the_same_home_is_exit_3_and_harms_nothing(plane: ControlPlane) -> None:
