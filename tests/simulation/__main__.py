@@ -20,7 +20,11 @@ from tests.simulation import main as whole
 from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
 
-KINDS: Final[dict[str, Callable[[int], Verdict]]] = {"counter": counter.run, "main": whole.run}
+KINDS: Final[dict[str, Callable[[int], Verdict]]] = {
+    "counter": counter.run,
+    "main": whole.run,
+    "recovery": whole.run_recoveries,
+}
 REPLAY_S_MAX: Final = 3600.0
 BROKEN_SHOWN_MAX: Final = 12
 

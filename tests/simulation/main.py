@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final
+from collections import Counter
+from typing import Any, Final
 
 from schemas.recovery import CleanupFinished, RecoveryFinished
 from schemas.replicator import CheckpointFinished, IterationFinished
 from shared.testing.virtual import run_virtual
 from tests.simulation.chaos import Chaos, Harshness
+from tests.simulation.facts import Facts
 from tests.simulation.judgement import judge
 from tests.simulation.plane import Plane
-from tests.simulation.plans import Temper, random_shape, random_temper
+from tests.simulation.plans import ACTS, RECOVERY_ACTS, Temper, random_shape, random_temper
 from tests.simulation.story import Story
 from tests.simulation.verdict import Verdict
 
@@ -26,10 +28,17 @@ COUNTED: Final = {
 
 
 async def simulate(seed: int) -> Verdict:
-    """One whole random world, judged. Inside `run_virtual`."""
+    """A world in which everything is done. Inside `run_virtual`."""
     chance = random.Random(f"{seed}/main")
-    temper = random_temper(chance)
-    return await live(seed, chance, temper, steps=chance.randint(4, 16), kind="main")
+    temper = random_temper(chance, acts=ACTS)
+    return await live(seed, chance, temper, steps=chance.randint(6, 24), kind="main")
+
+
+async def simulate_recoveries(seed: int) -> Verdict:
+    """A world of recoveries and cleanups, one upon the other. Inside `run_virtual`."""
+    chance = random.Random(f"{seed}/recovery")
+    temper = random_temper(chance, acts=RECOVERY_ACTS)
+    return await live(seed, chance, temper, steps=chance.randint(10, 30), kind="recovery")
 
 
 async def live(
@@ -49,6 +58,8 @@ async def _live(
     loop = asyncio.get_running_loop()
     guests = loop.create_task(story.write(), context=world.outside)
     await story.begin()
+    if kind == "recovery":
+        await story.copied()
     world.let_calls_fail(failing=True)
     harsh = Harshness(fault_share_max=0.05 if temper.faults else 0.0)
     chaos = Chaos(world, world.chance("chaos"), names=world.names, harshness=harsh)
@@ -66,15 +77,22 @@ async def _live(
     verdict.facts = {
         "minutes": round(loop.time() / 60),
         "calls": sum(map(len, journals)),
-        "jobs": sum(
-            len(story.facts.by_type.get(k, ()))
-            for k in story.facts.by_type
-            if k.__name__.endswith("Finished")
-        ),
+        **{name: _states(story.facts, kind) for name, kind in COUNTED.items()},
     }
     return verdict
+
+
+def _states(facts: Facts, kind: type[Any]) -> str:
+    """How many ended in which state, by their first letters."""
+    states = Counter(end.state[0] for _, end in facts.of(kind))
+    return "+".join(f"{count}{letter}" for letter, count in sorted(states.items())) or "0"
 
 
 def run(seed: int) -> Verdict:
     """One seed's world."""
     return run_virtual(simulate(seed))
+
+
+def run_recoveries(seed: int) -> Verdict:
+    """One seed's world of recoveries."""
+    return run_virtual(simulate_recoveries(seed))

@@ -50,6 +50,20 @@ RATES: Final = (
     "PutBlock",
 )
 DISKS_MAX: Final = 3
+ACTS: Final = {
+    "recover": 5,
+    "clean": 4,
+    "run": 1,
+    "checkpoint": 1,
+    "change-checkpoint": 1,
+    "cancel": 2,
+    "stop": 1,
+    "apply": 1,
+    "reset": 1,
+    "prioritise": 1,
+    "nonsense": 1,
+}
+RECOVERY_ACTS: Final = {"recover": 6, "clean": 5, "cancel": 1, "checkpoint": 1, "apply": 1}
 
 
 class Temper(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,16 +74,18 @@ class Temper(msgspec.Struct, frozen=True, kw_only=True):
     quotas: bool = True
     scripts: bool = True
     failing_guests: bool = True
+    acts: dict[str, int]
 
 
-def random_temper(chance: random.Random) -> Temper:
-    """One of the tempers."""
+def random_temper(chance: random.Random, *, acts: dict[str, int]) -> Temper:
+    """One of the tempers; `acts` are the weights of what people do."""
     return Temper(
         vms_max=chance.choice((1, 3, 6, 12)),
         faults=chance.random() < 0.5,
         quotas=chance.random() < 0.5,
         scripts=chance.random() < 0.7,
         failing_guests=chance.random() < 0.5,
+        acts=acts,
     )
 
 

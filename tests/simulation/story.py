@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -98,6 +99,15 @@ class Story:
             await asyncio.sleep(1.0)
         return False
 
+    async def copied(self, *, within_s: float = 600.0) -> None:
+        """Wait until every VM has a copy, or so long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        count = sum(len(plan.vms) for plan in self.plans.values())
+        current = self._world.sites["west"].current
+        while loop.time() < deadline and len(current) < count:  # noqa: ASYNC110 - other tasks
+            await asyncio.sleep(5.0)
+
     # The day.
 
     async def go_on(self, *, steps: int, pause_s: float) -> None:
@@ -108,41 +118,41 @@ class Story:
             await self._act(self._chance.choice(sorted(self.plans)))
 
     async def _act(self, plan: str) -> None:
-        chance = self._chance
-        match chance.randrange(16):
-            case 0 | 1 | 2 | 3:
-                await self._recover(plan)
-            case 4 | 5:
-                await self._clean(every=False)
-            case 6:
-                job = self._job("replication-run", plan)
-                await self._ask("scheduler", plan, sch.RunPlan, new=job, plan=plan)
-            case 7:
-                job = self._job("checkpoint", plan)
-                preserved = chance.random() < 0.3
-                await self._ask(
-                    "scheduler", plan, sch.CreateCheckpoint,
-                    new=job, plan=plan, preserved=preserved,
-                )  # fmt: skip
-            case 8:
-                await self._change_checkpoint(plan)
-            case 9 | 10:
-                await self._cancel()
-            case 11:
-                await self._stop_and_start(plan)
-            case 12:
-                vms = [vm.name for vm in self.plans[plan].vms]
-                await self._apply(plan, vms)
-            case 13:
-                vm = chance.choice(self.plans[plan].vms).name
-                await self._ask("scheduler", plan, sch.ResetVm, plan=plan, vm=vm)
-            case 14:
-                await self._ask(
-                    "scheduler", plan, sch.PrioritisePlan,
-                    plan=plan, priority=chance.randint(1, 5),
-                )  # fmt: skip
-            case _:
-                await self._nonsense()
+        acts: dict[str, Callable[[str], Awaitable[object]]] = {
+            "recover": self._recover,
+            "clean": lambda _: self._clean(every=False),
+            "run": self._run,
+            "checkpoint": self._checkpoint,
+            "change-checkpoint": self._change_checkpoint,
+            "cancel": lambda _: self._cancel(),
+            "stop": self._stop_and_start,
+            "apply": lambda plan: self._apply(plan, [vm.name for vm in self.plans[plan].vms]),
+            "reset": self._reset,
+            "prioritise": self._prioritise,
+            "nonsense": lambda _: self._nonsense(),
+        }
+        weights = [self._temper.acts.get(name, 0) for name in acts]
+        (name,) = self._chance.choices(list(acts), weights)
+        await acts[name](plan)
+
+    async def _run(self, plan: str) -> None:
+        job = self._job("replication-run", plan)
+        await self._ask("scheduler", plan, sch.RunPlan, new=job, plan=plan)
+
+    async def _checkpoint(self, plan: str) -> None:
+        preserved = self._chance.random() < 0.3
+        job = self._job("checkpoint", plan)
+        await self._ask(
+            "scheduler", plan, sch.CreateCheckpoint, new=job, plan=plan, preserved=preserved
+        )
+
+    async def _reset(self, plan: str) -> None:
+        vm = self._chance.choice(self.plans[plan].vms).name
+        await self._ask("scheduler", plan, sch.ResetVm, plan=plan, vm=vm)
+
+    async def _prioritise(self, plan: str) -> None:
+        priority = self._chance.randint(1, 5)
+        await self._ask("scheduler", plan, sch.PrioritisePlan, plan=plan, priority=priority)
 
     async def _recover(self, plan: str) -> None:
         chance = self._chance
