@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -110,7 +111,7 @@ class Process:
             bus=PostgresBus(pool, sources=sources),
             clock=self.clock,
             news=self.news,
-            copy_id=f"{definition.name}-{os.getpid()}-{id(definition):x}",
+            copy_id=f"{definition.name}-{os.getpid()}-{secrets.token_hex(4)}",
             lease_s=self.settings.lease_s,
         )
         built.register(self.health, self.metrics)

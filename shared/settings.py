@@ -40,10 +40,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment. Raises Permanent naming the variable that is wrong."""
     env = os.environ if environ is None else environ
     bus = env.get("SEAWALL_BUS", "postgres")
-    if bus not in ("postgres", "memory"):
+    if bus != "postgres":
         raise Permanent(
             f"SEAWALL_BUS is {bus!r}",
-            remedy="this build has the buses postgres and memory; leave it unset for postgres",
+            remedy="this build has the bus postgres; unset SEAWALL_BUS",
         )
     health = env.get("SEAWALL_HEALTH_PORT", "")
     return Settings(

@@ -175,7 +175,7 @@ class LeaseKeeper:
 
         await self._persist(lease)
         self._standing.set()
-        log.info("lease.begun", worker=settings.name, lease_no=self.lease.number)
+        log.debug("lease.begun", worker=settings.name, lease_no=self.lease.number)
 
     async def _persist(self, call: Callable[[], Awaitable[None]]) -> None:
         failures = 0

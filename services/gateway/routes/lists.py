@@ -10,6 +10,7 @@ from schemas import units
 from services.gateway.context import answer, gateway_of, stand_at
 from services.gateway.problems import Invalid
 from services.gateway.queries import LISTINGS, Page
+from shared.effects.port import Budget
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
@@ -59,6 +60,14 @@ def _moment(request: web.Request, name: str) -> dt.datetime | None:
         raise Invalid(f"{name}: found {value!r}", remedy=f"allowed: {error.allowed}") from error
 
 
+OPEN_FROM = 1e9
+"""A limit from here on is no limit: the site does not restrict that call."""
+
+
+def _is_open(budget: Budget) -> bool:
+    return max(budget.concurrent, budget.per_second) >= OPEN_FROM
+
+
 async def queue(request: web.Request) -> web.Response:
     """GET /v1/queue: ready and running work in order, and the budgets as they stand."""
     gateway = gateway_of(request)
@@ -93,6 +102,7 @@ async def queue(request: web.Request) -> web.Response:
             "tokens": round(each.tokens, 3),
         }
         for each in budgets
+        if not _is_open(each.budget)
     ]
     as_of = await gateway.queries.as_of()
     return answer({"items": items, "next": None, "as_of": as_of, "budgets": limits})

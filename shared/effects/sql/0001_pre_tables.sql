@@ -64,7 +64,10 @@ create index lane_budgets_budget on lane_budgets (budget_id, lane_id);
 -- its worker dies. `attempt`: failures committed so far. `claim_no` rises with every claim of any
 -- worker: of two claims of one effect or disk, the later has the higher one (lease numbers do not
 -- tell, since two live workers have one each).
+-- A new database begins above every number that an earlier one can have left at a target, which
+-- refuses lower ones: nobody claims a thousand times a second for ever.
 create sequence claim_numbers;
+select setval('claim_numbers', (extract(epoch from clock_timestamp()) * 1000)::bigint);
 create table effects (
     effect_id        text collate "C" primary key,
     lane_id          int not null,
