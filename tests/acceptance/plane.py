@@ -57,11 +57,14 @@ class Plane:
         self._environment["SEAWALL_DATABASE_URL"] = self.postgres.start()
         return self
 
-    def start(self, name: str, *, kill_after: str = "") -> None:
-        """Start one service; `kill_after` arms it (tests/acceptance/service.py)."""
+    def start(self, name: str, *, kill_after: str = "", label: str = "") -> None:
+        """Start one service; `kill_after` arms it (tests/acceptance/service.py).
+
+        A further copy of a service that runs needs a `label` of its own.
+        """
         environment = {**self._environment, "SEAWALL_KILL_AFTER": kill_after}
         with self.log.open("ab") as log:
-            self.processes[name] = subprocess.Popen(
+            self.processes[label or name] = subprocess.Popen(
                 [sys.executable, "-m", "tests.acceptance.service", name],
                 env=environment,
                 stdout=log,
@@ -85,6 +88,10 @@ class Plane:
         for name in names:
             self.processes[name].wait()
 
+    def signal(self, label: str, number: signal.Signals) -> None:
+        """Send a running service a signal."""
+        self.processes[label].send_signal(number)
+
     def ready(self) -> bool:
         """Whether the gateway says so."""
         try:
@@ -107,6 +114,7 @@ class Plane:
     def __exit__(self, *failure: object) -> None:
         for name in self.running():
             self.processes[name].send_signal(signal.SIGTERM)
+            self.processes[name].send_signal(signal.SIGCONT)
         for process in self.processes.values():
             try:
                 process.wait(timeout=12)
