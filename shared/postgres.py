@@ -75,7 +75,7 @@ class Pool(asyncpg.Pool):
         """A connection to give back with `give`."""
         while self._kept:
             connection = self._kept.pop()
-            if not connection.is_closed():
+            if not _is_dead(connection):
                 return connection
             await self.release(connection)
         return await self.acquire(timeout=timeout_s)
@@ -102,6 +102,14 @@ class Pool(asyncpg.Pool):
         while self._kept:
             await self.release(self._kept.pop())
         await super().close()
+
+
+def _is_dead(connection: PoolConnectionProxy) -> bool:
+    """Whether a kept connection was lost; asyncpg has then taken it from its proxy, too."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 class Loan:

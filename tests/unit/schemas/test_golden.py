@@ -11,7 +11,13 @@ from schemas import registry
 from tests.unit.schemas import golden
 
 golden.import_all()
-CURRENT = [(name, registry.version_of(registry.struct_of(name))) for name in registry.names()]
+PUBLISHED = {name: registry.struct_of(name) for name in registry.names()}
+# Tests publish types of their own; only the language is promised.
+CURRENT = [
+    (name, registry.version_of(struct))
+    for name, struct in PUBLISHED.items()
+    if struct.__module__.partition(".")[0] == "schemas"
+]
 FILES = sorted(golden.FOLDER.glob("*.json"))
 
 
