@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -111,11 +112,15 @@ class Service:
         self._beside.append(task)
 
     async def read_states(self, streams: Sequence[str]) -> Mapping[str, Any]:
-        """Folded states as committed now; initial ones where nothing is known."""
+        """Folded states as committed now; initial ones where nothing is known.
+
+        Waits for a store that is away: who asks is an effect, and that must not cost an attempt.
+        """
         cache = StateCache(self._definition)
         wanted = dict.fromkeys(streams, 0)
         while wanted:
-            wanted = cache.absorb(await self.store.load(wanted))
+            load = partial(self.store.load, wanted)
+            wanted = cache.absorb(await self.stepper.patiently(load))
         found = {stream: cache.get(stream) for stream in streams}
         return {stream: cached.state for stream, cached in found.items() if cached is not None}
 

@@ -259,14 +259,14 @@ class Stepper:
     async def _load(self, streams: Collection[str]) -> None:
         wanted = self.cache.known_versions(streams)
         while wanted:
-            loaded = await self._persist(partial(self._store.load, wanted))
+            loaded = await self.patiently(partial(self._store.load, wanted))
             wanted = self.cache.absorb(loaded)
 
     async def _write(self, step: Step) -> None:
-        await self._persist(partial(self._store.commit, step))
+        await self.patiently(partial(self._store.commit, step))
 
-    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call of the store while it is away; a step is never given up for that."""
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call of the store while it is away; nothing is ever given up for that."""
         tries = 0
         while True:
             try:

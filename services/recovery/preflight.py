@@ -20,7 +20,8 @@ from services.recovery.domain.vm_state import VmRecovery, post_script, pre_scrip
 from services.recovery.domain.work import instance_name
 from services.recovery.platform_work import Tools, copy_of_checkpoint
 from shared.effects.running import EffectRun
-from shared.errors import Permanent, Refused, SeawallError, Throttled
+from shared.errors import Permanent, Refused, SeawallError
+from shared.platforms.pacing import paced
 from shared.platforms.ports import CopyFacts, Platform
 from shared.secrets import SecretError
 
@@ -72,7 +73,7 @@ async def _copies(site: Platform, work: Preflight) -> tuple[dict[str, CopyFacts]
     if work.checkpoint == "latest":
         found = await _side_by_side([_current(site, plan=work.plan, vm=vm) for vm in names])
     else:
-        every = await _paced(lambda: site.target.list_checkpoints(plan=work.plan))
+        every = await paced(lambda: site.target.list_checkpoints(plan=work.plan))
         found = [copy_of_checkpoint(every, vm=vm, checkpoint=work.checkpoint) for vm in names]
     copies: dict[str, CopyFacts] = {}
     problems: list[Problem] = []
@@ -85,7 +86,7 @@ async def _copies(site: Platform, work: Preflight) -> tuple[dict[str, CopyFacts]
 
 
 def _current(site: Platform, *, plan: str, vm: str) -> Callable[[], Awaitable[CopyFacts | None]]:
-    return lambda: _paced(lambda: site.target.current(plan=plan, vm=vm))
+    return lambda: paced(lambda: site.target.current(plan=plan, vm=vm))
 
 
 def _no_copy(vm: str, checkpoint: str) -> Problem:
@@ -103,7 +104,7 @@ def _no_copy(vm: str, checkpoint: str) -> Problem:
 
 
 async def _site(site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]) -> list[Problem]:
-    facts = await _paced(site.inventory.check)
+    facts = await paced(site.inventory.check)
     problems: list[Problem] = []
     wanted = _disk_bytes(copies.values())
     if wanted > facts.capacity_free:
@@ -123,7 +124,7 @@ async def _site(site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
                 remedy=f"use one of: {', '.join(facts.networks)}",
             )
         )
-    instances = await _paced(site.compute.list_instances)
+    instances = await paced(site.compute.list_instances)
     taken = {each.name for each in instances if each.job != work.job}
     for member in work.members:
         name = instance_name(member.vm, job=work.job, mode=work.mode)
@@ -263,17 +264,3 @@ async def _side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         # One answer is enough to know what to do: the others are of the same site.
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-async def _paced(read: Callable[[], Awaitable[T]]) -> T:
-    """The answer of a read, waiting while the site asks for fewer calls.
-
-    Pacing, not retry: one preflight of many VMs makes more reads than a bucket holds, and
-    giving the whole effect back at each throttle would begin it anew for ever. Bounded by the
-    effect's own time limit.
-    """
-    while True:
-        try:
-            return await read()
-        except Throttled as throttled:
-            await asyncio.sleep(throttled.retry_after_s or 0.5)

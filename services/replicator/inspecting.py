@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,8 @@ from schemas.replicator import InspectSite
 from schemas.scheduler import SiteInspected
 from services.replicator.tools import Tools, within
 from shared.effects.running import EffectRun
-from shared.errors import Permanent, Refused, SeawallError, Throttled, Transient
+from shared.errors import Permanent, Refused, SeawallError, Transient
+from shared.platforms.pacing import paced
 from shared.platforms.ports import Platform, VmFacts
 
 PROBLEMS_MAX: Final = 50
@@ -37,8 +39,6 @@ async def inspect_site(tools: Tools, effect: EffectRun) -> SiteInspected:
             what=f"site {payload.site.site}",
             timeout_s=tools.settings.inspect_timeout_s,
         )
-    except Throttled:
-        raise
     except (Transient, Permanent, Refused) as error:
         # Not retried: who asked can ask again, and should hear now what is wrong.
         return msgspec.structs.replace(answer, problem=problem_of(error))
@@ -51,7 +51,7 @@ def problem_of(error: SeawallError) -> Problem:
 
 async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> SiteInspected:
     platform = tools.open_site(payload.site)
-    site = await platform.inventory.check()
+    site = await paced(platform.inventory.check)
     await tools.define_budgets(payload.site)
     facts: dict[str, Any] = {
         "platform": payload.site.platform,
@@ -93,7 +93,7 @@ async def _vms(
 
 async def _matching(platform: Platform, match: str) -> tuple[Sequence[VmFacts], list[Problem]]:
     try:
-        every = await platform.inventory.list_vms()
+        every = await paced(platform.inventory.list_vms)
     except (Permanent, Refused) as error:
         return (), [problem_of(error)]
     return [vm for vm in every if fnmatch.fnmatchcase(vm.name, match)], []
@@ -106,12 +106,12 @@ async def _named(
     problems: list[Problem] = []
     faulty: set[str] = set()
     try:
-        found = list(await platform.inventory.list_vms(names))
+        found = list(await paced(lambda: platform.inventory.list_vms(names)))
     except (Permanent, Refused):
         found = []
         for name in names:
             try:
-                found += await platform.inventory.list_vms([name])
+                found += await paced(partial(platform.inventory.list_vms, [name]))
             except (Permanent, Refused) as error:
                 problems.append(problem_of(error))
                 faulty.add(name)
@@ -122,7 +122,7 @@ async def _named(
 async def _other_names(platform: Platform) -> set[str]:
     """Names to suggest; none where the site has a VM that cannot be read."""
     try:
-        return {vm.name for vm in await platform.inventory.list_vms()}
+        return {vm.name for vm in await paced(platform.inventory.list_vms)}
     except Permanent:
         return set()
 

@@ -1,0 +1,48 @@
+"""An inspection ends at a site that allows few calls."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from schemas.replicator import InspectSite
+from schemas.scheduler import SiteInspected, SiteRef
+from services.replicator.inspecting import inspect_site
+from services.replicator.settings import ReplicatorSettings
+from shared.platforms.lab.settings import Quota, SiteSettings
+from shared.platforms.memory import MemoryPlatform, MemorySite, MemoryVm
+from shared.testing.virtual import run_virtual
+
+EAST = SiteRef(site="east", platform="memory", settings={})
+ONE_AT_A_TIME = SiteSettings(quotas={"DescribeInstances": Quota(burst=1, per_second=0.5)})
+
+
+async def inspected(site: MemorySite, payload: InspectSite) -> SiteInspected:
+    """What an inspection of the site answers."""
+
+    async def nothing(_: Any) -> None: ...
+
+    tools: Any = SimpleNamespace(
+        open_site=lambda _: MemoryPlatform(site),
+        define_budgets=nothing,
+        settings=ReplicatorSettings(),
+    )
+    effect: Any = SimpleNamespace(payload=payload)
+    return await inspect_site(tools, effect)
+
+
+def test_an_inspection_ends_though_the_site_allows_one_call_at_a_time() -> None:
+    site = MemorySite("east", settings=ONE_AT_A_TIME)
+    site.add_vm(MemoryVm("db", {"sda": bytes(4096)}))
+    asked = InspectSite(request="c1", site=EAST, for_stream="site:east", vms=("db", "app"))
+    answer = run_virtual(inspected(site, asked))
+    assert (answer.vms, answer.problem) == (("db",), None)
+    assert [problem.code for problem in answer.vm_problems] == ["no-such-vm"]
+
+
+def test_an_inspection_that_takes_too_long_says_so() -> None:
+    never = SiteSettings(quotas={"DescribeInstances": Quota(burst=1, per_second=0.001)})
+    asked = InspectSite(request="c1", site=EAST, for_stream="site:east", vms=("db",))
+    answer = run_virtual(inspected(MemorySite("east", settings=never), asked))
+    assert answer.problem is not None
+    assert answer.problem.code == "timed-out"
