@@ -16,6 +16,8 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +79,12 @@ def _repeat(home: Path) -> tuple[list[float], list[float], list[float]]:
     whole: list[float] = []
     theirs: list[float] = []
     direct: list[float] = []
-    with Plane(home / "plane", environment=DEFAULTS) as plane:
-        plane.start_all()
-        plane.wait_ready()
-        client = Client(plane)
-        _add_sites(client, home)
+    with running_plane(home) as (_, client):
         for index in range(REPETITIONS):
             if index % 2:
                 theirs.append(copied_by_cp(iteration.disk_path(home), home / "cp.raw"))
             shutil.rmtree(home / "target" / "replicas", ignore_errors=True)
-            whole.append(_copied_by_all(client, home, index))
+            whole.append(finalized_s(copied_by_all(client, index)))
             if not index % 2:
                 theirs.append(copied_by_cp(iteration.disk_path(home), home / "cp.raw"))
             direct.append(asyncio.run(copied_by_us(home)))
@@ -95,6 +93,17 @@ def _repeat(home: Path) -> tuple[list[float], list[float], list[float]]:
                 f" the data path alone {direct[-1]:.2f} s"
             )
     return whole, theirs, direct
+
+
+@contextmanager
+def running_plane(home: Path) -> Iterator[tuple[Plane, Client]]:
+    """Six processes that know the sites of `home`, and a client."""
+    with Plane(home / "plane", environment=DEFAULTS) as plane:
+        plane.start_all()
+        plane.wait_ready()
+        client = Client(plane)
+        _add_sites(client, home)
+        yield plane, client
 
 
 def _add_sites(client: Client, home: Path) -> None:
@@ -112,8 +121,8 @@ def _add_sites(client: Client, home: Path) -> None:
         )
 
 
-def _copied_by_all(client: Client, home: Path, number: int) -> float:
-    """Seconds from the iteration's start to its finalized copy.
+def copied_by_all(client: Client, number: int) -> dict[str, Any]:
+    """The job of a first copy by the whole replicator, once it has completed.
 
     Each repetition protects a VM of its own, whose disk is the one file: what is in the page
     cache is so for all, and each copy is a first one.
@@ -131,10 +140,11 @@ def _copied_by_all(client: Client, home: Path, number: int) -> float:
     ended = client.wait_job(run["id"], timeout_s=_JOB_TIMEOUT_S)
     if ended["state"] != "completed":
         raise AssertionError(f"{run['id']} is {ended['state']}: {ended['error']}")
-    return _finalized_s(client.job(ended["children"][0]))
+    return client.job(ended["children"][0])
 
 
-def _finalized_s(job: dict[str, Any]) -> float:
+def finalized_s(job: dict[str, Any]) -> float:
+    """Seconds from an iteration's start to its finalized copy, by the times of its events."""
     finalize = next(step for step in job["steps"] if step["name"] == "finalize")
     began, ended = (
         dt.datetime.fromisoformat(moment) for moment in (job["started_at"], finalize["ended_at"])
@@ -167,8 +177,7 @@ async def copied_by_us(home: Path) -> float:
 
 async def _is_twin(home: Path) -> bool:
     """Whether a disk rebuilt from the whole replicator's last copy is the source's twin."""
-    last = f"copy{REPETITIONS - 1}"
-    copy = await _rebuilt(home / "target", plan=last, vm=last)
+    copy = await last_twin(home)
     ours, source = await asyncio.gather(
         asyncio.to_thread(iteration.sha256, copy),
         asyncio.to_thread(iteration.sha256, iteration.disk_path(home)),
@@ -176,12 +185,16 @@ async def _is_twin(home: Path) -> bool:
     return ours == source
 
 
-async def _rebuilt(site: Path, *, plan: str, vm: str) -> Path:
-    """The current copy's disk as a plain file, made the way a recovery makes it."""
-    platform = open_platform({"path": str(site)})
-    copy = await platform.target.current(plan=plan, vm=vm)
-    if copy is None:
-        raise AssertionError(f"{site} has no copy of {vm}")
-    call = Call(key=f"check/{plan}/{vm}", plan=plan, vm=vm, job="check", lease=1)
-    disk = await platform.compute.rebuild_disk(call, copy_id=copy.copy_id, disk=iteration.DISK)
-    return site / "disks" / disk.disk_id / disk.file
+async def last_twin(home: Path) -> Path:
+    """The last copy's disk as a plain file, made the way a recovery makes it."""
+    name = f"copy{REPETITIONS - 1}"
+    platform = open_platform({"path": str(home / "target")})
+    try:
+        copy = await platform.target.current(plan=name, vm=name)
+        if copy is None:
+            raise AssertionError(f"there is no copy of {name}")
+        call = Call(key=f"check/{name}", plan=name, vm=name, job="check", lease=1)
+        made = await platform.compute.rebuild_disk(call, copy_id=copy.copy_id, disk=iteration.DISK)
+        return home / "target" / "disks" / made.disk_id / made.file
+    finally:
+        await platform.close()
