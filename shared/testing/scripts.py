@@ -107,6 +107,7 @@ class MemoryRunner(ScriptRunner):
         world = self._machine.world
         run = Run(effect_id=_effect.get(), started_at=world.clock.now())
         self._machine.runs.append(run)
+        world.noticed(self._host, "script")
         await asyncio.get_running_loop().create_task(
             self._machine.play(self._host, run, play, timeout_s=spec.timeout_s),
             context=world.outside,

@@ -96,6 +96,7 @@ class HostFrame(Frame):
         task = asyncio.get_running_loop().create_task(sent(), context=host.world.outside)
         result = await task
         host.world.noticed(host, "platform")
+        host.world.noticed(host, name)
         await asyncio.sleep(self._chance.uniform(0, JITTER_S_MAX))
         return result
 

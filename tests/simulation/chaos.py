@@ -8,10 +8,29 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from shared.testing.world import World
+
+SITE_TRAPS: Final = (
+    "commit",
+    "claim",
+    "platform",
+    "script",
+    "script",
+    "open_snapshot",
+    "write_chunk",
+    "finalize",
+    "close_snapshot",
+    "hold",
+    "rebuild_disk",
+    "create_instance",
+    "power_on",
+    "delete_instance",
+)
+"""Calls after which a process that talks to sites may die, before it has told anybody."""
 
 
 class Harshness(msgspec.Struct, frozen=True, kw_only=True):

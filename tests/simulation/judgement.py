@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -219,13 +219,18 @@ def _run_outcomes(facts: Facts) -> list[str]:
     broken: list[str] = []
     for row, end in facts.of(rep.RunFinished):
         usable = [each for each in members[row.stream] if each.checkpoint_at is not None]
-        if row.stream in cancelled:
+        if row.stream in cancelled or _all_cancelled(end, members[row.stream]):
             continue
         if end.state == "completed" and any(e.state != "completed" for e in members[row.stream]):
             broken.append(f"outcome: {row.stream} is completed, its members are not")
         if (end.state == "failed") != (not usable) and members[row.stream]:
             broken.append(f"outcome: {row.stream} is {end.state} with {len(usable)} usable")
     return broken
+
+
+def _all_cancelled(end: rep.RunFinished, members: Sequence[rep.IterationFinished]) -> bool:
+    """A plan that is stopped cancels the members of its run one by one."""
+    return end.state == "cancelled" and any(each.state == "cancelled" for each in members)
 
 
 def _scripts(world: Plane, facts: Facts) -> list[str]:

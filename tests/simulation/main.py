@@ -10,7 +10,7 @@ from typing import Any, Final
 from schemas.recovery import CleanupFinished, RecoveryFinished
 from schemas.replicator import CheckpointFinished, IterationFinished
 from shared.testing.virtual import run_virtual
-from tests.simulation.chaos import Chaos, Harshness
+from tests.simulation.chaos import SITE_TRAPS, Chaos, Harshness
 from tests.simulation.facts import Facts
 from tests.simulation.judgement import judge
 from tests.simulation.plane import Plane
@@ -61,7 +61,7 @@ async def _live(
     if kind == "recovery":
         await story.copied()
     world.let_calls_fail(failing=True)
-    harsh = Harshness(fault_share_max=0.05 if temper.faults else 0.0)
+    harsh = Harshness(fault_share_max=0.05 if temper.faults else 0.0, traps=SITE_TRAPS)
     chaos = Chaos(world, world.chance("chaos"), names=world.names, harshness=harsh)
     troubles = loop.create_task(chaos.run(for_s=chance.uniform(30, 900)), context=world.outside)
     await story.go_on(steps=steps, pause_s=chance.choice((5.0, 40.0, 120.0)))

@@ -63,7 +63,7 @@ ACTS: Final = {
     "prioritise": 1,
     "nonsense": 1,
 }
-RECOVERY_ACTS: Final = {"recover": 6, "clean": 5, "cancel": 1, "checkpoint": 1, "apply": 1}
+RECOVERY_ACTS: Final = {"recover": 6, "clean": 5, "cancel": 3, "checkpoint": 1, "apply": 1}
 
 
 class Temper(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ def random_temper(chance: random.Random, *, acts: dict[str, int]) -> Temper:
         vms_max=chance.choice((1, 3, 6, 12)),
         faults=chance.random() < 0.5,
         quotas=chance.random() < 0.5,
-        scripts=chance.random() < 0.7,
+        scripts=chance.random() < 0.8,
         failing_guests=chance.random() < 0.5,
         acts=acts,
     )
@@ -149,7 +149,7 @@ class Scripts:
         play = Play(
             name=f"s{self._count}",
             lasts_s=chance.choice((0.1, 2.0, 15.0, 40.0)),
-            fails=chance.choice((0.0, 0.0, 0.3, 1.0)),
+            fails=chance.choice((0.0, 0.0, 0.0, 0.3, 1.0)),
             not_prepared=chance.choice((0.0, 0.1)),
             outputs={"n": self._count} if chance.random() < 0.5 else {},
         )
@@ -189,7 +189,7 @@ def random_vm(chance: random.Random, name: str) -> MemoryVm:
     """A source VM with one to three small disks, part of them holes."""
     disks = {}
     for number in range(chance.randint(1, DISKS_MAX)):
-        size = chance.randint(1, 12) * CHUNK_BYTES + chance.choice((0, 0, 512))
+        size = chance.choice((1, 3, 8, 30)) * CHUNK_BYTES + chance.choice((0, 0, 512))
         content = bytearray(size)
         for offset in range(0, size, CHUNK_BYTES):
             if chance.random() < 0.6:
@@ -244,7 +244,7 @@ def _member(chance: random.Random, vm: str, scripts: Scripts, temper: Temper) ->
         priority=chance.choice((None, None, 1, 5)),
         ready=ReadyProbe(within_s=within_s),
         credentials={"db": f"env:{next(iter(SECRETS))}"} if chance.random() < 0.3 else {},
-        pre_script=scripts.maybe(RECOVERY_OPERATIONS, share=0.2),
-        post_script=scripts.maybe(RECOVERY_OPERATIONS, share=0.2),
+        pre_script=scripts.maybe(RECOVERY_OPERATIONS, share=0.35),
+        post_script=scripts.maybe(RECOVERY_OPERATIONS, share=0.35),
         replication=replication,
     )
