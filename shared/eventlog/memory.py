@@ -256,8 +256,9 @@ class MemoryStore:
         """At most `count_max` rows past `after`: partitions in the order of `after`."""
         found: list[Recorded] = []
         for partition, seq in after.items():
-            rows = self._log.get((topic, partition), [])
-            found.extend(rows[seq : seq + count_max - len(found)])
+            rows = self._log.get((topic, partition))
+            if rows is not None and len(rows) > seq:
+                found.extend(rows[seq : seq + count_max - len(found)])
         return tuple(found)
 
     async def cursors(self) -> Mapping[tuple[str, str, int], tuple[int, int]]:

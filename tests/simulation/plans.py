@@ -95,7 +95,7 @@ def random_shape(chance: random.Random, temper: Temper) -> Shape:
     knobs = Knobs(
         lease_s=lease_s,
         heartbeat_s=lease_s / 3,
-        poll_s=chance.choice((1.0, 5.0, 10.0)),
+        poll_s=chance.choice((2.0, 5.0, 10.0)),
         quick_return_kinds=QUICK_RETURN_KINDS,
     )
     return Shape(
