@@ -49,6 +49,7 @@ async def judge(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     broken += _left_behind(world, facts)
     broken += _contents(world)
     broken += _one_iteration_at_a_time(facts)
+    broken += _on_the_grid(facts)
     broken += rates_kept(_budgets(world), world.grants)
     if not temper.faults:
         broken += _attempts(facts)
@@ -275,6 +276,23 @@ def _one_iteration_at_a_time(facts: Facts) -> list[str]:
             open_now[stream] = event.iteration
         else:
             open_now.pop(stream, None)
+    return broken
+
+
+def _on_the_grid(facts: Facts) -> list[str]:
+    """Ticks of the schedule lie on the grid of a version of their plan."""
+    grids: dict[str, set[tuple[dt.datetime, float]]] = defaultdict(set)
+    for _, applied in facts.of(sch.PlanApplied):
+        policy = applied.header.replication
+        grids[applied.plan].add((policy.start_at, policy.interval_s))
+    broken: list[str] = []
+    for row, tick in facts.of(sch.IterationDispatched):
+        offsets = [
+            (tick.tick_at - start).total_seconds() % interval_s
+            for start, interval_s in grids[parts_of(row.stream)[1]]
+        ]
+        if not tick.run and not any(offset == 0 for offset in offsets):
+            broken.append(f"grid: {row.stream} ticks at {tick.tick_at}")
     return broken
 
 

@@ -61,10 +61,17 @@ async def _live(
     if kind == "recovery":
         await story.copied()
     world.let_calls_fail(failing=True)
-    harsh = Harshness(fault_share_max=0.05 if temper.faults else 0.0, traps=SITE_TRAPS)
+    harsh = Harshness(
+        pause_s=(10.0, 900.0) if temper.hours else (0.5, 40.0),
+        freeze_s_max=200.0 if temper.hours else 50.0,
+        fault_share_max=0.05 if temper.faults else 0.0,
+        traps=SITE_TRAPS,
+    )
     chaos = Chaos(world, world.chance("chaos"), names=world.names, harshness=harsh)
-    troubles = loop.create_task(chaos.run(for_s=chance.uniform(30, 900)), context=world.outside)
-    await story.go_on(steps=steps, pause_s=chance.choice((5.0, 40.0, 120.0)))
+    for_s = chance.uniform(30, 900) * (12 if temper.hours else 1)
+    troubles = loop.create_task(chaos.run(for_s=for_s), context=world.outside)
+    pause_s = 900.0 if temper.hours else chance.choice((5.0, 40.0, 120.0))
+    await story.go_on(steps=steps, pause_s=pause_s)
     await troubles
     guests.cancel()
     world.let_calls_fail(failing=False)

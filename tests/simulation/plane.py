@@ -66,6 +66,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     knobs: Knobs = Knobs(quick_return_kinds=QUICK_RETURN_KINDS)
     copies: int = 2
+    copies_of_others: int = 1
     node_disks: int = 40
     mail_fails: float = 0.0
     east: SiteSettings = SiteSettings()
@@ -94,11 +95,11 @@ class Plane(World):
         self._door = self.town.join(poll_s=self.knobs.poll_s)
         self._gateway = CommandBus(self.stores["gateway"], clock=self.clock, news=self._door)
         for name, build, copies in (
-            ("scheduler", _scheduler, 1),
+            ("scheduler", _scheduler, shape.copies_of_others),
             ("replicator", _replicator, shape.copies),
             ("recovery", _recovery, shape.copies),
-            ("notifier", _notifier, 1),
-            ("projector", _projector, 1),
+            ("notifier", _notifier, shape.copies_of_others),
+            ("projector", _projector, shape.copies_of_others),
         ):
             for number in range(1, copies + 1):
                 self.place(f"{name}-{number}", build)

@@ -50,6 +50,8 @@ RATES: Final = (
     "PutBlock",
 )
 DISKS_MAX: Final = 3
+TICKS_S: Final = (60.0, 120.0, 300.0)
+HOURS_TICKS_S: Final = (600.0, 900.0, 3600.0)
 ACTS: Final = {
     "recover": 5,
     "clean": 4,
@@ -74,6 +76,7 @@ class Temper(msgspec.Struct, frozen=True, kw_only=True):
     quotas: bool = True
     scripts: bool = True
     failing_guests: bool = True
+    hours: bool = False
     acts: dict[str, int]
 
 
@@ -85,22 +88,24 @@ def random_temper(chance: random.Random, *, acts: dict[str, int]) -> Temper:
         quotas=chance.random() < 0.5,
         scripts=chance.random() < 0.8,
         failing_guests=chance.random() < 0.5,
+        hours=chance.random() < 0.15,
         acts=acts,
     )
 
 
 def random_shape(chance: random.Random, temper: Temper) -> Shape:
     """Sites, copies and settings of processes."""
-    lease_s = chance.choice((6.0, 15.0, 30.0))
+    lease_s = 60.0 if temper.hours else chance.choice((6.0, 15.0, 30.0))
     knobs = Knobs(
         lease_s=lease_s,
         heartbeat_s=lease_s / 3,
-        poll_s=chance.choice((2.0, 5.0, 10.0)),
+        poll_s=20.0 if temper.hours else chance.choice((2.0, 5.0, 10.0)),
         quick_return_kinds=QUICK_RETURN_KINDS,
     )
     return Shape(
         knobs=knobs,
         copies=chance.choice((1, 2, 2)),
+        copies_of_others=chance.choice((1, 1, 2)),
         node_disks=chance.choice((2, 5, 40)),
         mail_fails=chance.choice((0.0, 0.3)),
         east=_site(chance, temper),
@@ -209,7 +214,7 @@ def random_plan(
         protected_site="east",
         recovery_site="west",
         replication=ReplicationPolicy(
-            interval_s=chance.choice((60.0, 120.0, 300.0)),
+            interval_s=chance.choice(HOURS_TICKS_S if temper.hours else TICKS_S),
             start_at=EPOCH_TICK,
             synchronize=chance.random() < 0.3,
             priority=chance.randint(1, 5),
@@ -217,7 +222,12 @@ def random_plan(
             post_script=scripts.maybe(REPLICATION_OPERATIONS, share=0.1),
         ),
         checkpoints=chance.choice(
-            (None, CheckpointPolicy(every_s=240.0, keep_last=chance.randint(1, 3)))
+            (
+                None,
+                CheckpointPolicy(
+                    every_s=2400.0 if temper.hours else 240.0, keep_last=chance.randint(1, 3)
+                ),
+            )
         ),
         targets=Targets(rpo_s=chance.choice((None, 400.0)), rto_s=chance.choice((None, 120.0))),
         recovery=RecoveryPolicy(
