@@ -8,7 +8,7 @@ from tests.simulation import main
 from tests.simulation.quiet import quiet
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_random_world_holds_its_promises(seed: int) -> None:
     with quiet() as errors:
         verdict = main.run(seed)

@@ -1,0 +1,72 @@
+"""The judges see what they are for: with a promise broken on purpose a world is found broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from services.recovery.domain import recovery, recovery_state
+from services.replicator import platform_work
+from shared.effects import memory
+from shared.eventlog.memory import MemoryStore
+from tests.simulation import counter, main
+from tests.simulation.quiet import quiet
+from tests.simulation.verdict import Verdict
+
+SEEDS_MAX: Final = 8
+
+
+def found(run: Callable[[int], Verdict], what: str, *, first: int = 1) -> bool:
+    """Whether a world is found broken in that way; `first` is a seed where it was, lately."""
+    with quiet():
+        return any(
+            any(broken.startswith(what) for broken in run(seed).broken)
+            for seed in range(first, first + SEEDS_MAX)
+        )
+
+
+def test_an_overspent_bucket_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = memory._Stock.take
+
+    def free_of_charge(self: Any, units: int, now: float) -> None:
+        if self.budget.mode != "rate":
+            take(self, units, now)
+
+    monkeypatch.setattr(memory._Stock, "take", free_of_charge)
+    assert found(counter.run, "budget: r/drops")
+
+
+def test_a_stream_without_versions_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryStore, "_check_cursors", lambda *_: None)
+    monkeypatch.setattr(MemoryStore, "_check_streams", lambda *_: None)
+    assert found(counter.run, "")
+
+
+def test_a_snapshot_left_open_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forgotten(*_: Any) -> None: ...
+
+    monkeypatch.setattr(platform_work, "_close", forgotten)
+    assert found(main.run, "left: snapshot")
+
+
+def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    powered_on = recovery_state._powered_on
+
+    def in_a_hurry(state: Any, event: Any) -> Any:
+        order = state.roster[event.vm].boot_order
+        return recovery_state._with_order(powered_on(state, event), order, not_before=None)
+
+    monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
+    assert found(main.run_recoveries, "boot delay", first=7)
+
+
+def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kind(state: Any) -> str:
+        told = outcome_of(state)
+        return "completed" if told == "partially-completed" else told
+
+    outcome_of = recovery_state.outcome_of
+    monkeypatch.setattr(recovery, "outcome_of", kind)
+    assert found(main.run_recoveries, "outcome", first=3)
