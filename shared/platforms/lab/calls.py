@@ -173,6 +173,8 @@ class Frame:
         except Throttled:
             self.journal.line(name, call, "throttled")
             raise
+        except OSError as error:  # the site may vanish at this very moment
+            raise self.folder.translate(error, name) from error
         probability = site.faults.get(name, 0.0)
         if probability and self._chance(name, site.fault_seed) < probability:
             self.journal.line(name, call, "fault")
