@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 
 from schemas import registry
-from schemas.envelope import Meta, commands_topic, events_topic
+from schemas.envelope import Meta, commands_topic
 from schemas.ids import partition_of
 from shared.clock import SystemClock
 from shared.embedded import EmbeddedPostgres
@@ -115,6 +115,3 @@ async def _done(pool: asyncpg.Pool) -> int:
             f"counter:%:r{_runs}n%",
         )
     return count
-
-
-EVENTS = events_topic(SERVICE)

@@ -71,16 +71,11 @@ class Plane:
     def ready(self) -> None:
         """Return once everything answers. Raises Permanent with the log's end otherwise."""
         deadline = time.monotonic() + START_S_MAX
-        while time.monotonic() < deadline and not any(self.exit_codes_known):
+        while time.monotonic() < deadline and set(self.exit_codes) <= {None}:
             if self._answers():
                 return
             time.sleep(0.05)
         raise Permanent(f"the control plane did not start:\n{self.log_tail()}")
-
-    @property
-    def exit_codes_known(self) -> list[bool]:
-        """Which processes have ended."""
-        return [code is not None for code in self.exit_codes]
 
     def _answers(self) -> bool:
         try:
