@@ -20,6 +20,7 @@ POLL_S = 0.25
 COALESCE_S = 0.01
 CHANNEL = "seawall"
 RECONNECT_S = 0.5
+FLUSH_S = 0.5
 STATEMENT_TIMEOUT_S = 5.0
 
 
@@ -30,6 +31,11 @@ WORK_TOPIC = "work"
 def timers_topic(service: str) -> str:
     """The news topic that says a timer of a service was set."""
     return f"timers.{service}"
+
+
+def shares_topic(service: str) -> str:
+    """The news topic that says copies of a service share its partitions anew."""
+    return f"shares.{service}"
 
 
 class News(Protocol):
@@ -78,6 +84,7 @@ class PostgresNews(LocalNews):
         self._dsn = dsn
         self._pending: set[str] = set()
         self._wanted = asyncio.Event()
+        self._told = asyncio.Event()
 
     def poke(self, topics: Collection[str]) -> None:
         """Wake local subscribers at once, and those of other processes within COALESCE_S."""
@@ -85,6 +92,12 @@ class PostgresNews(LocalNews):
         if topics:
             self._pending.update(topics)
             self._wanted.set()
+            self._told.clear()
+
+    async def flush(self) -> None:
+        """Wait until all news has gone out, at most FLUSH_S: others take over what we left."""
+        if self._pending:
+            await wait_news(self._told, timeout_s=FLUSH_S)
 
     async def run(self) -> None:
         """Listen and publish until cancelled; reconnects after the database was away."""
@@ -112,6 +125,7 @@ class PostgresNews(LocalNews):
             await connection.execute(
                 "SELECT pg_notify($1, $2)", CHANNEL, ",".join(topics), timeout=STATEMENT_TIMEOUT_S
             )
+            self._told.set()
             await asyncio.sleep(COALESCE_S)
 
     def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:

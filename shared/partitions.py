@@ -1,8 +1,11 @@
-"""This copy's share of the logical partitions, kept by a lease in the service's store."""
+"""This copy's share of the logical partitions, kept by a lease in the service's store.
+
+A copy that comes, goes, or gives partitions up tells the others, so that what it gave up is taken
+at once: without the word it would belong to nobody until the others renew.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -10,6 +13,7 @@ import structlog
 from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
+from shared.news import News, shares_topic, wait_news
 
 log = structlog.get_logger()
 
@@ -27,9 +31,13 @@ class PartitionShare:
         copy_id: str,
         lease_s: float,
         clock: Clock,
+        news: News,
         changed: Callable[[], None],
     ) -> None:
         self._store = store
+        self._news = news
+        self._topic = shares_topic(store.service)
+        self._others = news.subscribe((self._topic,))
         self._copy_id = copy_id
         self._lease_s = lease_s
         self._clock = clock
@@ -42,11 +50,15 @@ class PartitionShare:
         return self._held if self._clock.monotonic() < self._until else frozenset()
 
     async def run(self) -> None:
-        """Keep the share until cancelled; more often while it still grows or shrinks."""
+        """Keep the share until cancelled; at once when another copy's share changes."""
+        renewed = False
         while True:
             settled = await self._renew()
+            if not renewed or not settled:
+                self._news.poke((self._topic,))
+            renewed = True
             wait_s = self._lease_s / RENEW_SHARE
-            await asyncio.sleep(wait_s if settled else min(wait_s, 0.25))
+            await wait_news(self._others, timeout_s=wait_s if settled else min(wait_s, 0.25))
 
     async def _renew(self) -> bool:
         began = self._clock.monotonic()
@@ -69,3 +81,4 @@ class PartitionShare:
             await self._store.leave(copy_id=self._copy_id)
         except Transient as away:
             log.info("partitions.leave-failed", error=str(away))
+        self._news.poke((self._topic,))

@@ -131,7 +131,8 @@ class Process:
         await asyncio.wait([waiter, *running], return_when=asyncio.FIRST_COMPLETED)
         for part in parts:
             part.stop()
-        _, late = await asyncio.wait(running, timeout=STOP_S_MAX - 0.5)
+        _, late = await asyncio.wait(running, timeout=STOP_S_MAX - 1.0)
+        await self.news.flush()
         for task in (*late, news, waiter):
             task.cancel()
         await asyncio.gather(*late, news, waiter, return_exceptions=True)

@@ -56,7 +56,12 @@ class Service:
         self._news = news
         self.stepper = Stepper(definition, store, clock=clock, committed=news.poke)
         self.share = PartitionShare(
-            store, copy_id=copy_id, lease_s=lease_s, clock=clock, changed=self._share_changed
+            store,
+            copy_id=copy_id,
+            lease_s=lease_s,
+            clock=clock,
+            news=news,
+            changed=self._share_changed,
         )
         self.consumer = Consumer(
             definition,

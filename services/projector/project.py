@@ -60,7 +60,12 @@ class Projector:
         self._settings = settings or ProjectorSettings()
         self._changed = news.subscribe([events_topic(source) for source in SOURCES])
         self.share = PartitionShare(
-            leases, copy_id=copy_id, lease_s=lease_s, clock=clock, changed=self._changed.set
+            leases,
+            copy_id=copy_id,
+            lease_s=lease_s,
+            clock=clock,
+            news=news,
+            changed=self._changed.set,
         )
         self._router = Router()
         self._documents = Documents(self._settings.documents_max)
