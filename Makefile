@@ -10,16 +10,19 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := schemas shared services tests
 
-.PHONY: help demo up test check fix crash outage sim bench requirements
+.PHONY: help demo up kafka test check fix crash outage sim bench requirements
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/' | expand -t 22
 
-demo: $(STAMP) ## run the main job end to end, print the summary, leave nothing running [SPLIT=1]
-	$(BIN)/python -m services.cli.demo $(if $(SPLIT),--split)
+demo: $(STAMP) ## run the main job end to end, print the summary, leave nothing running [SPLIT=1] [KAFKA=1]
+	$(BIN)/python -m services.cli.demo $(if $(SPLIT),--split) $(if $(KAFKA),--kafka)
 
 up: $(STAMP) ## start the control plane in this terminal
 	$(BIN)/seawall up
+
+kafka: $(STAMP) ## run a real broker in this terminal, on a free port [NODES=3]
+	$(BIN)/python -m shared.testing.kafka $(NODES)
 
 test: $(STAMP) ## run the tests in random order [ARGS="tests/unit -k name"]
 	$(BIN)/python -m pytest $(ARGS)

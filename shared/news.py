@@ -39,7 +39,8 @@ def shares_topic(service: str) -> str:
 
 
 class News(Protocol):
-    """`poke` says that topics have something new; `subscribe` gives an event set by it.
+    """`poke` says that topics have something new, `tell_here` says so in this process only;
+    `subscribe` gives an event set by either.
 
     `poll_s`: how often to look without news.
     """
@@ -47,6 +48,8 @@ class News(Protocol):
     poll_s: float
 
     def poke(self, topics: Collection[str]) -> None: ...
+
+    def tell_here(self, topics: Collection[str]) -> None: ...
 
     def subscribe(self, topics: Iterable[str]) -> asyncio.Event: ...
 
@@ -63,6 +66,10 @@ class LocalNews:
         for topic in sorted(topics):
             for event in self._events.get(topic, ()):
                 event.set()
+
+    def tell_here(self, topics: Collection[str]) -> None:
+        """Wake the subscribers of this process: the others hear of it in their own way."""
+        LocalNews.poke(self, topics)
 
     def poke_all(self) -> None:
         """Wake everybody: something may have been missed."""

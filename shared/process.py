@@ -12,17 +12,24 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from shared.bus.kafka.fabric import KafkaFabric
+from shared.bus.kafka.settings import KafkaSettings
+from shared.bus.kafka.topics import ensure_topics
+from shared.bus.outlet import MakeOutlet
+from shared.bus.port import Bus
 from shared.bus.postgres import PostgresBus
 from shared.clock import SystemClock
 from shared.effects.postgres import PostgresWork
-from shared.errors import Permanent, Refused, SeawallError
+from shared.errors import Permanent, Refused, SeawallError, Transient
 from shared.eventlog.postgres import PostgresStore
 from shared.fold import ServiceDefinition
 from shared.migrations import migrate
@@ -43,6 +50,8 @@ QUICK_RETURN_KINDS = ("run-script", "transfer")
 """Kinds whose slots return at once after a worker's death (architecture.md §3)."""
 
 STOP_S_MAX = 10.0
+KAFKA_WAIT_S = 30.0
+KAFKA_RETRY_S = 0.5
 GC_THRESHOLD = 50_000
 
 
@@ -67,12 +76,31 @@ class Process:
         self.health = Health(self.registry)
         self.metrics = EngineMetrics(self.registry)
         self.news = PostgresNews(dsn)
+        self.fabric: KafkaFabric | None = None
         self._pools: dict[str, Pool] = {}
 
     async def __aenter__(self) -> Process:
         for service in LOGGED_SERVICES:
             await migrate(self.dsn, service)
+        if self.settings.kafka is not None:
+            self.fabric = await self._open_fabric(self.settings.kafka)
         return self
+
+    async def _open_fabric(self, kafka: KafkaSettings) -> KafkaFabric:
+        """Kafka with its topics in place; waits a moment for brokers that are starting too."""
+        deadline = time.monotonic() + KAFKA_WAIT_S
+        made: Sequence[str] | None = None
+        while made is None:
+            try:
+                made = await ensure_topics(LOGGED_SERVICES, kafka)
+            except Transient as away:
+                if time.monotonic() > deadline:
+                    raise Permanent(away.message, remedy=away.remedy, code=away.code) from away
+                await asyncio.sleep(KAFKA_RETRY_S)
+        if made:
+            log.info("kafka.topics-made", topics=made)
+        name = f"{os.getpid()}-{secrets.token_hex(2)}"
+        return KafkaFabric(kafka, name=name, services=LOGGED_SERVICES, clock=self.clock)
 
     async def __aexit__(self, *failure: object) -> None:
         for pool in self._pools.values():
@@ -105,17 +133,35 @@ class Process:
     ) -> Service:
         """A service on this process's bus and store, shown in its health and metrics."""
         pool = await self.pool(definition.name)
+        bus, reading = self.bus(definition.name, pool, sources=sources)
         built = Service(
             definition,
             store=await self.store(definition.name),
-            bus=PostgresBus(pool, sources=sources),
+            bus=bus,
             clock=self.clock,
             news=self.news,
             copy_id=f"{definition.name}-{os.getpid()}-{secrets.token_hex(4)}",
             lease_s=self.settings.lease_s,
         )
+        if reading is not None:
+            built.beside(reading)
+        if (outlet := self.outlet()) is not None:
+            built.publish_by(outlet)
         built.register(self.health, self.metrics)
         return built
+
+    def bus(
+        self, consumer: str, pool: Pool, *, sources: Sequence[str] = LOGGED_SERVICES
+    ) -> tuple[Bus, Callable[[], Coroutine[Any, Any, None]] | None]:
+        """The bus of a consumer, and what must run beside it, if anything."""
+        if self.fabric is None:
+            return PostgresBus(pool, sources=sources), None
+        reader = self.fabric.reader(consumer, wake=self.news.tell_here)
+        return reader, reader.run
+
+    def outlet(self) -> MakeOutlet | None:
+        """How a service's log is published, where the bus does not read the log itself."""
+        return None if self.fabric is None else partial(self.fabric.outlet, news=self.news)
 
     async def run(self, parts: Sequence[Part], *, ready: asyncio.Event | None = None) -> None:
         """Run the parts until SIGTERM or SIGINT, or until one of them fails."""
@@ -123,7 +169,9 @@ class Process:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        news = asyncio.create_task(self.news.run())
+        beneath = [asyncio.create_task(self.news.run())]
+        if self.fabric is not None:
+            beneath.append(asyncio.create_task(self.fabric.run()))
         running = [asyncio.create_task(part.run(), name=part.name) for part in parts]
         waiter = asyncio.create_task(stopped.wait())
         if ready is not None:
@@ -133,9 +181,9 @@ class Process:
             part.stop()
         _, late = await asyncio.wait(running, timeout=STOP_S_MAX - 1.0)
         await self.news.flush()
-        for task in (*late, news, waiter):
+        for task in (*late, *beneath, waiter):
             task.cancel()
-        await asyncio.gather(*late, news, waiter, return_exceptions=True)
+        await asyncio.gather(*late, *beneath, waiter, return_exceptions=True)
         for task in running:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from shared.bus.outlet import MakeOutlet, Outlet
 from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.consumer import Consumer
@@ -81,7 +82,12 @@ class Service:
         self.worker: Worker | None = None
         self._beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._definition = definition
+        self._outlet: Outlet | None = None
         self._stop = asyncio.Event()
+
+    def publish_by(self, make: MakeOutlet) -> None:
+        """Publish this service's log, as far as this copy holds its partitions."""
+        self._outlet = make(self.store, self.share.owned)
 
     def work(
         self,
@@ -148,12 +154,15 @@ class Service:
                 *(group.create_task(task()) for task in self._beside),
             ]
             worker = group.create_task(self.worker.run()) if self.worker else None
+            outlet = [group.create_task(self._outlet.run())] if self._outlet else []
             await self._stop.wait()
             await _cancelled(intake)
             if self.worker is not None and worker is not None:
                 self.worker.stop()
                 await asyncio.wait([worker])
-            await _cancelled([engine])
+            await _cancelled([engine, *outlet])
+            if self._outlet is not None:
+                await self._outlet.drain()
             await self.share.leave()
         log.info("service.stopped", service=self.name)
 
@@ -169,7 +178,10 @@ class Service:
         """What keeps this copy from being ready, or ""."""
         if not self.stepper.reachable:
             return "the database does not answer"
-        if problems := self.consumer.problems():
+        problems = self.consumer.problems()
+        if self._outlet is not None and (problem := self._outlet.problem()):
+            problems.append(problem)
+        if problems:
             return "; ".join(problems)
         try:
             lag = await self.consumer.lag()

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from shared.bus.kafka.settings import SECURITY, KafkaSettings
 from shared.errors import Permanent
+
+BUSES = ("postgres", "kafka")
+KAFKA_RETENTION_S = 7 * 86400
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     home: Path
     database_url: str = ""
     bus: str = "postgres"
+    kafka: KafkaSettings | None = None
     host: str = "127.0.0.1"
     port: int = 8640
     health_port: int | None = None
@@ -40,16 +45,17 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment. Raises Permanent naming the variable that is wrong."""
     env = os.environ if environ is None else environ
     bus = env.get("SEAWALL_BUS", "postgres")
-    if bus != "postgres":
+    if bus not in BUSES:
         raise Permanent(
             f"SEAWALL_BUS is {bus!r}",
-            remedy="this build has the bus postgres; unset SEAWALL_BUS",
+            remedy=f"set it to one of {', '.join(BUSES)}, or unset it",
         )
     health = env.get("SEAWALL_HEALTH_PORT", "")
     return Settings(
         home=Path(env.get("SEAWALL_HOME", "~/.seawall")).expanduser().absolute(),
         database_url=env.get("SEAWALL_DATABASE_URL", ""),
         bus=bus,
+        kafka=_kafka(env) if bus == "kafka" else None,
         host=env.get("SEAWALL_HOST", "127.0.0.1"),
         port=int(_number(env, "SEAWALL_PORT", 8640)),
         health_port=int(_number(env, "SEAWALL_HEALTH_PORT", 0)) if health else None,
@@ -65,6 +71,54 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         mail_to=tuple(filter(None, env.get("SEAWALL_MAIL_TO", "").split(","))),
         log_level=env.get("SEAWALL_LOG_LEVEL", "info"),
     )
+
+
+def _kafka(env: Mapping[str, str]) -> KafkaSettings:
+    servers = tuple(filter(None, env.get("SEAWALL_KAFKA", "").split(",")))
+    if not servers or not all(_is_address(each) for each in servers):
+        raise Permanent(
+            f"SEAWALL_KAFKA is {env.get('SEAWALL_KAFKA', '')!r}",
+            remedy="set it to the brokers, host:port,host:port, or unset SEAWALL_BUS",
+        )
+    security = env.get("SEAWALL_KAFKA_SECURITY", "PLAINTEXT")
+    if security not in SECURITY:
+        raise Permanent(
+            f"SEAWALL_KAFKA_SECURITY is {security!r}",
+            remedy=f"set it to one of {', '.join(SECURITY)}, or unset it",
+        )
+    return KafkaSettings(
+        servers=servers,
+        replication=int(_number(env, "SEAWALL_KAFKA_REPLICATION", 1)),
+        min_isr=int(_number(env, "SEAWALL_KAFKA_MIN_ISR", 1)),
+        retention_s=_number(env, "SEAWALL_KAFKA_RETENTION", KAFKA_RETENTION_S),
+        security=security,
+        ca=env.get("SEAWALL_KAFKA_CA", ""),
+        cert=env.get("SEAWALL_KAFKA_CERT", ""),
+        key=env.get("SEAWALL_KAFKA_KEY", ""),
+        user=env.get("SEAWALL_KAFKA_USER", ""),
+        password=_secret(env, "SEAWALL_KAFKA_PASSWORD"),
+        prefix=env.get("SEAWALL_KAFKA_PREFIX", ""),
+    )
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit()
+
+
+def _secret(env: Mapping[str, str], name: str) -> str:
+    """A secret itself, or `file:PATH` of a file that holds it."""
+    text = env.get(name, "")
+    if not text.startswith("file:"):
+        return text
+    path = Path(text.removeprefix("file:"))
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise Permanent(
+            f"the file that {name} names cannot be read: {error.strerror}",
+            remedy=f"check {path} and who may read it",
+        ) from error
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

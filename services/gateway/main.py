@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
 from services.gateway.routes import jobs, lists, plans, sites, stream
+from shared.bus.outlet import LonelyOutlet
 from shared.errors import Refused
 from shared.process import Process
 from shared.settings import Settings
@@ -32,11 +34,17 @@ class GatewayPart:
     name = "gateway"
 
     def __init__(
-        self, application: web.Application, pulse: Pulse, listening: socket.socket
+        self,
+        application: web.Application,
+        pulse: Pulse,
+        listening: socket.socket,
+        *,
+        outlet: LonelyOutlet | None = None,
     ) -> None:
         self._application = application
         self._pulse = pulse
         self._socket = listening
+        self._outlet = outlet
         self.port: int = listening.getsockname()[1]
         self._stop = asyncio.Event()
 
@@ -47,6 +55,7 @@ class GatewayPart:
     async def run(self) -> None:
         """Serve until `stop`."""
         pulse = asyncio.create_task(self._pulse.run())
+        publishing = asyncio.create_task(self._outlet.run()) if self._outlet else None
         runner = web.AppRunner(
             self._application,
             access_log=None,
@@ -62,6 +71,9 @@ class GatewayPart:
         finally:
             await runner.cleanup()
             pulse.cancel()
+            if self._outlet is not None and publishing is not None:
+                self._outlet.stop()
+                await publishing
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -106,16 +118,23 @@ async def build(process: Process) -> GatewayPart:
     pulse = Pulse(process.news)
     queries = Queries(await process.pool("gateway"), clock=process.clock)
     process.health.add("gateway", queries.problem)
+    store = await process.store("gateway")
     gateway = Gateway(
         settings=settings,
-        commands=CommandBus(
-            await process.store("gateway"), clock=process.clock, news=process.news
-        ),
+        commands=CommandBus(store, clock=process.clock, news=process.news),
         queries=queries,
         queue=await process.queue("recovery"),
         pulse=pulse,
     )
-    part = GatewayPart(application_for(process, gateway, token), pulse, listening)
+    outlet = None
+    if (make := process.outlet()) is not None:
+        outlet = LonelyOutlet(
+            store, make, copy_id=f"gateway-{os.getpid()}-{secrets.token_hex(4)}",
+            lease_s=settings.lease_s, clock=process.clock, news=process.news,
+        )  # fmt: skip
+        process.health.add("gateway-outlet", outlet.problem)
+    application = application_for(process, gateway, token)
+    part = GatewayPart(application, pulse, listening, outlet=outlet)
     endpoint = settings.home / "endpoint"
     temporary = endpoint.with_suffix(f".{os.getpid()}")
     temporary.write_text(f"http://{settings.host}:{part.port}\n", encoding="ascii")

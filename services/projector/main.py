@@ -10,9 +10,8 @@ import os
 from services.projector.postgres import SCHEMA, SQL_FOLDER, PostgresReadModel
 from services.projector.project import Projector
 from services.projector.rebuild import Rebuilt, rebuild
-from shared.bus.postgres import PostgresBus
 from shared.migrations import STORE_FILES, migrate_schema
-from shared.process import LOGGED_SERVICES, Process
+from shared.process import Process
 
 __all__ = ["Rebuilt", "build", "rebuild"]
 
@@ -24,15 +23,18 @@ async def build(process: Process) -> Projector:
     await migrate_schema(process.dsn, SCHEMA, folder=SQL_FOLDER)
     await migrate_schema(process.dsn, _LEASES, folder=STORE_FILES)
     pool = await process.pool(SCHEMA)
+    bus, reading = process.bus("projector", pool)
     projector = Projector(
         PostgresReadModel(pool),
-        bus=PostgresBus(pool, sources=LOGGED_SERVICES),
+        bus=bus,
         leases=await process.store(_LEASES),
         clock=process.clock,
         news=process.news,
         copy_id=f"projector-{os.getpid()}-{id(pool):x}",
         lease_s=process.settings.lease_s,
     )
+    if reading is not None:
+        projector.beside(reading)
     process.health.add(projector.name, projector.problem)
     process.metrics.partitions.labels(service=projector.name).set_function(
         lambda: len(projector.share.owned())

@@ -8,7 +8,8 @@ the copy not ready: it is never skipped, and later rows of that partition wait b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -75,9 +76,14 @@ class Projector:
         self._epochs: dict[Where, int] = {}
         self._stuck: dict[Where, str] = {}
         self._lag_s = 0.0
+        self._beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._stop = asyncio.Event()
         self.reachable = True
         self.projected = 0
+
+    def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task as long as the projector runs."""
+        self._beside.append(task)
 
     def stop(self) -> None:
         """Ask for an ordered end."""
@@ -91,6 +97,7 @@ class Projector:
                 group.create_task(self._project_all()),
                 group.create_task(self._tell_freshness()),
                 group.create_task(self._prune()),
+                *(group.create_task(task()) for task in self._beside),
             ]
             await self._stop.wait()
             for task in tasks:

@@ -84,6 +84,7 @@ class MemoryStore:
         self._blobs: dict[str, bytes] = {}
         self._copies: dict[str, dt.datetime] = {}
         self._leases: dict[int, tuple[str, dt.datetime]] = {}
+        self._published: dict[Head, int] = {}
 
     @property
     def service(self) -> str:
@@ -294,6 +295,22 @@ class MemoryStore:
 
     async def get_blob(self, sha256: str) -> bytes | None:
         return self._blobs.get(sha256)
+
+    # How far the log was published.
+
+    async def published(self) -> Mapping[Head, int]:
+        return dict(self._published)
+
+    async def mark_published(self, moves: Mapping[Head, tuple[int, int]]) -> None:
+        for head, (before, _) in sorted(moves.items()):
+            if self._published.get(head, 0) != before:
+                raise Fenced("mark", [f"{head[0]}/{head[1]}"])
+        self._published |= {head: after for head, (_, after) in moves.items()}
+
+    async def publish_again(self, topic: str, partition: int, seq: int) -> None:
+        head = (topic, partition)
+        if self._published.get(head, 0) >= seq:
+            self._published[head] = seq - 1
 
     # Who works on which partition.
 

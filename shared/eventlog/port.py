@@ -227,6 +227,18 @@ class EventStore(Protocol):
 
     async def get_blob(self, sha256: str) -> bytes | None: ...
 
+    async def published(self) -> Mapping[tuple[str, int], int]:
+        """(topic, partition) → the last seq that was published on a broker, in this epoch."""
+
+    async def mark_published(self, moves: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        """Compare-and-set of (before, after) per (topic, partition), all or none.
+
+        A mark never set stands at 0. Raises Fenced: another copy of the relay moved one.
+        """
+
+    async def publish_again(self, topic: str, partition: int, seq: int) -> None:
+        """Move a mark back so that `seq` is published again; nothing where it is not past it."""
+
     async def balance(self, *, copy_id: str, lease_s: float) -> frozenset[int]:
         """Renew this copy's share of the logical partitions and return it.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -84,15 +85,10 @@ class PostgresStore:
 
         Raises Conflict, Fenced, NameTaken with nothing done; Transient with the outcome unknown.
         """
-        with translated("commit a step"):
-            try:
-                if is_single_row(step):
-                    return await self._append_one(step.rows[0])
-                return await self._commit_all(step)
-            except asyncpg.PostgresError as error:
-                if (own := _own_error(error)) is not None:
-                    raise own from error
-                raise
+        with translated("commit a step"), _own_errors():
+            if is_single_row(step):
+                return await self._append_one(step.rows[0])
+            return await self._commit_all(step)
 
     async def _append_one(self, row: NewRow) -> Mapping[tuple[str, int], int]:
         check_partition(row.topic, row.partition)
@@ -112,7 +108,7 @@ class PostgresStore:
         return dict(zip(appends.heads, ends, strict=True))
 
     async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        with translated(f"run {name} on the store of {self._service}"):
+        with translated(f"run {name} on the store of {self._service}"), _own_errors():
             async with self._pool.lend(timeout_s=self._timeout_s) as connection:
                 return await connection.fetch(_SQL[name], *arguments)
 
@@ -197,12 +193,37 @@ class PostgresStore:
         rows = await self._fetch("get_blob", sha256)
         return rows[0][0] if rows else None
 
+    async def published(self) -> Mapping[tuple[str, int], int]:
+        rows = await self._fetch("published", self._epoch)
+        return {(topic, partition): seq for topic, partition, seq in rows}
+
+    async def mark_published(self, moves: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        heads = sorted(moves)
+        await self._fetch(
+            "mark_published", self._epoch,
+            [topic for topic, _ in heads], [partition for _, partition in heads],
+            [moves[head][0] for head in heads], [moves[head][1] for head in heads],
+        )  # fmt: skip
+
+    async def publish_again(self, topic: str, partition: int, seq: int) -> None:
+        await self._fetch("publish_again", self._epoch, topic, partition, seq)
+
     async def balance(self, *, copy_id: str, lease_s: float) -> frozenset[int]:
         rows = await self._fetch("balance", copy_id, lease_s, PARTITIONS)
         return frozenset(rows[0][0])
 
     async def leave(self, *, copy_id: str) -> None:
         await self._fetch("leave", copy_id)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if (own := _own_error(error)) is not None:
+            raise own from error
+        raise
 
 
 def _own_error(error: asyncpg.PostgresError) -> SeawallError | None:

@@ -121,6 +121,17 @@ class RemoteStore:
     async def get_blob(self, sha256: str) -> bytes | None:
         return await self._wire.call("get_blob", lambda: self._store.get_blob(sha256))
 
+    async def published(self) -> Mapping[tuple[str, int], int]:
+        return await self._wire.call("published", self._store.published)
+
+    async def mark_published(self, moves: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        await self._wire.call("mark_published", lambda: self._store.mark_published(moves))
+
+    async def publish_again(self, topic: str, partition: int, seq: int) -> None:
+        await self._wire.call(
+            "publish_again", lambda: self._store.publish_again(topic, partition, seq)
+        )
+
     async def balance(self, *, copy_id: str, lease_s: float) -> frozenset[int]:
         return await self._wire.call(
             "balance", lambda: self._store.balance(copy_id=copy_id, lease_s=lease_s)

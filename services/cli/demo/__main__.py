@@ -240,7 +240,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _main(*, split: bool, keep: bool) -> bool:
+def _main(*, split: bool, kafka: bool, keep: bool) -> bool:
     began = time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="seawall-demo-"))
     root.chmod(0o755)
@@ -250,7 +250,7 @@ def _main(*, split: bool, keep: bool) -> bool:
         shop.build(root)
         with (
             Mailbox() as mailbox,
-            Plane(root / "home", smtp=mailbox.address, split=split) as plane,
+            Plane(root / "home", smtp=mailbox.address, split=split, kafka=kafka) as plane,
         ):
             plane.ready()
             story = Story(root, plane, mailbox)
@@ -287,9 +287,10 @@ def main() -> int:
     """The exit code: 0 if every check passed."""
     parser = argparse.ArgumentParser(prog="seawall demo", description=__doc__)
     parser.add_argument("--split", action="store_true", help="one process per service")
+    parser.add_argument("--kafka", action="store_true", help="the same, over a real broker")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     arguments = parser.parse_args()
-    return 0 if _main(split=arguments.split, keep=arguments.keep) else 1
+    return 0 if _main(split=arguments.split, kafka=arguments.kafka, keep=arguments.keep) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Starts and stops the demo's control plane: one process, or one per service.
 
 Split: six services as `python -m services.<name>`, two copies of replicator and recovery, all on
-one embedded Postgres that this process starts.
+one embedded Postgres that this process starts. With Kafka they also talk over a real broker.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from shared.embedded import EmbeddedPostgres
 from shared.errors import Permanent
+from shared.testing.kafka import KafkaCluster
 
 START_S_MAX = 30.0
 STOP_S_MAX = 15.0
@@ -26,9 +27,10 @@ SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "proje
 class Plane:
     """The control plane's processes; use as a context."""
 
-    def __init__(self, home: Path, *, smtp: str, split: bool) -> None:
+    def __init__(self, home: Path, *, smtp: str, split: bool, kafka: bool = False) -> None:
         self.home = home
-        self.split = split
+        self.split = split or kafka
+        self.kafka = kafka
         self.environment = {
             **os.environ,
             "SEAWALL_HOME": str(home),
@@ -40,10 +42,15 @@ class Plane:
         for name in ("SEAWALL_URL", "SEAWALL_TOKEN", "SEAWALL_DATABASE_URL"):
             self.environment.pop(name, None)
         self._server: EmbeddedPostgres | None = None
+        self._broker: KafkaCluster | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Plane:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.kafka:
+            self._broker = KafkaCluster(self.home / "kafka")
+            self._broker.start()
+            self.environment |= {"SEAWALL_BUS": "kafka", "SEAWALL_KAFKA": self._broker.servers}
         if self.split:
             self._server = EmbeddedPostgres(self.home / "postgres")
             self.environment["SEAWALL_DATABASE_URL"] = self._server.start()
@@ -66,7 +73,8 @@ class Plane:
         """What runs, for the person who watches."""
         if not self.split:
             return "one process (seawall up), embedded Postgres"
-        return f"{len(self._processes)} processes, embedded Postgres"
+        fabric = ", Apache Kafka between them" if self.kafka else ""
+        return f"{len(self._processes)} processes, embedded Postgres{fabric}"
 
     def ready(self) -> None:
         """Return once everything answers. Raises Permanent with the log's end otherwise."""
@@ -99,6 +107,8 @@ class Plane:
             _wait(process, deadline)
         if self._server is not None:
             self._server.stop()
+        if self._broker is not None:
+            self._broker.stop()
 
     @property
     def exit_codes(self) -> list[int | None]:

@@ -6,18 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from schemas.cloudevents import CONTENT_TYPE, SPEC_VERSION, about, source_of, type_of
 from schemas.envelope import Recorded
 from schemas.views import CloudEvent
-
-JOB_FAMILIES = frozenset(
-    {"replication-run", "iteration", "checkpoint", "recovery", "vm-recovery", "cleanup"}
-)
-"""Streams that are jobs: their ids are the jobs' ids."""
-
-PLAN_FAMILIES = JOB_FAMILIES | {
-    "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news"
-}  # fmt: skip
-"""Streams whose key is a plan's name; other keys are sites."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -37,19 +28,17 @@ class EventRow(NamedTuple):
 
 def event_row(recorded: Recorded) -> EventRow:
     """The row of an event; `data` is passed on as it was stored."""
-    family, _, rest = recorded.stream.partition(":")
-    plan = rest.partition(":")[0] if family in PLAN_FAMILIES else ""
-    job = recorded.stream if family in JOB_FAMILIES else ""
+    plan, job = about(recorded.stream)
     meta = recorded.meta
-    name = f"seawall.{recorded.type}"
+    name = type_of(recorded.type)
     document = CloudEvent(
-        specversion="1.0",
+        specversion=SPEC_VERSION,
         id=recorded.event_id,
-        source=f"/seawall/{recorded.source}",
+        source=source_of(recorded.source),
         type=name,
         subject=recorded.stream,
         time=meta.occurred_at,
-        datacontenttype="application/json",
+        datacontenttype=CONTENT_TYPE,
         data=msgspec.Raw(recorded.data),
         seawallplan=plan,
         seawalljob=job,

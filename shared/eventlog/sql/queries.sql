@@ -70,3 +70,12 @@ select balance($1, $2, $3);
 
 -- name: leave
 select leave($1);
+
+-- name: published
+select topic, partition, seq from relay_marks where epoch = $1;
+
+-- name: mark_published
+select mark_published($1, $2, $3, $4, $5);
+
+-- name: publish_again
+select publish_again($1, $2, $3, $4);

@@ -41,6 +41,10 @@ class Harness(ABC):
     gateway: EventStore
     counter: EventStore
 
+    def reader(self) -> Bus:
+        """The bus of one copy of the counter service: it may remember what it read."""
+        return self.bus
+
     @abstractmethod
     async def restore_gateway(self, *, epoch: int, keep: int) -> None:
         """Put the gateway's log back to the first `keep` rows of each partition."""
@@ -101,7 +105,7 @@ class Copies:
         lease_s: float = 0.6,
     ) -> None:
         self._harness = harness
-        self._bus = bus or harness.bus
+        self._bus = bus
         self._store = store or harness.counter
         self._definition = definition
         self._lease_s = lease_s
@@ -121,7 +125,7 @@ class Copies:
         service = self.services[name] = Service(
             self._definition,
             store=self._store,
-            bus=self._bus,
+            bus=self._bus or self._harness.reader(),
             clock=SystemClock(),
             news=LocalNews(poll_s=POLL_S),
             copy_id=name,

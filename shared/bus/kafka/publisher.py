@@ -1,0 +1,117 @@
+"""Sends rows with an idempotent producer, and gives up a producer after its first failure.
+
+aiokafka's futures never expire, and after an error nobody knows what a producer will still send:
+so a batch has a time-out of ours, and whoever comes next gets a new producer. What the old one may
+still write are repeats of rows that follow on each other, which the readers' cursors drop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from schemas.envelope import Recorded
+from shared.bus.kafka.binding import to_message
+from shared.bus.kafka.settings import KafkaSettings
+from shared.errors import Transient
+
+log = structlog.get_logger()
+
+START_S: Final = 10.0
+PUBLISH_S: Final = 15.0
+"""Longer than a partition needs for another leader (2 – 9 s after a broker's death)."""
+
+STOP_S: Final = 2.0
+_BATCH_BYTES: Final = 128 * 1024
+
+
+class KafkaPublisher:
+    """One producer of one process. Not for two tasks at once: each relay has its own."""
+
+    def __init__(self, settings: KafkaSettings, *, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._producer: AIOKafkaProducer | None = None
+
+    async def publish(self, rows: Sequence[Recorded]) -> None:
+        """Return when every row is stored on all in-sync replicas. Raises Transient."""
+        await self._attempt(self._send_rows(rows), f"publish {len(rows)} rows")
+
+    async def tell(self, topic: str, key: bytes, value: bytes) -> None:
+        """One message of our own to a topic's only partition. Raises Transient."""
+        await self._attempt(self._send(topic, key, value), f"send to {topic}")
+
+    async def close(self) -> None:
+        """End the producer; what it has not sent by then is not sent."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _abandon(producer)
+
+    async def _attempt(self, sending: object, what: str) -> None:
+        try:
+            async with asyncio.timeout(PUBLISH_S):
+                await sending  # type: ignore[misc]
+        except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+            await self.close()
+            raise Transient(
+                f"could not {what}: {type(error).__name__}: {error}", code="kafka-unreachable"
+            ) from error
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    async def _send_rows(self, rows: Sequence[Recorded]) -> None:
+        producer = await self._open()
+        sent = []
+        for row in rows:
+            key, value, headers = to_message(row)
+            sent.append(
+                await producer.send(
+                    self._settings.prefix + row.topic,
+                    value,
+                    key=key,
+                    partition=row.partition,
+                    headers=headers,
+                )
+            )
+        await asyncio.gather(*sent)
+
+    async def _send(self, topic: str, key: bytes, value: bytes) -> None:
+        producer = await self._open()
+        await producer.send_and_wait(self._settings.prefix + topic, value, key=key, partition=0)
+
+    async def _open(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                **self._settings.client(self._name),
+                enable_idempotence=True,
+                acks="all",
+                linger_ms=0,
+                max_batch_size=_BATCH_BYTES,
+                max_request_size=1024 * 1024,
+            )
+            try:
+                async with asyncio.timeout(START_S):
+                    await producer.start()
+            except BaseException:
+                await _abandon(producer)
+                raise
+            self._producer = producer
+        return self._producer
+
+
+async def _abandon(producer: AIOKafkaProducer) -> None:
+    """Stop without flushing: `stop` alone waits for ever for brokers that do not come back."""
+    sender = producer._sender.sender_task if producer._sender is not None else None
+    if sender is not None:
+        sender.cancel()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await producer.stop()
+    except (KafkaError, OSError, asyncio.CancelledError) as error:
+        log.debug("kafka.producer-not-stopped", error=str(error))
