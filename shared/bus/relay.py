@@ -81,15 +81,21 @@ class Relay:
                 failures = 0
                 self.reachable = True
             except Fenced:
-                self._stale = more = True
+                self.stand_again()
+                more = True
             except Transient as away:
                 log_as = log.warning if self.reachable else log.debug
                 log_as("relay.away", service=self._store.service, error=away.message)
-                self.reachable, self._stale, more = False, True, False
+                self.stand_again()
+                self.reachable = more = False
                 await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                 failures += 1
             if not more:
                 await wait_news(self._news, timeout_s=self._poll_s)
+
+    def stand_again(self) -> None:
+        """Begin the next round from the marks: a send failed, or another copy moved one."""
+        self._stale = True
 
     async def round(self) -> bool:
         """Publish one batch; gives whether there may be more. Raises Transient, Fenced."""
@@ -120,7 +126,7 @@ class Relay:
     async def again(self, topic: str, partition: int, seq: int) -> None:
         """A reader misses a row that was published: publish from there again."""
         await self._store.publish_again(topic, partition, seq)
-        self._stale = True
+        self.stand_again()
         self._news.set()
 
     async def lag(self) -> int:

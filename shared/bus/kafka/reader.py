@@ -244,11 +244,20 @@ class KafkaBus:
             self._buffered[partition] -= len(queue.rows)
             queue.rows.clear()
             queue.epoch, queue.last = row.epoch, 0
+        if row.epoch == queue.epoch and self._fills_gap(where, row.seq):
+            self._buffered[partition] -= len(queue.rows)
+            queue.rows.clear()
+            queue.last = row.seq - 1
         if row.epoch < queue.epoch or row.seq <= max(queue.last, queue.floor):
             return  # A repeat, or a row of a log that was restored since.
         queue.rows.append((message.offset, row))
         queue.last = row.seq
         self._buffered[partition] += 1
+
+    def _fills_gap(self, where: Where, seq: int) -> bool:
+        """Whether its source publishes again what was missing: the rows after it follow."""
+        gap = self._gaps.get(where)
+        return gap is not None and seq == gap.after + 1
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> None:
         """Assign what is asked for, each partition where it was; carry out what must be reread."""

@@ -24,7 +24,6 @@ DEAD_LETTER_TOPIC: Final = "seawall.dead-letter"
 
 PROGRESS_RETENTION_S: Final = 3600
 _MESSAGE_BYTES_MAX: Final = 1024 * 1024
-_TRIES: Final = 20
 _PAUSE_S: Final = 0.25
 
 
@@ -134,13 +133,10 @@ class _Found(msgspec.Struct):
 async def _describe(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> dict[str, _Found]:
     """How the topics are; one that was just made shows after a moment."""
     names = [topic.name for topic in wanted]
-    for _ in range(_TRIES):
+    described: dict[str, dict[str, Any]] = {}
+    while not all(described.get(name, {}).get("partitions") for name in names):
+        await asyncio.sleep(_PAUSE_S if described else 0)
         described = {each["topic"]: each for each in await admin.describe_topics(names)}
-        if all(described.get(name, {}).get("partitions") for name in names):
-            break
-        await asyncio.sleep(_PAUSE_S)
-    else:
-        raise Transient("topics that were made do not show", code="kafka-unreachable")
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for answer in await admin.describe_configs(resources):
