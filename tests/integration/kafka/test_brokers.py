@@ -13,9 +13,10 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from schemas.ids import PARTITIONS
 from shared.bus.kafka.settings import KafkaSettings
 from shared.bus.kafka.topics import ensure_topics
+from shared.testing.counter import SERVICE
 from shared.testing.kafka import KafkaCluster
 from tests.brokers import kafka_cluster
-from tests.integration.kafka.fabric import SERVICE, TOPIC, Fabric
+from tests.integration.kafka.fabric import TOPIC, Fabric
 
 SERVICES = ("gateway", SERVICE)
 BACK_S = 60.0

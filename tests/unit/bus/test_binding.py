@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas.envelope import Meta, Recorded
 from shared.bus.kafka.binding import Unreadable, to_message, to_row
 
-NAMES = st.text(st.characters(exclude_characters=":/", exclude_categories=("Cs",)), min_size=1)
+NAMES = st.text(st.characters(exclude_characters=":/", exclude_categories=["Cs"]), min_size=1)
 MOMENTS = st.datetimes(timezones=st.just(dt.UTC))
 ROWS = st.builds(
     Recorded,
