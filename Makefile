@@ -37,8 +37,12 @@ fix: $(STAMP) ## mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-crash: $(STAMP) ## kill -9 trials [N=50] [SEED=7] [SWEEP=1]
+crash: $(STAMP) ## kill -9 trials [N=50] [SEED=7] [SWEEP=1], or [BUS=kafka BROKERS=3 MINUTES=10]
+ifeq ($(BUS),kafka)
+	$(BIN)/python -m tests.acceptance.chaos $(if $(BROKERS),--brokers $(BROKERS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+else
 	$(BIN)/python -m tests.acceptance.crash $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(SWEEP),--sweep)
+endif
 
 outage: $(STAMP) ## stop the database under running work [SECONDS=60]
 	$(BIN)/python -m tests.acceptance.outage $(if $(SECONDS),--seconds $(SECONDS))

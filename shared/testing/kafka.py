@@ -158,12 +158,17 @@ class KafkaCluster:
         node = self._nodes[number]
         if node.alive:
             return
-        with (node.folder / "kafka.log").open("ab") as output:
+        # Anew each time: the line that says that it serves must not be an earlier one.
+        with (node.folder / "kafka.log").open("wb") as output:
             node.process = subprocess.Popen(
                 ["java", *_JVM, "-cp", f"{self._libs}/*", "kafka.Kafka",
                  str(node.folder / "server.properties")],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
+
+    def wait_node(self, number: int) -> None:
+        """Return when a node that was started again serves. Raises Permanent."""
+        self._wait_ready(self._nodes[number], time.monotonic() + READY_S)
 
     def kill(self, number: int) -> None:
         """kill −9 of one node."""
