@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := schemas shared services tests
 
-.PHONY: help demo up kafka test check fix crash outage sim bench requirements
+.PHONY: help demo up kafka test check fix crash outage sim bench schemas requirements
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/' | expand -t 22
@@ -52,6 +52,9 @@ sim: $(STAMP) ## whole random worlds in virtual time [SEEDS=20] [SEED=first] [KI
 
 bench: $(STAMP) ## measure, one or all [NAME=dispatch]
 	$(BIN)/python -m tests.bench $(if $(NAME),--name $(NAME))
+
+schemas: $(STAMP) ## write the published contract anew: JSON Schemas, asyncapi.yaml
+	$(BIN)/python -m tests.unit.schemas.published
 
 requirements: $(STAMP) ## write the hashed requirement files anew from pyproject.toml
 	compile="$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -12,8 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from schemas.contract.compatibility import breaks
 from tests.tidy import tree
 
+SCHEMAS = "schemas/jsonschema/"
 PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)", re.MULTILINE)
 
 
@@ -84,6 +87,41 @@ def test_changelog_knows_the_version_or_unreleased_changes() -> None:
 
 def test_golden_files_of_released_versions_are_never_edited() -> None:
     assert golden_edits_since_releases(tree.ROOT) == []
+
+
+def schemas_broken_since_releases(cwd: Path) -> list[str]:
+    """JSON Schemas of a released version to which documents of this build do not keep."""
+    return [
+        f"{tag}: {name}: {place}"
+        for tag in git("tag", "--list", "v*", cwd=cwd).split()
+        for name in git("ls-tree", "-r", "--name-only", tag, SCHEMAS, cwd=cwd).splitlines()
+        for place in schema_breaks(git("show", f"{tag}:{name}", cwd=cwd), cwd / name)
+    ]
+
+
+def schema_breaks(old: str, now: Path) -> list[str]:
+    """What a schema that was released forbids and its file now does."""
+    return breaks(json.loads(old), json.loads(now.read_text())) if now.exists() else ["is gone"]
+
+
+def test_schemas_of_released_versions_still_hold() -> None:
+    assert schemas_broken_since_releases(tree.ROOT) == []
+
+
+def test_a_schema_that_broke_since_a_release_is_found(tmp_path: Path) -> None:
+    schema = tmp_path / SCHEMAS / "plan.v1.json"
+    schema.parent.mkdir(parents=True)
+    schema.write_text('{"properties": {"vm": {"type": "string"}}}')
+    git("init", "--quiet", cwd=tmp_path)
+    git("add", ".", cwd=tmp_path)
+    git("commit", "--quiet", "--message", "release", cwd=tmp_path)
+    git("tag", "v1", cwd=tmp_path)
+    schema.write_text('{"properties": {"vm": {"type": "string"}, "job": {"type": "string"}}}')
+    assert schemas_broken_since_releases(tmp_path) == []
+    schema.write_text('{"properties": {"vm": {"type": "integer"}}}')
+    assert schemas_broken_since_releases(tmp_path) != []
+    schema.unlink()
+    assert schemas_broken_since_releases(tmp_path) == [f"v1: {SCHEMAS}plan.v1.json: is gone"]
 
 
 def test_an_edited_golden_file_is_found(tmp_path: Path) -> None:

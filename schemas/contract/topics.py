@@ -1,0 +1,90 @@
+"""Which published type travels on which topic.
+
+Events are on the topic of the service whose log they stand in, messages on that of the service
+they are addressed to. Timers and the payloads and results of effects stay in their service's
+database: they are stored under published names, and nobody outside ever sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from schemas.envelope import commands_topic, events_topic
+
+SERVICES: Final = ("gateway", "scheduler", "replicator", "recovery", "notifier")
+"""Services with a log, and so with a topic of events."""
+
+PROGRESS: Final = "seawall.progress"
+DEAD_LETTER: Final = "seawall.dead-letter"
+
+SETTLED: Final = "common.command-settled"
+"""Said by every service that is asked: all but the gateway."""
+
+MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "scheduler": (
+        "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
+        "create-checkpoint", "delete-plan", "finish-application", "iteration-ended",
+        "prioritise-plan", "recover", "recovery-ended", "release-holds", "remove-site", "reset-vm",
+        "run-plan", "site-inspected", "start-plan", "stop-plan",
+    ),
+    "replicator": (
+        "cancel-iteration", "cancel-job", "delete-checkpoint", "inspect-site", "make-checkpoint",
+        "open-gate", "run-member-ended", "start-iteration", "start-run", "store-script",
+    ),
+    "recovery": (
+        "abandon-vm", "begin-cleanup", "boot-vm", "cancel-job", "cleanup", "cleanup-news",
+        "enrol-vm", "instance-ready", "launch-vm", "member-news", "start-recovery", "store-script",
+        "unwatch-instance", "watch-instance",
+    ),
+    "notifier": ("change-alert", "deliver", "note-alert"),
+}  # fmt: skip
+"""Service → what it is told or asked; the stored name begins with the service's."""
+
+INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "scheduler": (
+        "checkpoint-due", "group-check-due", "group-tick-due", "inspection-due", "names-due",
+        "retention-due", "rpo-due", "tick-due",
+    ),
+    "replicator": (
+        "close-snapshot", "copy-switched", "create-vm-checkpoint", "delete-vm-checkpoint",
+        "discard-staged", "disk-copied", "finalize-copy", "open-snapshot", "run-script",
+        "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
+        "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
+    ),
+    "recovery": (
+        "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance", "disk-rebuilt",
+        "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due", "poll-site",
+        "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
+        "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",
+    ),
+    "notifier": ("digest-due", "send-mail"),
+}  # fmt: skip
+"""Service → its timers, and the payloads and results of its effects."""
+
+_EVENTS: Final[Mapping[str, str]] = {
+    "gateway": "gateway",
+    "scheduler": "scheduler",
+    "replication": "replicator",
+    "recovery": "recovery",
+    "alert": "notifier",
+    "digest": "notifier",
+    "news": "notifier",
+    "delivery": "notifier",
+}
+"""First word of an event's stored name → the service that says it."""
+
+
+def topics_of(name: str) -> tuple[str, ...]:
+    """The topics a stored name is found on; none for what stays inside its service.
+
+    Raises KeyError for a name that no rule here covers.
+    """
+    if name == SETTLED:
+        return tuple(events_topic(service) for service in SERVICES if service in MESSAGES)
+    first, _, rest = name.partition(".")
+    if rest in MESSAGES.get(first, ()):
+        return (commands_topic(first),)
+    if rest in INTERNAL.get(first, ()):
+        return ()
+    return (events_topic(_EVENTS[first]),)
