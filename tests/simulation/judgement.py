@@ -22,6 +22,7 @@ from services.replicator.budgets import budgets_of
 from shared.effects.port import Budget
 from shared.platforms.lab.limits import LabLimits
 from shared.testing.scripts import Run
+from tests.simulation.contract import contract_kept
 from tests.simulation.facts import Facts
 from tests.simulation.plane import DEFINITIONS, Plane
 from tests.simulation.plans import Temper
@@ -36,7 +37,9 @@ async def judge(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     """Everything that is not as it must be."""
     await facts.refresh()
     broken = [f"crashed: {crash}" for crash in world.crashes]
-    broken += dense(await world.history())
+    history = await world.history()
+    broken += dense(history)
+    broken += contract_kept(history)
     for definition in DEFINITIONS:
         broken += await consumed(world, definition)
     broken += await nothing_left(world)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 
+from schemas.envelope import Meta, Recorded
 from services.recovery.domain import recovery, recovery_state
 from services.replicator import platform_work
 from shared.effects import memory
 from shared.eventlog.memory import MemoryStore
 from tests.simulation import counter, main
+from tests.simulation.contract import contract_kept
 from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
 
@@ -70,3 +73,22 @@ def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome_of = recovery_state.outcome_of
     monkeypatch.setattr(recovery, "outcome_of", kind)
     assert found(main.run_recoveries, "outcome", first=3)
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "told"),
+    [
+        ("seawall.recovery.commands", b"{}", "contract: scheduler.site-removed on seawall.recov"),
+        ("seawall.scheduler.events", b"{}", "contract: scheduler.site-removed $: 'site' is a req"),
+        ("seawall.scheduler.events", b'{"site": 7}', "contract: scheduler.site-removed $.site: 7"),
+        ("seawall.scheduler.events", b'{"site": "east"}', ""),
+    ],
+)
+def test_a_row_unlike_the_published_contract_is_seen(topic: str, data: bytes, told: str) -> None:
+    row = Recorded(
+        source="scheduler", epoch=1, topic=topic, partition=0, seq=1, stream="site:east",
+        version=1, type="scheduler.site-removed", schema_version=1, data=data,
+        meta=Meta(occurred_at=dt.datetime(2026, 11, 22, tzinfo=dt.UTC)),
+    )  # fmt: skip
+    broken = contract_kept({("scheduler", topic): [row]})
+    assert [line.startswith(told) for line in broken] == ([True] if told else [])
