@@ -1,0 +1,127 @@
+"""Follow Seawall's events on Kafka: one line per event, each once, going on where it stopped.
+
+    pip install aiokafka
+    python follow_events.py --kafka 127.0.0.1:9092 [--state follow.json] [--plan shop]
+
+Delivery is at least once, so an event may come again: after a broker or a relay died, or after
+this program did. `ce_id` tells: it is made of source, epoch, topic, partition and seq, and seq is
+dense within the others. So remembering the last (epoch, seq) of each partition is remembering
+every id that was ever seen, in constant space. It is kept beside the offset, in one file that is
+replaced whole; a group's committed offsets would know the place, but not the repeats. A crash
+between printing and keeping prints a batch again: who writes to a database keeps the place in the
+same transaction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaConnectionError
+
+SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier")
+BATCH_MAX = 500
+POLL_MS = 1000
+
+
+class Place:
+    """How far each partition was read: the next offset, and the last event's epoch and seq."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, list[int]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def offset(self, where: TopicPartition) -> int | None:
+        """Where to go on; None where nothing was read yet."""
+        place = self._places.get(f"{where.topic}/{where.partition}")
+        return place[0] if place else None
+
+    def take(self, record: ConsumerRecord, epoch: int, seq: int) -> bool:
+        """Move past a record. False if its event was seen before."""
+        key = f"{record.topic}/{record.partition}"
+        _, last_epoch, last_seq = self._places.get(key, [0, 0, 0])
+        if epoch < last_epoch or (epoch == last_epoch and seq <= last_seq):
+            self._places[key] = [record.offset + 1, last_epoch, last_seq]
+            return False
+        if epoch > last_epoch > 0:
+            print(f"{key}: the log was restored, epoch {epoch}", file=sys.stderr)
+        elif last_seq and seq != last_seq + 1:
+            # The topic's retention was shorter than our absence: read what is missing over HTTP.
+            print(f"{key}: {seq - last_seq - 1} events are missing", file=sys.stderr)
+        self._places[key] = [record.offset + 1, epoch, seq]
+        return True
+
+    def save(self) -> None:
+        """Replace the file, so that a crash leaves the old one or the new one."""
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(json.dumps(self._places))
+        fresh.replace(self._path)
+
+
+def line_of(headers: dict[str, str], data: dict[str, object]) -> str:
+    """One event as a line: when, what, which stream, and what it says."""
+    shown = " ".join(f"{name}={value!r}" for name, value in data.items() if is_short(value))
+    return f"{headers['ce_time']}  {headers['ce_type']}  {headers['ce_subject']}  {shown}"
+
+
+def is_short(value: object) -> bool:
+    """Whether a field fits a line."""
+    return isinstance(value, str | int | float) and len(str(value)) <= 40
+
+
+async def follow(kafka: str, place: Place, plan: str, stopped: asyncio.Event) -> None:
+    """Print events until `stopped`."""
+    topics = [f"seawall.{service}.events" for service in SERVICES]
+    # Without a group every partition is ours; the offsets are our own.
+    consumer = AIOKafkaConsumer(
+        *topics, bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest"
+    )
+    try:
+        await consumer.start()
+        if missing := sorted(set(topics) - await consumer.topics()):
+            sys.exit(f"no topic {', '.join(missing)} at {kafka}: has Seawall run there?")
+        for where in consumer.assignment():
+            if (offset := place.offset(where)) is not None:
+                consumer.seek(where, offset)
+        while not stopped.is_set():
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_MAX)
+            for record in (record for batch in batches.values() for record in batch):
+                show(record, place, plan)
+            if batches:
+                place.save()
+    finally:
+        await consumer.stop()
+
+
+def show(record: ConsumerRecord, place: Place, plan: str) -> None:
+    """Print a record's event, unless it came before or is of another plan."""
+    headers = {name: value.decode() for name, value in record.headers}
+    if not place.take(record, int(headers["ce_epoch"]), int(headers["ce_seq"])):
+        return
+    if not plan or headers.get("ce_seawallplan") == plan:
+        print(line_of(headers, json.loads(record.value)), flush=True)
+
+
+async def main() -> None:
+    """Read the arguments; follow until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(description="Follow Seawall's events on Kafka.")
+    parser.add_argument("--kafka", default="127.0.0.1:9092", help="host:port,…")
+    parser.add_argument("--state", type=Path, default=Path("follow.json"), help="where it stands")
+    parser.add_argument("--plan", default="", help="only this plan's events")
+    asked = parser.parse_args()
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    try:
+        await follow(asked.kafka, Place(asked.state), asked.plan, stopped)
+    except KafkaConnectionError as error:
+        sys.exit(f"no broker answers at {asked.kafka}: {error}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
