@@ -46,7 +46,7 @@ _HEADERS: Final[dict[str, Any]] = {
 }
 _ALWAYS: Final = (
     "content-type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject", "ce_time",
-    "ce_epoch", "ce_seq", "ce_version", "ce_schemaversion",
+    "ce_epoch", "ce_seq", "ce_version", "ce_schemaversion", "ce_actor",
 )  # fmt: skip
 _PROGRESS_MESSAGE: Final = "progress"
 _DEAD_MESSAGE: Final = "dead-letter"
@@ -111,9 +111,11 @@ def _channels(names: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _channel(topic: str, text: str, messages: list[str]) -> dict[str, Any]:
-    binding: dict[str, Any] = {"topic": topic, "bindingVersion": _BINDING}
-    if topic not in (PROGRESS, DEAD_LETTER):
-        binding["partitions"] = PARTITIONS
+    binding = {
+        "topic": topic,
+        "partitions": 1 if topic == PROGRESS else PARTITIONS,
+        "bindingVersion": _BINDING,
+    }
     return {
         "address": topic,
         "description": text,

@@ -10,14 +10,18 @@ import msgspec
 import pytest
 import yaml
 from jsonschema import Draft7Validator, Draft202012Validator
+from msgspec import structs
 
 from schemas import registry
 from schemas.contract import asyncapi, topics, types
-from schemas.envelope import commands_topic
+from schemas.envelope import Meta, Recorded, commands_topic
 from services.notifier.handlers import definition as notifier
 from services.recovery.handlers import DEFINITION as RECOVERY
 from services.replicator.handlers import DEFINITION as REPLICATOR
 from services.scheduler.handlers import DEFINITION as SCHEDULER
+from shared.bus.kafka.binding import to_message
+from shared.bus.kafka.settings import KafkaSettings
+from shared.bus.kafka.topics import wanted_topics
 from tests.formats import formats
 from tests.unit.schemas import golden, published
 
@@ -101,6 +105,35 @@ def test_the_asyncapi_document_is_one() -> None:
 )
 def test_a_document_that_is_none_is_found(wrong: dict[str, Any]) -> None:
     assert not Draft7Validator(formats("asyncapi-3.0.0")).is_valid({**DOCUMENT, **wrong})
+
+
+def test_headers_are_those_of_the_messages_we_send() -> None:
+    row = Recorded(
+        source="recovery", epoch=1, topic="seawall.recovery.events", partition=34, seq=7,
+        stream="vm-recovery:shop:1:db", version=3, type="recovery.vm-ready", schema_version=1,
+        data=b"{}",
+        meta=Meta(
+            occurred_at=golden.MOMENT, actor="admin", correlation_id="a", causation_id="b",
+            traceparent="c",
+        ),
+    )  # fmt: skip
+    cloud_event = DOCUMENT["components"]["schemas"]["CloudEvent"]
+    sent = {name: value.decode() for name, value in to_message(row).headers}
+    assert set(sent) == set(cloud_event["properties"])
+    assert list(Draft202012Validator(cloud_event).iter_errors(sent)) == []
+    bare = structs.replace(row, stream="site:east", meta=Meta(occurred_at=golden.MOMENT))
+    sparse = to_message(bare).headers
+    assert {name for name, _ in sparse} == set(cloud_event["required"])
+
+
+def test_partitions_are_those_of_the_topics_we_make() -> None:
+    settings = KafkaSettings(servers=("127.0.0.1:9092",))
+    made = {topic.name: topic.partitions for topic in wanted_topics(topics.SERVICES, settings)}
+    channels = DOCUMENT["channels"].values()
+    told = {c["address"]: c["bindings"]["kafka"]["partitions"] for c in channels}
+    # What nobody says or reads is made all the same: a service's topics come in pairs.
+    assert set(made) - set(told) == {"seawall.control", "seawall.gateway.commands"}
+    assert {name: made[name] for name in told} == told
 
 
 def test_every_reference_leads_somewhere() -> None:
