@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -39,12 +39,19 @@ EVENT_BYTES_MAX = 64 * 1024
 """A fact is small: content belongs in blobs, rosters in streams of their own."""
 
 
+class Tried(NamedTuple):
+    """How one try of an effect went, for whoever counts."""
+
+    kind: str
+    result: str
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to decide about, and what consuming it moves.
 
     `received` None only moves (a row of a type nobody handles, an effect put back).
     `position` is the row's (source, epoch, topic, partition, seq). `at_least` is the lowest
-    version of the effect's stream that a fresh state can have.
+    version of the effect's stream that a fresh state can have, `tried` how it went.
     """
 
     received: Received | None = None
@@ -53,6 +60,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     settled: Settled | None = None
     parked: Parked | None = None
     at_least: int = 0
+    tried: Tried | None = None
 
 
 class Cached(msgspec.Struct):

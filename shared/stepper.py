@@ -85,7 +85,7 @@ class Stepper:
         self.parked_keys: dict[tuple[str, str, str], int] = {}
         """(source, topic, key) → seq of the first message of it that was set aside."""
         self.reachable = True
-        self.count: Callable[[int], None] = _count_nothing
+        self.count: Callable[[Sequence[Input]], None] = _count_nothing
 
     async def submit(self, inputs: Sequence[Input]) -> None:
         """Decide and commit the inputs, in order, perhaps together with others'."""
@@ -228,7 +228,7 @@ class Stepper:
             if isinstance(failed, Conflict):
                 self.cache.evict(failed.streams)
             raise
-        self.count(len(inputs))
+        self.count(inputs)
         self._forget_ended(folder.touched)
         news = set(folder.topics)
         if step.effects or step.settled:
@@ -349,7 +349,7 @@ def _set_again(timer: DueTimer, due: dt.datetime) -> NewTimer:
     )
 
 
-def _count_nothing(inputs: int) -> None:
+def _count_nothing(inputs: Sequence[Input]) -> None:
     """Where nobody measures."""
 
 

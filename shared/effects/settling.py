@@ -9,10 +9,11 @@ import msgspec
 from schemas.envelope import Received
 from shared.clock import Clock
 from shared.decider import EffectOutcome
-from shared.effects.policy import Verdict
+from shared.effects.policy import Requeue, Verdict
 from shared.effects.port import Claimed
+from shared.errors import Throttled
 from shared.eventlog.port import Settled
-from shared.fold import Input
+from shared.fold import Input, Tried
 from shared.stepper import Stepper
 
 
@@ -34,14 +35,22 @@ class Settling:
 
     def _input(self, claimed: Claimed, end: Verdict) -> Input:
         if isinstance(end, EffectOutcome):
-            return self._decided(claimed, end, Settled(claimed.effect_id, claimed.lease_no))
+            settled = Settled(claimed.effect_id, claimed.lease_no)
+            return self._decided(claimed, end, settled, Tried(claimed.kind, _result(end)))
         return Input(
             settled=Settled(
                 claimed.effect_id, claimed.lease_no, requeue_at=end.at, attempt=end.attempt
-            )
+            ),
+            tried=Tried(claimed.kind, _again(end)),
         )
 
-    def _decided(self, claimed: Claimed, body: msgspec.Struct, settled: Settled) -> Input:
+    def _decided(
+        self,
+        claimed: Claimed,
+        body: msgspec.Struct,
+        settled: Settled,
+        tried: Tried | None = None,
+    ) -> Input:
         received = Received(
             body=body,
             meta=claimed.meta,
@@ -49,4 +58,20 @@ class Settling:
             cause=f"effect.{claimed.effect_id}",
             stream=claimed.stream,
         )
-        return Input(received=received, settled=settled, at_least=claimed.stream_version)
+        return Input(
+            received=received, settled=settled, at_least=claimed.stream_version, tried=tried
+        )
+
+
+def _result(end: EffectOutcome) -> str:
+    """How an effect ended for good, as the metrics name it."""
+    if end.ok:
+        return "ok"
+    return "unknown" if end.unknown else "cancelled" if end.code == "cancelled" else "failed"
+
+
+def _again(end: Requeue) -> str:
+    """Why an effect is ready again, as the metrics name it."""
+    if end.code == Throttled.code:
+        return "throttled"
+    return "retried" if end.failed else "given-back"

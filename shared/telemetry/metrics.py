@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from shared.fold import Input
 
 
 class EngineMetrics:
@@ -27,7 +29,7 @@ class EngineMetrics:
             registry=registry,
         )  # fmt: skip
         self.effects = Counter(
-            "seawall_effects_total", "Effects that ended, by kind and result",
+            "seawall_effects_total", "Tries of effects that ended, by kind and result",
             ("service", "kind", "result"), registry=registry,
         )  # fmt: skip
         self.throttled = Counter(
@@ -35,12 +37,17 @@ class EngineMetrics:
             ("service", "kind"), registry=registry,
         )  # fmt: skip
 
-    def counting(self, service: str) -> Callable[[int], None]:
+    def counting(self, service: str) -> Callable[[Sequence[Input]], None]:
         """What a service's stepper calls after each commit, with the inputs decided in it."""
         steps, inputs = self.steps.labels(service), self.inputs.labels(service)
 
-        def count(decided: int) -> None:
+        def count(decided: Sequence[Input]) -> None:
             steps.inc()
-            inputs.inc(decided)
+            inputs.inc(len(decided))
+            for tried in (each.tried for each in decided if each.tried is not None):
+                if tried.result == "throttled":
+                    self.throttled.labels(service, tried.kind).inc()
+                else:
+                    self.effects.labels(service, tried.kind, tried.result).inc()
 
         return count
