@@ -28,6 +28,10 @@ class EngineMetrics:
             "seawall_partitions", "Logical partitions held by this copy", labels,
             registry=registry,
         )  # fmt: skip
+        self.lag = Gauge(
+            "seawall_lag_messages", "Messages past the cursors of this copy's partitions", labels,
+            registry=registry,
+        )  # fmt: skip
         self.effects = Counter(
             "seawall_effects_total", "Tries of effects that ended, by kind and result",
             ("service", "kind", "result"), registry=registry,
