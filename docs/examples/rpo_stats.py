@@ -18,7 +18,8 @@ its window has passed. Good for a wall display, not for a bill or an alert: thos
 (follow_events.py).
 
 The topics must exist before it starts: Seawall makes them. The tables are in memory and come back
-from their changelog topics, which faust makes itself.
+from their changelog topics, which faust makes itself; the very first start may end at them
+(`PartitionsMismatch … has 0 partitions`): start it once more.
 """
 
 from __future__ import annotations
