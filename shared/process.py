@@ -22,6 +22,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from shared.bus.kafka.fabric import KafkaFabric
+from shared.bus.kafka.hints import PostgresHints
 from shared.bus.kafka.settings import KafkaSettings
 from shared.bus.kafka.topics import ensure_topics
 from shared.bus.outlet import MakeOutlet
@@ -66,10 +67,16 @@ class Part(Protocol):
 
 
 class Process:
-    """The shared things of one process. Use as an async context; `run` its parts inside."""
+    """The shared things of one process. Use as an async context; `run` its parts inside.
 
-    def __init__(self, settings: Settings, *, dsn: str) -> None:
+    `services` are those whose logs exist side by side: all of an installation.
+    """
+
+    def __init__(
+        self, settings: Settings, *, dsn: str, services: Sequence[str] = LOGGED_SERVICES
+    ) -> None:
         self.settings = settings
+        self._services = tuple(services)
         self.dsn = dsn
         self.clock = SystemClock()
         self.registry = CollectorRegistry()
@@ -80,7 +87,7 @@ class Process:
         self._pools: dict[str, Pool] = {}
 
     async def __aenter__(self) -> Process:
-        for service in LOGGED_SERVICES:
+        for service in self._services:
             await migrate(self.dsn, service)
         if self.settings.kafka is not None:
             self.fabric = await self._open_fabric(self.settings.kafka)
@@ -92,7 +99,7 @@ class Process:
         made: Sequence[str] | None = None
         while made is None:
             try:
-                made = await ensure_topics(LOGGED_SERVICES, kafka)
+                made = await ensure_topics(self._services, kafka)
             except Transient as away:
                 if time.monotonic() > deadline:
                     raise Permanent(away.message, remedy=away.remedy, code=away.code) from away
@@ -100,7 +107,7 @@ class Process:
         if made:
             log.info("kafka.topics-made", topics=made)
         name = f"{os.getpid()}-{secrets.token_hex(2)}"
-        return KafkaFabric(kafka, name=name, services=LOGGED_SERVICES, clock=self.clock)
+        return KafkaFabric(kafka, name=name, services=self._services, clock=self.clock)
 
     async def __aexit__(self, *failure: object) -> None:
         for pool in self._pools.values():
@@ -129,11 +136,11 @@ class Process:
         )
 
     async def service(
-        self, definition: ServiceDefinition, *, sources: Sequence[str] = LOGGED_SERVICES
+        self, definition: ServiceDefinition, *, sources: Sequence[str] = ()
     ) -> Service:
         """A service on this process's bus and store, shown in its health and metrics."""
         pool = await self.pool(definition.name)
-        bus, reading = self.bus(definition.name, pool, sources=sources)
+        bus, reading = await self.bus(definition.name, pool, sources=sources)
         built = Service(
             definition,
             store=await self.store(definition.name),
@@ -150,13 +157,14 @@ class Process:
         built.register(self.health, self.metrics)
         return built
 
-    def bus(
-        self, consumer: str, pool: Pool, *, sources: Sequence[str] = LOGGED_SERVICES
+    async def bus(
+        self, consumer: str, pool: Pool, *, sources: Sequence[str] = ()
     ) -> tuple[Bus, Callable[[], Coroutine[Any, Any, None]] | None]:
         """The bus of a consumer, and what must run beside it, if anything."""
         if self.fabric is None:
-            return PostgresBus(pool, sources=sources), None
-        reader = self.fabric.reader(consumer, wake=self.news.tell_here)
+            return PostgresBus(pool, sources=sources or self._services), None
+        hints = PostgresHints(await self.pool(consumer))
+        reader = self.fabric.reader(consumer, hints=hints, wake=self.news.tell_here)
         return reader, reader.run
 
     def outlet(self) -> MakeOutlet | None:

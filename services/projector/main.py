@@ -23,7 +23,7 @@ async def build(process: Process) -> Projector:
     await migrate_schema(process.dsn, SCHEMA, folder=SQL_FOLDER)
     await migrate_schema(process.dsn, _LEASES, folder=STORE_FILES)
     pool = await process.pool(SCHEMA)
-    bus, reading = process.bus("projector", pool)
+    bus, reading = await process.bus("projector", pool)
     projector = Projector(
         PostgresReadModel(pool),
         bus=bus,

@@ -29,3 +29,6 @@ def configure_logs(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # A broker that is away is told by our own events and by /readyz: aiokafka says it for every
+    # partition and try.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

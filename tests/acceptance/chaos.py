@@ -108,7 +108,7 @@ class Chaos(threading.Thread):
         member = self._chance.choice(self._fleet.members)
         name = member.rpartition("-")[0]
         both = self._chance.random() < 0.3
-        dying = [each for each in self._fleet.members if each == member or both and name in each]
+        dying = [each for each in self._fleet.members if each == member or (both and name in each)]
         for each in dying:
             if self._fleet.runs(each):
                 self._fleet.kill(each)

@@ -10,6 +10,7 @@ import structlog
 
 from schemas.envelope import commands_topic, events_topic
 from shared.bus.kafka.control import Again, Control, Told
+from shared.bus.kafka.hints import Hints
 from shared.bus.kafka.publisher import KafkaPublisher
 from shared.bus.kafka.reader import KafkaBus
 from shared.bus.kafka.settings import KafkaSettings
@@ -42,9 +43,13 @@ class KafkaFabric:
         """Read the control topic until cancelled."""
         await self.control.run()
 
-    def reader(self, consumer: str, *, wake: Callable[[Collection[str]], None]) -> KafkaBus:
+    def reader(
+        self, consumer: str, *, hints: Hints, wake: Callable[[Collection[str]], None]
+    ) -> KafkaBus:
         """The bus of one consumer; its `run` is the caller's to run."""
-        return KafkaBus(self._settings, name=consumer, control=self.control, wake=wake)
+        return KafkaBus(
+            self._settings, name=consumer, control=self.control, hints=hints, wake=wake
+        )
 
     def outlet(
         self, store: EventStore, owned: Callable[[], frozenset[int]], *, news: News

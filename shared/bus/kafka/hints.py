@@ -1,32 +1,66 @@
-"""Where readers left off, by Kafka's own committed offsets: all of a group in one request."""
+"""Where readers left off: a hint beside their cursors, in the same database, a little behind them.
+
+Not Kafka's own committed offsets: aiokafka's coordinator breaks when partitions are assigned anew
+by hand under a group, and what is restored with the cursors fits them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Protocol
 
-import structlog
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from shared.postgres import COMMAND_TIMEOUT_S, Pool, load_statements, translated
 
-from shared.bus.kafka.settings import KafkaSettings
+_SQL: Final = load_statements(Path(__file__).parents[2] / "eventlog" / "sql" / "queries.sql")
 
-log = structlog.get_logger()
-
-TIMEOUT_S: Final = 3.0
+Place = tuple[str, int]
+"""(topic, partition)."""
 
 
-async def read_hints(settings: KafkaSettings, group: str) -> dict[TopicPartition, int]:
-    """The group's offsets; none where they cannot be had in time, which costs reading more."""
-    admin = AIOKafkaAdminClient(**settings.client("hints"))
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            await admin.start()
-            found = await admin.list_consumer_group_offsets(group)
-    except (KafkaError, OSError) as error:
-        log.debug("kafka.no-hints", group=group, error=str(error))
-        return {}
-    finally:
-        await admin.close()
-    return {partition: each.offset for partition, each in found.items() if each.offset >= 0}
+class Hints(Protocol):
+    """Offsets by topic and partition; lost ones cost reading, nothing else."""
+
+    async def load(self) -> Mapping[Place, int]: ...
+
+    async def save(self, offsets: Mapping[Place, int]) -> None: ...
+
+
+class MemoryHints:
+    """Hints of one process."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[Place, int] = {}
+
+    async def load(self) -> Mapping[Place, int]:
+        """All of them."""
+        return dict(self._offsets)
+
+    async def save(self, offsets: Mapping[Place, int]) -> None:
+        """Keep the newest."""
+        self._offsets |= offsets
+
+
+class PostgresHints:
+    """Hints in a service's schema. Raises Transient as every call of the database."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def load(self) -> Mapping[Place, int]:
+        """All of them."""
+        with translated("read where to read on"):
+            async with self._pool.lend(timeout_s=COMMAND_TIMEOUT_S) as connection:
+                rows = await connection.fetch(_SQL["hints"])
+        return {(topic, partition): offset for topic, partition, offset in rows}
+
+    async def save(self, offsets: Mapping[Place, int]) -> None:
+        """Keep the newest."""
+        places = sorted(offsets)
+        with translated("keep where to read on"):
+            async with self._pool.lend(timeout_s=COMMAND_TIMEOUT_S) as connection:
+                await connection.execute(
+                    _SQL["save_hints"], [topic for topic, _ in places],
+                    [partition for _, partition in places],
+                    [offsets[place] for place in places],
+                )  # fmt: skip

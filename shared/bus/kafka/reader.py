@@ -2,11 +2,10 @@
 
 Partitions are assigned by us, never by a group: who reads what follows from the leases that also
 decide who commits. A pump keeps a bounded number of rows of each partition; rows stay until the
-reader's positions have passed them, so asking again brings them again. Offsets are committed now
-and then under the group `seawall.<consumer>`: a hint where to begin (and what Kafka's own tools
-show), never the truth; the cursors in the consumer's database are that. Where rows are missing
-after the hint, the partition is read from its beginning, and if they are not there either, their
-source is asked to publish them again.
+reader's positions have passed them, so asking again brings them again. Where to begin is a hint
+that is kept now and then, never the truth; the cursors in the consumer's database are that. Where
+rows are missing after the hint, the partition is read from its beginning, and if they are not
+there either, their source is asked to publish them again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from aiokafka.errors import KafkaError
 from schemas.envelope import Recorded
 from shared.bus.kafka.binding import Unreadable, to_row
 from shared.bus.kafka.control import Again, Control, stop
-from shared.bus.kafka.hints import read_hints
+from shared.bus.kafka.hints import Hints
 from shared.bus.kafka.settings import KafkaSettings
 from shared.bus.port import Positions
 from shared.errors import Transient
@@ -95,11 +94,12 @@ class KafkaBus:
         *,
         name: str,
         control: Control,
+        hints: Hints,
         wake: Callable[[Collection[str]], None],
     ) -> None:
         self._settings = settings
         self._name = name
-        self._group = f"{settings.prefix}seawall.{name}"
+        self._hints = hints
         self._control = control
         self._wake = wake
         self._consumer: AIOKafkaConsumer | None = None
@@ -189,14 +189,13 @@ class KafkaBus:
         while True:
             try:
                 await self._session()
-            except (KafkaError, OSError) as lost:
+            except (KafkaError, OSError, Transient) as lost:
                 log.debug("kafka.reader-lost", consumer=self._name, error=str(lost))
                 await asyncio.sleep(RECONNECT_S)
 
     async def _session(self) -> None:
         consumer = AIOKafkaConsumer(
             **self._settings.client(self._name),
-            group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_bytes=_FETCH_BYTES,
@@ -283,7 +282,7 @@ class KafkaBus:
         """Where to begin: at the hint that this or another copy left, else at the beginning."""
         if not partitions:
             return {}
-        hints = await read_hints(self._settings, self._group)
+        hints = {self._tp(*place): n for place, n in (await self._hints.load()).items()}
         found = {p: hints[p] for p in partitions if p in hints}
         if rest := [p for p in partitions if p not in hints]:
             found |= await consumer.beginning_offsets(rest)
@@ -311,7 +310,7 @@ class KafkaBus:
         self._safe.pop(partition, None)
 
     async def _hint(self, consumer: AIOKafkaConsumer) -> None:
-        """Commit where to begin after a restart: where the reader stood a while ago, because what
+        """Keep where to begin after a restart: where the reader stood a while ago, because what
         it asks for now is not committed on its side yet."""
         now = time.monotonic()
         if now < self._hint_at:
@@ -321,10 +320,10 @@ class KafkaBus:
         settled = {p: offset for p, offset in self._safe.items() if p in self._assigned}
         self._safe = {p: self._first_needed(p) for p in self._assigned if p in self._next}
         if settled:
-            try:
-                await consumer.commit(settled)
-            except KafkaError as error:
-                log.debug("kafka.hint-not-kept", consumer=self._name, error=str(error))
+            prefix = self._settings.prefix
+            await self._hints.save(
+                {(p.topic.removeprefix(prefix), p.partition): n for p, n in settled.items()}
+            )
 
     def _look_for_missing(self, consumer: AIOKafkaConsumer) -> None:
         """A source that told of more rows than arrived: they must be there, or be asked for."""
@@ -357,7 +356,10 @@ class KafkaBus:
         return queue
 
     def _partition(self, where: Where) -> TopicPartition:
-        return TopicPartition(self._settings.prefix + where[1], where[2])
+        return self._tp(where[1], where[2])
+
+    def _tp(self, topic: str, partition: int) -> TopicPartition:
+        return TopicPartition(self._settings.prefix + topic, partition)
 
     def _want(self, positions: Positions) -> None:
         now = time.monotonic()

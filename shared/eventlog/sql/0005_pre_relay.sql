@@ -37,3 +37,11 @@ returns void language sql as $$
     update relay_marks set seq = least(seq, p_seq - 1)
         where topic = p_topic and partition = p_partition and epoch = p_epoch
 $$;
+
+-- Where this service's readers of a broker may begin; a little behind the cursors.
+create table reader_hints (
+    topic       text collate "C" not null,
+    partition   int not null,
+    next_offset bigint not null,
+    primary key (topic, partition)
+) with (fillfactor = 40);

@@ -79,3 +79,11 @@ select mark_published($1, $2, $3, $4, $5);
 
 -- name: publish_again
 select publish_again($1, $2, $3, $4);
+
+-- name: hints
+select topic, partition, next_offset from reader_hints;
+
+-- name: save_hints
+insert into reader_hints
+select * from unnest($1::text[], $2::int[], $3::bigint[]) order by 1, 2
+on conflict (topic, partition) do update set next_offset = excluded.next_offset;

@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from schemas.envelope import Recorded
 from schemas.ids import PARTITIONS
 from shared.bus.kafka.fabric import KafkaFabric, KafkaOutlet
+from shared.bus.kafka.hints import MemoryHints
 from shared.bus.kafka.reader import KafkaBus
 from shared.bus.kafka.settings import KafkaSettings
 from shared.bus.kafka.topics import ensure_topics, wanted_topics
@@ -106,7 +107,7 @@ class KafkaHarness(Harness):
         return self._reader(f"counter-{self._readers}")
 
     def _reader(self, name: str) -> KafkaBus:
-        bus = self._fabric.reader(name, wake=lambda topics: None)
+        bus = self._fabric.reader(name, hints=MemoryHints(), wake=lambda topics: None)
         self._tasks[name] = asyncio.create_task(bus.run())
         return bus
 

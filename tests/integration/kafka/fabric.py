@@ -10,6 +10,7 @@ from schemas import registry
 from schemas.envelope import Meta, commands_topic
 from schemas.ids import PARTITIONS, partition_of
 from shared.bus.kafka.fabric import KafkaFabric
+from shared.bus.kafka.hints import MemoryHints
 from shared.bus.kafka.reader import KafkaBus
 from shared.bus.kafka.settings import KafkaSettings
 from shared.clock import SystemClock
@@ -61,6 +62,7 @@ class Fabric:
         self.outlet = self._kafka.outlet(
             self.store, lambda: EVERYTHING, news=LocalNews(poll_s=0.02)
         )
+        self._hints: dict[str, MemoryHints] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Fabric:
@@ -84,7 +86,8 @@ class Fabric:
 
     def read(self, name: str, *, gaps_allowed: bool = False) -> Reader:
         """A reader that begins at once."""
-        bus = self._kafka.reader(name, wake=lambda topics: None)
+        hints = self._hints.setdefault(name, MemoryHints())
+        bus = self._kafka.reader(name, hints=hints, wake=lambda topics: None)
         reader = Reader(bus, gaps_allowed=gaps_allowed)
         self._tasks += [asyncio.create_task(bus.run()), asyncio.create_task(reader.run())]
         return reader
