@@ -40,7 +40,7 @@ from shared.service import Service
 from shared.settings import Settings, read_settings
 from shared.telemetry.health import Health, serve_health
 from shared.telemetry.logs import configure_logs
-from shared.telemetry.metrics import EngineMetrics
+from shared.telemetry.metrics import EngineMetrics, keep_lag
 
 log = structlog.get_logger()
 
@@ -155,7 +155,14 @@ class Process:
         if (outlet := self.outlet()) is not None:
             built.publish_by(outlet)
         built.register(self.health, self.metrics)
+        built.beside(self.lag_of(built.name, built.consumer.lag))
         return built
+
+    def lag_of(
+        self, service: str, lag: Callable[[], Awaitable[int]]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """What keeps the metric of a consumer's waiting messages fresh, to run beside it."""
+        return partial(keep_lag, self.metrics.lag.labels(service=service).set, lag)
 
     async def bus(
         self, consumer: str, pool: Pool, *, sources: Sequence[str] = ()

@@ -35,6 +35,7 @@ async def build(process: Process) -> Projector:
     )
     if reading is not None:
         projector.beside(reading)
+    projector.beside(process.lag_of(projector.name, projector.lag))
     process.health.add(projector.name, projector.problem)
     process.metrics.partitions.labels(service=projector.name).set_function(
         lambda: len(projector.share.owned())

@@ -222,6 +222,11 @@ class Projector:
                 log.info("projector.not-pruned", error=str(away))
             await asyncio.sleep(self._settings.prune_every_s)
 
+    async def lag(self) -> int:
+        """Events that wait for this copy; raises Transient, TimeoutError."""
+        async with asyncio.timeout(LAG_TIMEOUT_S):
+            return await self._bus.lag(self._positions)
+
     async def problem(self) -> str:
         """What keeps this copy from being ready, or ""."""
         if not self.reachable:
@@ -229,8 +234,7 @@ class Projector:
         if self._stuck:
             return "stopped: " + "; ".join(sorted(set(self._stuck.values())))
         try:
-            async with asyncio.timeout(LAG_TIMEOUT_S):
-                lag = await self._bus.lag(self._positions)
+            lag = await self.lag()
         except (Transient, TimeoutError) as away:
             return f"the logs cannot be read: {away}"
         return f"{lag} events behind" if lag > LAG_READY_MAX else ""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from shared.errors import Transient
 from shared.fold import Input
+
+LAG_EVERY_S = 5.0
+
+
+async def keep_lag(tell: Callable[[float], None], lag: Callable[[], Awaitable[int]]) -> None:
+    """Tell how many messages wait, until cancelled; while nobody can say, it stays as it was."""
+    while True:
+        try:
+            tell(await lag())
+        except (Transient, TimeoutError):
+            pass
+        await asyncio.sleep(LAG_EVERY_S)
 
 
 class EngineMetrics:
