@@ -17,12 +17,14 @@ from tests import parts
 
 
 @contextmanager
-def kafka_cluster(*, nodes: int = 1) -> Iterator[KafkaCluster]:
+def kafka_cluster(
+    *, nodes: int = 1, scram: tuple[str, str] | None = None
+) -> Iterator[KafkaCluster]:
     """Brokers of our own, to be killed at will."""
     folder = Path(tempfile.mkdtemp(prefix="seawall-test-kafka-"))
     try:
         try:
-            cluster = KafkaCluster(folder, nodes=nodes)
+            cluster = KafkaCluster(folder, nodes=nodes, scram=scram)
         except KafkaMissing as missing:
             parts.require("kafka", f"{missing}; {missing.remedy}")
         with cluster:

@@ -65,6 +65,20 @@ controller.quorum.fetch.timeout.ms=1000
 """
 
 
+_SECURE: Final = """
+listeners=CLIENT://127.0.0.1:{port},PLAINTEXT://127.0.0.1:{inner},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=CLIENT://127.0.0.1:{port},PLAINTEXT://127.0.0.1:{inner}
+listener.security.protocol.map=CLIENT:SASL_SSL,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.client.scram-sha-512.sasl.jaas.config=\\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.client.ssl.keystore.type=PEM
+listener.name.client.ssl.keystore.location={keystore}
+"""
+"""Later lines of a properties file count."""
+
+
 class KafkaMissing(Permanent):
     """Java or Maven is not there, or the jars cannot be had."""
 
@@ -112,13 +126,19 @@ class _Node:
 
 
 class KafkaCluster:
-    """`nodes` brokers in `folder`; a context, or `start` and `stop`. Nodes count from 0."""
+    """`nodes` brokers in `folder`; a context, or `start` and `stop`. Nodes count from 0.
 
-    def __init__(self, folder: Path, *, nodes: int = 1) -> None:
+    With `scram` (user, password) clients must speak TLS and log in; `ca` is what they trust.
+    """
+
+    def __init__(
+        self, folder: Path, *, nodes: int = 1, scram: tuple[str, str] | None = None
+    ) -> None:
         self._libs = ensure_jars()
         self._folder = folder
-        ports = _free_ports(2 * nodes)
-        self._controllers = ports[nodes:]
+        self._scram = scram
+        ports = _free_ports(3 * nodes)
+        self._controllers, self._inner = ports[nodes : 2 * nodes], ports[2 * nodes :]
         self._nodes = [_Node(n, folder / f"node{n}", ports[n]) for n in range(nodes)]
         self._formatted = False
 
@@ -126,6 +146,11 @@ class KafkaCluster:
     def servers(self) -> str:
         """What SEAWALL_KAFKA is to be set to."""
         return ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
+
+    @property
+    def ca(self) -> Path:
+        """The certificate that signed the brokers', where they speak TLS."""
+        return self._folder / "ca.pem"
 
     @property
     def count(self) -> int:
@@ -210,7 +235,15 @@ class KafkaCluster:
         voters = ",".join(f"{n + 1}@127.0.0.1:{port}" for n, port in enumerate(self._controllers))
         cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
         formatting = []
-        for node, controller in zip(self._nodes, self._controllers, strict=True):
+        login = []
+        if self._scram is not None:
+            user, password = self._scram
+            login = ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _make_certificates(self._folder)
+        for node, controller, inner in zip(
+            self._nodes, self._controllers, self._inner, strict=True
+        ):
             node.folder.mkdir(parents=True, exist_ok=True)
             text = _PROPERTIES.format(
                 node=node.number + 1,
@@ -221,9 +254,14 @@ class KafkaCluster:
                 replication=replication,
                 min_isr=max(replication - 1, 1),
             )
+            if self._scram is not None:
+                text += _SECURE.format(
+                    port=node.port, inner=inner, controller=controller,
+                    keystore=self._folder / "broker.pem",
+                )  # fmt: skip
             path = node.folder / "server.properties"
             path.write_text(text, encoding="ascii")
-            formatting.append(self._tool("format", "-t", cluster, "-c", str(path)))
+            formatting.append(self._tool("format", "-t", cluster, "-c", str(path), *login))
         for process in formatting:
             output, _ = process.communicate(timeout=READY_S)
             if process.returncode:
@@ -245,6 +283,30 @@ class KafkaCluster:
                 text = output.read_text(errors="replace")[-800:]
                 raise Permanent(f"Kafka did not start: {text}", remedy=f"see {output}")
             time.sleep(0.05)
+
+
+def _make_certificates(folder: Path) -> None:
+    """A certificate authority and a broker's key and certificate of it, for loopback."""
+    day = ["-days", "2", "-nodes", "-newkey", "rsa:2048"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    authority = ["-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=seawall-test-ca"]
+    broker = [
+        "-x509",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+    ]
+    for arguments in (authority, [*broker, "-subj", "/CN=127.0.0.1", *names]):
+        subprocess.run(
+            ["openssl", "req", *arguments, *day], cwd=folder, check=True, capture_output=True
+        )
+    pem = (folder / "key.pem").read_text() + (folder / "cert.pem").read_text()
+    (folder / "broker.pem").write_text(pem, encoding="ascii")
 
 
 def _says_started(output: Path) -> bool:
