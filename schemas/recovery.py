@@ -328,7 +328,7 @@ class RecoveryCancelRequested(Fact, frozen=True, kw_only=True):
 
 @published("recovery.recovery-finished")
 class RecoveryFinished(Fact, frozen=True, kw_only=True):
-    """The recovery ended, with its outcome and achieved RTO."""
+    """The recovery ended, with its outcome and achieved RTO. A dry run only looked."""
 
     plan: str
     mode: RecoveryMode
@@ -339,6 +339,7 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     steps: tuple[StepTiming, ...] = ()
     problem: Problem | None = None
     awaits_cleanup: bool = False
+    dry_run: bool = False
 
 
 @published("recovery.recovery-cleaning")

@@ -75,10 +75,10 @@ def news_of(job: str) -> StreamId:
 
 
 def note_recovery(state: RecoveryNews, received: Received) -> Decision:
-    """A recovery began: its plan's target is known now."""
+    """A recovery began: its plan's target is known now. Of a dry run nobody is told."""
     body: RecoveryStarted = received.body
     target_s = body.header.targets.rto_s
-    if state.noted or state.told or target_s is None:
+    if state.noted or state.told or target_s is None or body.dry_run:
         return NOTHING
     return Decision(events=(RecoveryNoted(rto_target_s=target_s),))
 
@@ -107,10 +107,13 @@ def note_vm(state: RecoveryNews, received: Received) -> Decision:
 
 
 def tell_recovery(state: RecoveryNews, received: Received, to: tuple[str, ...]) -> Decision:
-    """The recovery ended: one mail about all of it."""
+    """The recovery ended: one mail about all of it, none about a dry run."""
     finished: RecoveryFinished = received.body
     if state.told:
         return NOTHING
+    told = Decision(events=(DigestSent(number=1),))
+    if finished.dry_run or not to:
+        return told
     lines = texts.recovery_lines(
         finished, state.vms, job=received.stream, rto_target_s=state.rto_target_s
     )
@@ -123,8 +126,7 @@ def tell_recovery(state: RecoveryNews, received: Received, to: tuple[str, ...]) 
         html=texts.as_html(lines),
         to=to,
     )
-    sends = (Send(to=OWN, key=plan, message=deliver),) if to else ()
-    return Decision(events=(DigestSent(number=1),), sends=sends)
+    return msgspec.structs.replace(told, sends=(Send(to=OWN, key=plan, message=deliver),))
 
 
 # ── Alerts that open together ────────────────────────────────────────────────────────────────

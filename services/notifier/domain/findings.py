@@ -1,6 +1,6 @@
 """What the events of other services mean for alerts: conditions seen, conditions cleared. Pure.
 
-A cancelled job says nothing: what was wrong before it still is.
+A cancelled job says nothing, nor does a dry run: what was wrong before it still is.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _problem_text(body: Any) -> tuple[str, str]:
 
 def _recovery(received: Received) -> tuple[Finding, ...]:
     body: RecoveryFinished = received.body
-    if body.state == "cancelled":
+    if body.state == "cancelled" or body.dry_run:
         return ()
     text, remedy = _problem_text(body)
     see = f"seawall job show {received.stream}"

@@ -243,6 +243,7 @@ def _finish(state: Recovery) -> said.RecoveryFinished:
         steps=_all_steps(state),
         problem=state.problem,
         awaits_cleanup=state.made and start.mode == "test",
+        dry_run=start.dry_run,
     )
 
 

@@ -32,8 +32,8 @@ def iteration(state: Any, vm: str = "db") -> IterationFinished:
     return IterationFinished(plan="shop", vm=vm, state=state, problem=problem)
 
 
-def recovery(state: Any) -> RecoveryFinished:
-    return RecoveryFinished(plan="shop", mode="test", state=state)
+def recovery(state: Any, **fields: Any) -> RecoveryFinished:
+    return RecoveryFinished(plan="shop", mode="test", state=state, **fields)
 
 
 def test_a_failure_opens_an_alert_with_what_is_wrong_and_the_remedy() -> None:
@@ -109,6 +109,16 @@ def test_a_recoverys_end_opens_what_it_was_and_closes_what_it_was_not(
     assert desk.open_alerts() == {f"alert:shop:{condition}:test"}
     desk.hear(recovery("completed"))
     assert desk.open_alerts() == set()
+
+
+@pytest.mark.parametrize("state", ["completed", "partially-completed", "failed"])
+def test_a_dry_run_neither_opens_nor_closes(state: str) -> None:
+    desk = Desk()
+    desk.hear(recovery(state, dry_run=True))
+    assert desk.open_alerts() == set()
+    desk.hear(recovery("failed"), recovery(state, dry_run=True))
+    assert desk.open_alerts() == {"alert:shop:job-failed:test"}
+    assert not desk.events(AlertRepeated)
 
 
 def test_a_breach_lasts_until_it_is_restored() -> None:

@@ -21,11 +21,11 @@ JOB = "recovery:shop:r1"
 MAIL = "delivery:shop:r1"
 
 
-def started(rto_s: float | None = 600.0) -> RecoveryStarted:
+def started(rto_s: float | None = 600.0, **fields: Any) -> RecoveryStarted:
     plan = msgspec.structs.replace(header(), targets=Targets(rto_s=rto_s))
     return RecoveryStarted(
         job=JOB, plan="shop", plan_version=1, mode="test", header=plan, members=(),
-        checkpoint="latest", requested_at=T0,
+        checkpoint="latest", requested_at=T0, **fields,
     )  # fmt: skip
 
 
@@ -48,6 +48,14 @@ def test_every_ended_recovery_is_one_mail_and_no_alert_mail_beside_it(state: str
     assert state.replace("-", " ") in mail.subject and "shop" in mail.subject
     assert mail.to == ("oncall@example.org",)
     assert mail.message_id == "<delivery.shop.r1@seawall>"
+
+
+@pytest.mark.parametrize("state", ["completed", "failed"])
+def test_of_a_dry_run_nobody_is_told(state: str) -> None:
+    desk = Desk()
+    desk.hear(started(dry_run=True), ended(state, dry_run=True), vm("db", "cancelled"))
+    desk.wait(60)
+    assert desk.mails == {}
 
 
 def test_the_mail_says_what_was_reached_what_failed_and_what_to_do_next() -> None:

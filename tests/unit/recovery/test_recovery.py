@@ -87,7 +87,8 @@ def test_a_dry_run_ends_completed_with_what_preflight_found_and_starts_nothing()
     world.settle(PREFLIGHT, work.PreflightReport(facts={"calls": ["hold db"]}))
     world.run()
     assert world.event(said.PreflightFinished).facts == {"calls": ["hold db"]}
-    assert world.event(said.RecoveryFinished).state == "completed"
+    end = world.event(said.RecoveryFinished)
+    assert (end.state, end.dry_run) == ("completed", True)
     assert world.event(said.VmFinished).state == "completed"
     assert not world.events(said.VmLaunched)
 
