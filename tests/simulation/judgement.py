@@ -340,11 +340,13 @@ def _bytes(document: Any) -> bytes:
 
 
 def _mails(world: Plane, facts: Facts) -> list[str]:
-    """A mail for every recovery that ended."""
+    """A mail for every recovery that ended, and none for a dry run."""
     sent = set(world.mails)
+    dry = {row.stream for row, start in facts.of(rec.RecoveryStarted) if start.dry_run}
     broken: list[str] = []
     for row, _ in facts.of(rec.RecoveryFinished):
-        ident = parts_of(row.stream)[2]
-        if not any(ident in mail for mail in sent):
-            broken.append(f"mail: none for {row.stream}")
+        _, plan, ident = parts_of(row.stream)
+        mailed = f"<delivery.{plan}.{ident}@seawall>" in sent
+        if mailed == (row.stream in dry):
+            broken.append(f"mail: {'one' if mailed else 'none'} for {row.stream}")
     return broken
