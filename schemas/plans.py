@@ -17,11 +17,13 @@ OnError: TypeAlias = Literal["continue", "stop"]
 OnFailure: TypeAlias = Literal["continue", "fail_vm", "stop"]
 OnUnknown: TypeAlias = Literal["fail", "prompt", "rerun"]
 Operation: TypeAlias = Literal["replication", "test", "failover", "migrate", "reverse", "failback"]
+RecoveryHook: TypeAlias = Literal["pre-recovery", "post-recovery"]
 ReadyKind: TypeAlias = Literal["heartbeat", "tcp", "http"]
 
 RUNTIMES: Final[tuple[Runtime, ...]] = ("sh", "bash", "python", "go")
 ON_ERROR: Final[tuple[OnError, ...]] = ("continue", "stop")
 ON_UNKNOWN: Final[tuple[OnUnknown, ...]] = ("fail", "prompt", "rerun")
+RECOVERY_HOOKS: Final[tuple[RecoveryHook, ...]] = ("pre-recovery", "post-recovery")
 # product.md §6, the table of hooks: which operations run which kind of hook.
 RECOVERY_OPERATIONS: Final[tuple[Operation, ...]] = ("test", "failover", "migrate", "failback")
 REPLICATION_OPERATIONS: Final[tuple[Operation, ...]] = (

@@ -163,6 +163,7 @@ class Story:
             if key_of(stream) == plan
         ]  # fmt: skip
         at = chance.choice(checkpoints) if checkpoints and chance.random() < 0.3 else "latest"
+        skip = chance.choice(((), (), ("pre-recovery",)))
         await self._ask(
             "scheduler",
             plan,
@@ -172,7 +173,7 @@ class Story:
             mode="test",
             vms=tuple(sorted(some)) if chance.random() < 0.3 else (),
             checkpoint=at,
-            skip_scripts=chance.choice(((), (), ("pre-recovery",))),
+            skip_scripts=skip if self.plans[plan].recovery.pre_script else (),
             on_error=chance.choice((None, None, "stop", "continue")),
             dry_run=chance.random() < 0.1,
         )

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import typer
 
+from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
 from services.cli.client import Client
 from services.cli.jobs_view import details
@@ -137,7 +138,14 @@ def recover(
     mode: Annotated[str, typer.Option(help="test|failover|migrate|reverse|failback")],
     checkpoint: Annotated[str, typer.Option(help="a checkpoint's id, or latest")] = "latest",
     vm: VmNames = None,
-    skip_script: Annotated[list[str] | None, typer.Option(help="HOOK or HOOK:VM")] = None,
+    skip_script: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOOK[:VM]",
+            help=f"leave a script out; HOOK is {' or '.join(RECOVERY_HOOKS)}, the plan's "
+            "own without :VM; may be repeated",
+        ),
+    ] = None,
     on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="preflight only")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,

@@ -16,13 +16,11 @@ import msgspec
 from schemas.common import ScriptReport, ScriptWork, StepState, StepTiming
 from schemas.envelope import Received
 from schemas.ids import stream_id
-from schemas.plans import OnError, OnFailure, ScriptDefinition
+from schemas.plans import OnError, OnFailure, RecoveryHook, ScriptDefinition
 from schemas.recovery import RecoveryScriptStored
 from schemas.recovery_work import ScriptRan
 from schemas.scheduler import RecoveryMode
 from shared.decider import NOTHING, Decision, EffectOutcome, Family
-
-Hook = Literal["pre-recovery", "post-recovery"]
 
 PRE_STEP: Final = "pre-script"
 POST_STEP: Final = "post-script"
@@ -106,7 +104,7 @@ def chosen(
     script: ScriptDefinition | None,
     *,
     mode: RecoveryMode,
-    hook: Hook,
+    hook: RecoveryHook,
     skip: tuple[str, ...],
     vm: str = "",
 ) -> ScriptDefinition | None:

@@ -19,6 +19,7 @@ from services.scheduler.domain.holds import MODES, excluding_job, without
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
 from services.scheduler.domain.protected_vm import ProtectedVm, holders
+from services.scheduler.domain.skipping import check_skipped
 from services.scheduler.domain.ticks import start_queued
 from shared.decider import NOTHING, Decision, Send
 from shared.errors import Refused
@@ -45,6 +46,7 @@ def recover(states: Mapping[str, Any], received: Received) -> Mapping[str, Decis
     if m.job in plan.recoveries:
         return {}
     members: dict[str, ProtectedVm] = {vm: states[vm_stream(m.plan, vm)] for vm in vms}
+    check_skipped(m.skip_scripts, header, members)
     _check_copies(plan, m, members)
     requested = said.RecoveryRequested(
         job=m.job, mode=m.mode, checkpoint=m.checkpoint, vms=vms, dry_run=m.dry_run

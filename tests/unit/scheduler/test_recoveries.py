@@ -9,11 +9,19 @@ import pytest
 
 from schemas import scheduler as said
 from schemas.common import CommandSettled
-from schemas.plans import VmDefinition
+from schemas.plans import (
+    RECOVERY_OPERATIONS,
+    RecoveryPolicy,
+    ScriptDefinition,
+    VmDefinition,
+)
 from schemas.recovery import EnrolVm, StartRecovery
 from tests.unit.scheduler.desk import Desk, at, desk_with
 
 JOB = "recovery:shop:1"
+SCRIPT = ScriptDefinition(
+    run="a.sh", runtime="sh", sha256="0" * 64, size=1, operations=RECOVERY_OPERATIONS
+)
 
 
 def ready(*vms: str) -> Desk:
@@ -46,12 +54,13 @@ def test_a_test_recovery_holds_all_its_vms_and_enrols_them_first() -> None:
 
 
 def test_the_recovery_is_told_its_members_and_the_operators_moment() -> None:
-    app = VmDefinition(name="app", boot_order=2, boot_delay_s=20.0)
+    app = VmDefinition(name="app", boot_order=2, boot_delay_s=20.0, post_script=SCRIPT)
     desk = desk_with("db", app)  # type: ignore[arg-type]
     desk.copied("db", "app")
     asked_at = desk.now - dt.timedelta(seconds=3)
+    skip = ("post-recovery:app",)
     desk.tell(
-        said.Recover(command_id="x", plan="shop", job=JOB, mode="test", skip_scripts=("a",)),
+        said.Recover(command_id="x", plan="shop", job=JOB, mode="test", skip_scripts=skip),
         moment=asked_at,
     )
     (start,) = desk.take(StartRecovery)
@@ -61,7 +70,7 @@ def test_the_recovery_is_told_its_members_and_the_operators_moment() -> None:
         ("db", 1, 0.0),
         ("app", 2, 20.0),
     ]
-    assert (start.on_error, start.skip_scripts, start.plan_version) == ("continue", ("a",), 1)
+    assert (start.on_error, start.skip_scripts, start.plan_version) == ("continue", skip, 1)
 
 
 def test_chosen_vms_only() -> None:
@@ -104,6 +113,59 @@ def test_names_that_do_not_exist_are_refused() -> None:
     answer = desk.command(said.Recover, plan="mars", job=JOB, mode="test")
     assert answer is not None
     assert answer.code == "unknown-plan"
+
+
+def scripted() -> Desk:
+    """A plan with a pre-script, and a VM with a post-script beside one without any."""
+    db = VmDefinition(name="db", post_script=SCRIPT)
+    desk = desk_with(db, "web", recovery=RecoveryPolicy(pre_script=SCRIPT))  # type: ignore[arg-type]
+    desk.copied("db", "web")
+    return desk
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "named"),
+    [
+        ("pre_script", "invalid", "'pre_script'"),
+        ("post-recovery ", "invalid", "'post-recovery '"),
+        ("", "invalid", "''"),
+        ("post-recovery:dbb", "unknown-vm", "'dbb'"),
+        ("post-recovery:", "unknown-vm", "''"),
+        ("post-recovery", "no-script", "plan 'shop'"),
+        ("pre-recovery:db", "no-script", "VM 'db'"),
+        ("post-recovery:web", "no-script", "VM 'web'"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_names_no_script_is_refused_with_those_there_are(
+    entry: str, code: str, named: str, dry_run: bool
+) -> None:
+    desk = scripted()
+    answer = recover(desk, skip_scripts=("pre-recovery", entry), dry_run=dry_run)
+    assert (answer.outcome, answer.code) == ("refused", code)
+    assert named in answer.message
+    assert "this recovery has pre-recovery, post-recovery:db" in answer.remedy
+    assert not desk.take(StartRecovery) and desk.modes("db") == {}
+
+
+def test_scripts_that_are_there_may_be_left_out() -> None:
+    desk = scripted()
+    skip = ("pre-recovery", "post-recovery:db", "pre-recovery")
+    assert recover(desk, skip_scripts=skip).outcome == "done"
+    (start,) = desk.take(StartRecovery)
+    assert start.skip_scripts == skip
+
+
+def test_a_script_of_a_vm_that_is_not_recovered_cannot_be_skipped() -> None:
+    answer = recover(scripted(), vms=("web",), skip_scripts=("post-recovery:db",))
+    assert answer.code == "unknown-vm"
+    assert "post-recovery:db" not in answer.remedy
+
+
+def test_where_no_script_is_configured_the_refusal_says_so() -> None:
+    answer = recover(ready("db"), skip_scripts=("pre-recovery",))
+    assert answer.code == "no-script"
+    assert answer.remedy.endswith("this recovery has none to skip")
 
 
 def test_a_checkpoint_must_hold_every_vm() -> None:
