@@ -54,6 +54,11 @@ class AlertSnoozed(Fact, frozen=True, kw_only=True):
     until: dt.datetime
 
 
+@published("alert.snooze-ended")
+class AlertSnoozeEnded(Fact, frozen=True, kw_only=True):
+    """The time to be silent is over and the condition still holds: open again."""
+
+
 @published("alert.resolved")
 class AlertResolved(Fact, frozen=True, kw_only=True):
     """The condition cleared by itself, or a person said so."""
@@ -70,6 +75,13 @@ class NoteAlert(Fact, frozen=True, kw_only=True):
     title: str
     text: str = ""
     remedy: str = ""
+
+
+@published("notifier.snooze-due")
+class SnoozeDue(Fact, frozen=True, kw_only=True):
+    """Timer: the time to be silent is over. Void where another `until` holds by now."""
+
+    until: dt.datetime
 
 
 @published("notifier.digest-due")

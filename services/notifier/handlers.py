@@ -8,7 +8,7 @@ from typing import Any
 
 from schemas.envelope import Received, commands_topic, events_topic
 from schemas.ids import stream_id
-from schemas.notifier import ChangeAlert, Deliver, DigestDue, NoteAlert
+from schemas.notifier import ChangeAlert, Deliver, DigestDue, NoteAlert, SnoozeDue
 from schemas.recovery import RecoveryFinished, RecoveryStarted, VmFinished
 from services.notifier.domain import alert, delivery
 from services.notifier.domain.findings import FINDERS, findings
@@ -49,6 +49,7 @@ def _handlers(to: tuple[str, ...]) -> tuple[Handler, ...]:
         ),
         on(VmFinished, route=lambda r: delivery.news_of(r.body.job), decide=delivery.note_vm),
         on(ChangeAlert, route=alert.route_change, decide=alert.change),
+        on(SnoozeDue, route=lambda r: r.stream, decide=alert.snooze_due),
         on(
             NoteAlert,
             route=lambda r: stream_id("digest", r.body.plan),

@@ -1,11 +1,13 @@
 """One alert: opened once per condition and subject, counted, closed when the condition clears.
 
-A reconciler: it has no end, and opens again when its condition comes back.
+A reconciler: it has no end, and opens again when its condition comes back. Open, acknowledged
+and snoozed exclude each other; a snooze ends by a timer, and people are told again.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from typing import Literal
 
 import msgspec
 
@@ -17,23 +19,27 @@ from schemas.notifier import (
     AlertRepeated,
     AlertResolved,
     AlertSnoozed,
+    AlertSnoozeEnded,
     ChangeAlert,
     NoteAlert,
+    SnoozeDue,
 )
 from services.notifier.domain.findings import Finding
-from shared.decider import NOTHING, Decision, Family, Send
+from shared.decider import NOTHING, Decision, Family, Send, Timer
 from shared.errors import Refused
 
 OWN = "notifier"
+_SNOOZE_TIMER = "snooze"
 
 
 class Alert(msgspec.Struct):
-    """Whether the alert is open, and until when nobody wants to hear of it."""
+    """Whether the alert is open, until when nobody wants to hear of it, and what it says."""
 
     open: bool = False
     acknowledged: bool = False
     count: int = 0
     silent_until: dt.datetime | None = None
+    note: NoteAlert | None = None
 
 
 def evolve(state: Alert, event: object) -> Alert:
@@ -41,26 +47,36 @@ def evolve(state: Alert, event: object) -> Alert:
     match event:
         case AlertOpened():
             state.open, state.acknowledged, state.count = True, False, 1
+            state.note = _note(event)
         case AlertRepeated():
             state.count += 1
+            if event.text and state.note is not None:
+                state.note = msgspec.structs.replace(state.note, text=event.text)
         case AlertAcknowledged():
-            state.acknowledged = True
+            state.acknowledged, state.silent_until = True, None
         case AlertSnoozed(until=until):
-            state.silent_until = until
+            state.acknowledged, state.silent_until = False, until
+        case AlertSnoozeEnded():
+            state.silent_until = None
         case AlertResolved():
             state.open, state.silent_until = False, None
     return state
 
 
 FAMILY = Family(
-    name="alert", state=Alert, initial=Alert, evolve=evolve, is_terminal=lambda state: False
+    name="alert",
+    state=Alert,
+    initial=Alert,
+    evolve=evolve,
+    is_terminal=lambda state: False,
+    schema=2,
 )
 
 
 def see(state: Alert, finding: Finding) -> Decision:
     """A condition was seen, or cleared."""
     if not finding.holds:
-        return Decision(events=(AlertResolved(by="condition"),)) if state.open else NOTHING
+        return _resolved(state, "condition") if state.open else NOTHING
     if state.open:
         return Decision(events=(AlertRepeated(job=finding.job, text=finding.text),))
     opened = AlertOpened(
@@ -73,18 +89,30 @@ def see(state: Alert, finding: Finding) -> Decision:
         text=finding.text,
         remedy=finding.remedy,
     )
-    return Decision(events=(opened,), sends=() if finding.mailed else (_note(finding),))
+    return Decision(events=(opened,), sends=() if finding.mailed else (_tell(_note(opened)),))
 
 
-def _note(finding: Finding) -> Send:
-    note = NoteAlert(
-        plan=finding.plan,
-        severity=finding.severity,
-        title=finding.title,
-        text=finding.text,
-        remedy=finding.remedy,
+def _note(opened: AlertOpened) -> NoteAlert:
+    return NoteAlert(
+        plan=opened.plan,
+        severity=opened.severity,
+        title=opened.title,
+        text=opened.text,
+        remedy=opened.remedy,
     )
-    return Send(to=OWN, key=finding.plan, message=note)
+
+
+def _tell(note: NoteAlert) -> Send:
+    return Send(to=OWN, key=note.plan, message=note)
+
+
+def _resolved(state: Alert, by: Literal["condition", "person"]) -> Decision:
+    return Decision(events=(AlertResolved(by=by),), cancel_timers=_waiting(state))
+
+
+def _waiting(state: Alert) -> tuple[str, ...]:
+    """The timer that a change of the alert makes void."""
+    return (_SNOOZE_TIMER,) if state.silent_until is not None else ()
 
 
 def change(state: Alert, received: Received) -> Decision:
@@ -101,16 +129,35 @@ def change(state: Alert, received: Received) -> Decision:
             f"{command.alert} is resolved already", code="alert-resolved", remedy="nothing to do"
         )
     if command.action == "resolve":
-        return Decision(events=(AlertResolved(by="person"),))
+        return _resolved(state, "person")
     if command.action == "ack":
-        return NOTHING if state.acknowledged else Decision(events=(AlertAcknowledged(),))
-    if command.until is None or command.until <= received.at:
+        if state.acknowledged:
+            return NOTHING
+        return Decision(events=(AlertAcknowledged(),), cancel_timers=_waiting(state))
+    return _snooze(command, received.at)
+
+
+def _snooze(command: ChangeAlert, now: dt.datetime) -> Decision:
+    if command.until is None or command.until <= now:
         raise Refused(
             "the moment to snooze until is not in the future",
             code="invalid",
             remedy="give a later time with a zone",
         )
-    return Decision(events=(AlertSnoozed(until=command.until),))
+    due = SnoozeDue(until=command.until)
+    return Decision(
+        events=(AlertSnoozed(until=command.until),),
+        timers=(Timer(name=_SNOOZE_TIMER, due=command.until, message=due),),
+    )
+
+
+def snooze_due(state: Alert, received: Received) -> Decision:
+    """The time to be silent is over: what is still wrong is open again, and told again."""
+    message: SnoozeDue = received.body
+    if not state.open or state.silent_until != message.until:
+        return NOTHING
+    sends = () if state.note is None else (_tell(state.note),)
+    return Decision(events=(AlertSnoozeEnded(),), sends=sends)
 
 
 def route_change(received: Received) -> str:

@@ -50,7 +50,9 @@ def _changed(doc: Alert | None, recorded: Recorded, **changes: Any) -> Alert | N
 
 
 def _acknowledged(doc: Alert | None, event: Any, recorded: Recorded, row: str) -> Alert | None:
-    return _changed(doc, recorded, state="acknowledged", acknowledged_at=at(recorded))
+    return _changed(
+        doc, recorded, state="acknowledged", acknowledged_at=at(recorded), snoozed_until=None
+    )
 
 
 def _snoozed(
@@ -59,11 +61,21 @@ def _snoozed(
     return _changed(doc, recorded, state="snoozed", snoozed_until=event.until)
 
 
+def _woken(doc: Alert | None, event: Any, recorded: Recorded, row: str) -> Alert | None:
+    # `changed_by` stays whoever snoozed it: nobody did this.
+    return None if doc is None else _replace(doc, state="open", snoozed_until=None)
+
+
 def _resolved(
     doc: Alert | None, event: said.AlertResolved, recorded: Recorded, row: str
 ) -> Alert | None:
     return _changed(
-        doc, recorded, state="resolved", resolved_at=at(recorded), resolved_by=event.by
+        doc,
+        recorded,
+        state="resolved",
+        resolved_at=at(recorded),
+        resolved_by=event.by,
+        snoozed_until=None,
     )
 
 
@@ -82,6 +94,7 @@ VIEW = View(
         said.AlertRepeated: (Route(_repeated),),
         said.AlertAcknowledged: (Route(_acknowledged),),
         said.AlertSnoozed: (Route(_snoozed),),
+        said.AlertSnoozeEnded: (Route(_woken),),
         said.AlertResolved: (Route(_resolved),),
     },
 )

@@ -85,6 +85,8 @@ class Desk:
             self.mails[stream] = payload.mail
         for timer in decision.timers:
             self.timers[stream, timer.name] = (timer.due, stored(timer.message))
+        for name in decision.cancel_timers:
+            self.timers.pop((stream, name), None)
         for send in decision.sends:
             assert send.to == "notifier"
             _fits(send.message)

@@ -14,7 +14,9 @@ from schemas.notifier import (
     AlertRepeated,
     AlertResolved,
     AlertSnoozed,
+    AlertSnoozeEnded,
     ChangeAlert,
+    SnoozeDue,
 )
 from schemas.recovery import CleanupFinished, RecoveryFinished
 from schemas.replicator import CheckpointFinished, IterationFinished
@@ -190,6 +192,87 @@ def test_a_resolved_alert_is_not_changed() -> None:
     with pytest.raises(Refused) as refused:
         desk.hear(change("ack"))
     assert refused.value.code == "alert-resolved"
+
+
+LATER = T0 + dt.timedelta(hours=1)
+
+
+def mailed(desk: Desk) -> int:
+    """How many mails there are once the time to collect is over."""
+    desk.wait(5)
+    return len(desk.mails)
+
+
+def test_a_snoozed_alert_is_open_again_and_told_again_when_its_time_is_over() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), change("snooze", until=LATER))
+    assert mailed(desk) == 1
+    desk.wait(3500)
+    assert not desk.events(AlertSnoozeEnded)
+    desk.wait(100)
+    assert len(desk.events(AlertSnoozeEnded, ALERT)) == 1
+    assert desk.state(ALERT).silent_until is None
+    assert mailed(desk) == 2
+    assert "replication of db failed" in desk.mails["delivery:shop:digest-2"].subject
+
+
+def test_while_it_is_snoozed_a_repeat_is_counted_and_the_newest_text_is_told_at_its_end() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), change("snooze", until=LATER))
+    newer = Problem(code="away", message="the site is away", remedy="look")
+    again = IterationFinished(plan="shop", vm="db", state="failed", problem=newer)
+    desk.hear(again)
+    assert desk.state(ALERT).count == 2 and mailed(desk) == 1
+    desk.wait(3600)
+    assert mailed(desk) == 2
+    assert "the site is away" in desk.mails["delivery:shop:digest-2"].text
+
+
+def test_an_alert_that_a_recoverys_mail_told_of_is_told_by_itself_after_a_snooze() -> None:
+    desk = Desk()
+    desk.hear(recovery("failed"))
+    desk.hear(change("snooze", "alert:shop:job-failed:test", until=LATER))
+    desk.wait(3600)
+    assert mailed(desk) == 2
+    assert "failed" in desk.mails["delivery:shop:digest-1"].subject
+
+
+@pytest.mark.parametrize("ends", [iteration("completed"), change("resolve"), change("ack")])
+def test_a_snooze_is_void_once_the_alert_is_resolved_or_acknowledged(ends: Any) -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), change("snooze", until=LATER), ends)
+    assert ("alert:shop:iteration-failed:db", "snooze") not in desk.timers
+    # Even a timer that was under way says nothing.
+    desk.hear(SnoozeDue(until=LATER), stream=ALERT)
+    desk.wait(3600)
+    assert not desk.events(AlertSnoozeEnded)
+    assert mailed(desk) == 1
+
+
+def test_a_later_snooze_replaces_the_one_before() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), change("snooze", until=LATER))
+    desk.hear(change("snooze", until=LATER + dt.timedelta(hours=1)))
+    desk.wait(3700)
+    desk.hear(SnoozeDue(until=LATER), stream=ALERT)
+    assert not desk.events(AlertSnoozeEnded)
+    desk.wait(3700)
+    assert len(desk.events(AlertSnoozeEnded)) == 1
+
+
+def test_an_alert_that_opens_anew_is_not_silent() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), change("snooze", until=LATER), iteration("completed"))
+    desk.hear(iteration("failed"))
+    assert desk.state(ALERT).silent_until is None
+    desk.wait(3700)
+    assert not desk.events(AlertSnoozeEnded)
+
+
+def test_what_was_acknowledged_and_snoozed_may_be_acknowledged_again() -> None:
+    desk = Desk()
+    desk.hear(iteration("failed"), change("ack"), change("snooze", until=LATER), change("ack"))
+    assert len(desk.events(AlertAcknowledged)) == 2
 
 
 @pytest.mark.parametrize("until", [None, T0, T0 - dt.timedelta(seconds=1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
 
 from schemas import notifier, scheduler
@@ -63,6 +65,21 @@ def test_an_alert_counts_and_is_resolved() -> None:
     assert (alert.opened_at, alert.last_at) == (T0, after(1))
     done = history.say("notifier", ALERT, notifier.AlertResolved(by="condition"))
     assert done.document("alerts", ALERT).state == "resolved"
+
+
+def test_a_snoozed_alert_is_silent_until_it_is_woken_or_changed() -> None:
+    until = T0 + dt.timedelta(hours=1)
+    history = History().say("notifier", ALERT, OPENED)
+    history.say("notifier", ALERT, notifier.AlertSnoozed(until=until), actor="kim")
+    alert = history.document("alerts", ALERT)
+    assert (alert.state, alert.snoozed_until) == ("snoozed", until)
+    history.say("notifier", ALERT, notifier.AlertSnoozeEnded())
+    alert = history.document("alerts", ALERT)
+    assert (alert.state, alert.snoozed_until, alert.changed_by) == ("open", None, "kim")
+    history.say("notifier", ALERT, notifier.AlertSnoozed(until=until))
+    history.say("notifier", ALERT, notifier.AlertAcknowledged())
+    alert = history.document("alerts", ALERT)
+    assert (alert.state, alert.snoozed_until) == ("acknowledged", None)
 
 
 def test_an_alert_that_comes_back_begins_anew() -> None:
