@@ -66,6 +66,16 @@ class AlertResolved(Fact, frozen=True, kw_only=True):
     by: Literal["condition", "person"]
 
 
+@published("alert.withdrawn")
+class AlertWithdrawn(Fact, frozen=True, kw_only=True):
+    """What the alert is about is protected no more: until it is back, nothing opens it."""
+
+
+@published("alert.reinstated")
+class AlertReinstated(Fact, frozen=True, kw_only=True):
+    """What the alert is about is back: it may open again."""
+
+
 @published("notifier.note-alert")
 class NoteAlert(Fact, frozen=True, kw_only=True):
     """Alert to its plan's digest: I opened; tell people, together with others."""

@@ -10,7 +10,7 @@ from schemas.envelope import Received, commands_topic, events_topic
 from schemas.ids import stream_id
 from schemas.notifier import ChangeAlert, Deliver, DigestDue, NoteAlert, SnoozeDue
 from schemas.recovery import RecoveryFinished, RecoveryStarted, VmFinished
-from services.notifier.domain import alert, delivery
+from services.notifier.domain import alert, delivery, subjects
 from services.notifier.domain.findings import FINDERS, findings
 from shared.decider import Decision, Handler, on, on_many
 from shared.fold import ServiceDefinition
@@ -38,10 +38,25 @@ def _see(
     return decisions
 
 
+def _leaving(received: Received) -> tuple[str, ...]:
+    return (*subjects.withdrawn(received), *subjects.closed(received))
+
+
+def _leave(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
+    withdrawn = {s: alert.withdraw(states[s]) for s in subjects.withdrawn(received)}
+    return withdrawn | {s: alert.close(states[s]) for s in subjects.closed(received)}
+
+
+def _return(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
+    return {s: alert.reinstate(states[s]) for s in subjects.back(received)}
+
+
 def _handlers(to: tuple[str, ...]) -> tuple[Handler, ...]:
     see = partial(_see, to=to)
     return (
         *(on_many(event, route=_streams, decide=see) for event in FINDERS),
+        *(on_many(event, route=_leaving, decide=_leave) for event in subjects.LEAVING),
+        *(on_many(event, route=subjects.back, decide=_return) for event in subjects.RETURNING),
         on(
             RecoveryStarted,
             route=lambda r: delivery.news_of(r.body.job),

@@ -16,10 +16,12 @@ from schemas.ids import key_of
 from schemas.notifier import (
     AlertAcknowledged,
     AlertOpened,
+    AlertReinstated,
     AlertRepeated,
     AlertResolved,
     AlertSnoozed,
     AlertSnoozeEnded,
+    AlertWithdrawn,
     ChangeAlert,
     NoteAlert,
     SnoozeDue,
@@ -33,13 +35,17 @@ _SNOOZE_TIMER = "snooze"
 
 
 class Alert(msgspec.Struct):
-    """Whether the alert is open, until when nobody wants to hear of it, and what it says."""
+    """Whether the alert is open, until when nobody wants to hear of it, and what it says.
+
+    `gone`: what it is about is protected no more.
+    """
 
     open: bool = False
     acknowledged: bool = False
     count: int = 0
     silent_until: dt.datetime | None = None
     note: NoteAlert | None = None
+    gone: bool = False
 
 
 def evolve(state: Alert, event: object) -> Alert:
@@ -60,6 +66,10 @@ def evolve(state: Alert, event: object) -> Alert:
             state.silent_until = None
         case AlertResolved():
             state.open, state.silent_until = False, None
+        case AlertWithdrawn():
+            state.gone = True
+        case AlertReinstated():
+            state.gone = False
     return state
 
 
@@ -76,7 +86,9 @@ FAMILY = Family(
 def see(state: Alert, finding: Finding) -> Decision:
     """A condition was seen, or cleared."""
     if not finding.holds:
-        return _resolved(state, "condition") if state.open else NOTHING
+        return close(state)
+    if state.gone:
+        return NOTHING
     if state.open:
         return Decision(events=(AlertRepeated(job=finding.job, text=finding.text),))
     opened = AlertOpened(
@@ -90,6 +102,24 @@ def see(state: Alert, finding: Finding) -> Decision:
         remedy=finding.remedy,
     )
     return Decision(events=(opened,), sends=() if finding.mailed else (_tell(_note(opened)),))
+
+
+def close(state: Alert) -> Decision:
+    """The condition is over."""
+    return _resolved(state, "condition") if state.open else NOTHING
+
+
+def withdraw(state: Alert) -> Decision:
+    """What the alert is about is gone: it closes, and a failure heard late does not open it."""
+    if state.gone:
+        return NOTHING
+    closed = close(state)
+    return msgspec.structs.replace(closed, events=(*closed.events, AlertWithdrawn()))
+
+
+def reinstate(state: Alert) -> Decision:
+    """What the alert is about is back."""
+    return Decision(events=(AlertReinstated(),)) if state.gone else NOTHING
 
 
 def _note(opened: AlertOpened) -> NoteAlert:

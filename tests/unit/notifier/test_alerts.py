@@ -18,12 +18,22 @@ from schemas.notifier import (
     ChangeAlert,
     SnoozeDue,
 )
+from schemas.plans import VmDefinition
 from schemas.recovery import CleanupFinished, RecoveryFinished
 from schemas.replicator import CheckpointFinished, IterationFinished
-from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
+from schemas.scheduler import (
+    PlanApplied,
+    PlanDeleted,
+    RpoBreached,
+    RpoRestored,
+    TicksMissed,
+    VmProtected,
+    VmReleased,
+)
 from shared.errors import Refused
 from shared.testing.spec import T0
 from tests.unit.notifier.desk import Desk
+from tests.unit.recovery.world import header
 
 ALERT = "alert:shop:iteration-failed:db"
 BROKEN = Problem(code="target-full", message="the site is full", remedy="free space")
@@ -36,6 +46,23 @@ def iteration(state: Any, vm: str = "db") -> IterationFinished:
 
 def recovery(state: Any, **fields: Any) -> RecoveryFinished:
     return RecoveryFinished(plan="shop", mode="test", state=state, **fields)
+
+
+def checkpoint(state: Any) -> CheckpointFinished:
+    return CheckpointFinished(plan="shop", state=state)
+
+
+def protected() -> VmProtected:
+    plan = header()
+    return VmProtected(
+        plan="shop", vm="db", plan_version=1, definition=VmDefinition(name="db"),
+        protected=plan.protected, recovery_site=plan.recovery_site,
+        replication=plan.replication, protected_at=T0,
+    )  # fmt: skip
+
+
+def applied() -> PlanApplied:
+    return PlanApplied(plan="shop", plan_version=1, digest="d", header=header(), vms=("db",))
 
 
 def test_a_failure_opens_an_alert_with_what_is_wrong_and_the_remedy() -> None:
@@ -158,6 +185,66 @@ def test_an_incomplete_cleanup_is_over_when_a_later_one_of_it_completes() -> Non
     assert len(desk.open_alerts()) == 1
     desk.hear(CleanupFinished(plan="shop", recovery="recovery:shop:r1", state="completed"))
     assert desk.open_alerts() == set()
+
+
+# ── Subjects that leave and come back ────────────────────────────────────────────────────────
+
+
+def breached() -> RpoBreached:
+    return RpoBreached(plan="shop", vm="db", target_s=1800, last_checkpoint_at=None)
+
+
+def test_alerts_of_a_vm_close_when_it_leaves_its_plan_and_others_stay() -> None:
+    desk = Desk()
+    missed = TicksMissed(count=3, first_at=T0, last_at=T0)
+    desk.hear(missed, stream="protected-vm:shop:db")
+    desk.hear(iteration("failed"), breached(), iteration("failed", "web"), recovery("failed"))
+    desk.hear(VmReleased(plan="shop", vm="db"))
+    assert desk.open_alerts() == {
+        "alert:shop:iteration-failed:web", "alert:shop:job-failed:test",
+    }  # fmt: skip
+
+
+def test_alerts_of_a_plan_close_when_it_is_deleted() -> None:
+    desk = Desk()
+    desk.hear(TicksMissed(count=3, first_at=T0, last_at=T0), stream="plan:shop")
+    desk.hear(iteration("failed"), recovery("failed"), recovery("partially-completed"))
+    desk.hear(checkpoint("failed"))
+    desk.hear(PlanDeleted(plan="shop"), VmReleased(plan="shop", vm="db"))
+    assert desk.open_alerts() == set()
+
+
+def test_what_is_left_at_a_site_stays_an_alert_without_its_plan() -> None:
+    desk = Desk()
+    desk.hear(
+        CleanupFinished(plan="shop", recovery="recovery:shop:r1", state="partially-completed"),
+        PlanDeleted(plan="shop"),
+    )
+    assert desk.open_alerts() == {"alert:shop:cleanup-incomplete:r1"}
+
+
+@pytest.mark.parametrize(
+    ("leaves", "late", "returns"),
+    [
+        (VmReleased(plan="shop", vm="db"), iteration("failed"), protected()),
+        (PlanDeleted(plan="shop"), checkpoint("failed"), applied()),
+        (PlanDeleted(plan="shop"), recovery("failed"), applied()),
+    ],
+)
+def test_a_failure_heard_after_its_subject_left_opens_nothing_until_it_is_back(
+    leaves: Any, late: Any, returns: Any
+) -> None:
+    desk = Desk()
+    desk.hear(leaves, leaves, late)
+    assert desk.open_alerts() == set()
+    desk.hear(returns, returns, late)
+    assert len(desk.open_alerts()) == 1
+
+
+def test_a_plan_or_vm_that_never_left_says_nothing_when_it_changes() -> None:
+    desk = Desk()
+    desk.hear(protected(), applied())
+    assert desk.log == []
 
 
 # ── People ───────────────────────────────────────────────────────────────────────────────────
