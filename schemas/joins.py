@@ -86,9 +86,10 @@ def percent_of(steps: Sequence[Step]) -> float:
 def job_now(
     job: Job, *, children: Sequence[Job] = (), progress: Mapping[str, Progress] | None = None
 ) -> Job:
-    """A job with its children, their instances, and what is known of it at this moment.
+    """A job with its children, their instances and bytes, and what is known at this moment.
 
-    `progress` is keyed by job id; of a job that has none itself the children's add up.
+    `progress` is keyed by job id; of a job that has none itself the children's add up. A job that
+    ended has the bytes its own facts tell or, where those tell none, its children's.
     """
     if children:
         ordered = sorted(children, key=lambda child: (child.boot_order or 0, child.id))
@@ -98,7 +99,7 @@ def job_now(
             instances=job.instances or _instances(ordered),
         )
     if job.state in ENDED:
-        return job
+        return _summed(job, children)
     return _moving(job, children, progress or {})
 
 
@@ -108,6 +109,16 @@ def _instances(children: Sequence[Job]) -> tuple[Instance, ...]:
         for child in children
         for instance in child.instances
     )
+
+
+def _summed(job: Job, children: Sequence[Job]) -> Job:
+    """An ended job with at least its children's bytes. One level is enough: what a VM's job moved
+    is told by its own facts."""
+    done = max(job.bytes_done, sum(child.bytes_done for child in children))
+    total = max(job.bytes_total, sum(child.bytes_total for child in children))
+    if (done, total) == (job.bytes_done, job.bytes_total):
+        return job
+    return _replace(job, bytes_done=done, bytes_total=total)
 
 
 def _moving(job: Job, children: Sequence[Job], progress: Mapping[str, Progress]) -> Job:

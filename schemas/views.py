@@ -242,10 +242,10 @@ class Counts(Document, frozen=True, kw_only=True):
 class Job(Document, frozen=True, kw_only=True):
     """Any orchestrated action, per plan, per VM (`vm`) or per disk (`vm` and `disk`).
 
-    Joined: `children`; the `instances` of a plan's recovery; `bytes_done`, `percent` and `rate`
-    (bytes/s) while it runs. `vms` counts the VMs of a plan's job, `disks` the disks of a VM's.
-    `boot_open`: the VM's boot order is open. `recovery` is what a cleanup cleans; `remaining`
-    (kind, id, vm) is what it could not remove.
+    Joined: `children`; the `instances` of a plan's recovery and the bytes of any plan's job;
+    `bytes_done`, `percent` and `rate` (bytes/s) of every job while it runs. `vms` counts the VMs
+    of a plan's job, `disks` the disks of a VM's. `boot_open`: the VM's boot order is open.
+    `recovery` is what a cleanup cleans; `remaining` (kind, id, vm) is what it could not remove.
     """
 
     id: str

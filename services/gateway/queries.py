@@ -17,7 +17,7 @@ import msgspec
 import orjson
 
 from schemas.joins import checkpoint_now, job_now, plan_now, vm_now
-from schemas.views import Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
+from schemas.views import ENDED, Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
 from services.gateway.problems import Invalid
 from shared.clock import Clock
 from shared.errors import SeawallError
@@ -151,15 +151,24 @@ class Queries:
 
     async def job(self, job: str) -> dict[str, Any] | None:
         """A job with its children and progress."""
-        rows = await self._fetch("SELECT doc FROM read.job_list WHERE id = $1", job)
-        if not rows:
-            return None
-        children = [
-            _job(row["doc"])
-            for row in await self._fetch("SELECT doc FROM read.job_list WHERE parent_id = $1", job)
-        ]
-        progress = await self._progress([job, *(child.id for child in children)])
-        return _plain(job_now(_job(rows[0]["doc"]), children=children, progress=progress))
+        rows = await self._fetch("SELECT id, doc FROM read.job_list WHERE id = $1", job)
+        found = await self._jobs(rows)
+        return found[0] if found else None
+
+    async def _jobs(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Jobs with their children and progress: two queries, however many jobs there are."""
+        jobs = [_job(row["doc"]) for row in rows]
+        if not jobs:
+            return []
+        children: dict[str, list[Job]] = {job.id: [] for job in jobs}
+        for row in await self._fetch(
+            "SELECT parent_id, doc FROM read.job_list WHERE parent_id = ANY($1)", list(children)
+        ):
+            children[row["parent_id"]].append(_job(row["doc"]))
+        moving = [job.id for job in jobs if job.state not in ENDED]
+        moving += [child.id for name in moving for child in children[name]]
+        progress = await self._progress(moving) if moving else {}
+        return [_plain(job_now(job, children=children[job.id], progress=progress)) for job in jobs]
 
     async def _progress(self, jobs: Sequence[str]) -> dict[str, Progress]:
         rows = await self._fetch("SELECT * FROM read.progress WHERE job = ANY($1)", list(jobs))
@@ -215,8 +224,7 @@ class Queries:
         if view == "plans":
             return await self._plans([_plan(row["doc"]) for row in rows], now)
         if view == "jobs":
-            progress = await self._progress([row["id"] for row in rows])
-            return [_plain(job_now(_job(row["doc"]), progress=progress)) for row in rows]
+            return await self._jobs(rows)
         if view == "checkpoints":
             ids = [row["id"] for row in rows]
             found = await self._fetch(

@@ -197,3 +197,20 @@ async def read_stream(
                 if len(found) == count:
                     break
     return found
+
+
+async def test_a_listing_tells_the_same_of_a_job_as_the_job_itself(
+    desk: Desk, shop: dict[str, Any]
+) -> None:
+    started = (await desk.command("/v1/plans/shop/recover", {"mode": "test"})).body["id"]
+    recovery = await desk.ended(started)
+    assert len(recovery["children"]) == len(recovery["instances"]) == 2
+    assert recovery["bytes_done"] == recovery["bytes_total"] > 0
+    assert shop["bytes_total"] == sum(
+        [(await desk.get(f"/v1/jobs/{child}")).body["bytes_total"] for child in shop["children"]]
+    )
+    assert shop["bytes_total"] > 0
+    listed = (await desk.get("/v1/jobs?plan=shop&limit=1000")).body["items"]
+    assert {started, shop["id"]} <= {job["id"] for job in listed}
+    for job in listed:
+        assert job == (await desk.get(f"/v1/jobs/{job['id']}")).body

@@ -96,6 +96,19 @@ def test_a_plans_job_tells_the_instances_of_its_vms() -> None:
     assert job.vms is not None and (job.vms.total, job.vms.ready, job.vms.ended) == (2, 2, 2)
 
 
+def test_a_plans_job_tells_the_bytes_of_its_vms_after_the_end_too() -> None:
+    world = begun(vm("web", 2), vm("db"))
+    world.run()
+    found = jobs(world)
+    vms = children(found, JOB)
+    job = job_now(found[JOB], children=vms)
+    assert job.state == "completed"
+    assert job.bytes_total == sum(each.bytes_total for each in vms) > 0
+    assert job.bytes_done == job.bytes_total
+    disks = [disk for each in vms for disk in children(found, each.id)]
+    assert job.bytes_done == sum(disk.bytes_done for disk in disks)
+
+
 def test_a_running_recovery_shows_where_each_vm_is() -> None:
     world = begun(vm("db"), vm("web", 2))
     run_until(world, said.VmPoweredOn)

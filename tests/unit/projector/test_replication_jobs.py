@@ -108,8 +108,12 @@ def test_progress_shows_in_a_running_job_and_not_in_an_ended_one() -> None:
     assert (job.bytes_done, job.bytes_total, job.rate) == (1024, 4096, 9.5)
     assert job.percent >= told[iteration()].percent
     world.run()
-    ended = jobs(world)[iteration()]
+    found = jobs(world)
+    ended = found[iteration()]
     assert job_now(ended, progress={iteration(): moment}) == ended
+    disks = [each for each in found.values() if each.parent_id == ended.id]
+    whole = job_now(ended, children=disks)
+    assert (whole.bytes_done, whole.bytes_total) == (ended.bytes_done, ended.bytes_total)
 
 
 def test_a_mark_shows_how_far_a_disk_is() -> None:
@@ -152,7 +156,10 @@ def test_a_run_counts_its_members_and_shows_its_scripts() -> None:
     assert (job.state, [step.state for step in job.steps]) == ("completed", ["completed"] * 3)
     assert job.vms is not None and (job.vms.total, job.vms.ended) == (2, 2)
     members = [each for each in found.values() if each.parent_id == RUN]
-    assert job_now(job, children=members).children == (iteration("db"), iteration("web"))
+    shown = job_now(job, children=members)
+    assert shown.children == (iteration("db"), iteration("web"))
+    assert shown.bytes_done == sum(each.bytes_done for each in members) > 0
+    assert shown.bytes_total == sum(each.bytes_total for each in members) > 0
 
 
 # ── Checkpoints ──────────────────────────────────────────────────────────────────────────────
