@@ -22,7 +22,10 @@ class ChangeAlert(Command, frozen=True, kw_only=True):
 
 @published("alert.opened")
 class AlertOpened(Fact, frozen=True, kw_only=True):
-    """A condition needs a person. One open alert per condition and subject."""
+    """A condition needs a person. One open alert per condition and subject.
+
+    `thing`: which of several things of the subject it is about; it closes with the last of them.
+    """
 
     condition: str
     subject: str
@@ -32,14 +35,23 @@ class AlertOpened(Fact, frozen=True, kw_only=True):
     title: str
     text: str = ""
     remedy: str = ""
+    thing: str = ""
 
 
 @published("alert.repeated")
 class AlertRepeated(Fact, frozen=True, kw_only=True):
-    """The condition was seen again."""
+    """The condition was seen again, perhaps of another `thing`."""
 
     job: str = ""
     text: str = ""
+    thing: str = ""
+
+
+@published("alert.eased")
+class AlertEased(Fact, frozen=True, kw_only=True):
+    """One of the things that the alert is about is in order; others are not."""
+
+    thing: str
 
 
 @published("alert.acknowledged")

@@ -467,6 +467,17 @@ class VmFinished(Fact, frozen=True, kw_only=True):
     problem: Problem | None = None
 
 
+@published("recovery.vm-release-troubled")
+class VmReleaseTroubled(Fact, frozen=True, kw_only=True):
+    """Letting the held copy go has failed `attempts` times; it goes on until it is true."""
+
+    plan: str
+    vm: str
+    job: str
+    attempts: int
+    problem: Problem
+
+
 # ── Events of the site watcher ───────────────────────────────────────────────────────────────
 
 
@@ -526,6 +537,18 @@ class CleanupObjectEnded(Fact, frozen=True, kw_only=True):
     object_id: str
     timing: StepTiming
     problem: Problem | None = None
+
+
+@published("recovery.cleanup-troubled")
+class CleanupTroubled(Fact, frozen=True, kw_only=True):
+    """Listing, or removing an object, has failed `attempts` times; the cleanup goes on."""
+
+    plan: str
+    recovery: str
+    kind: str
+    object_id: str = ""
+    attempts: int
+    problem: Problem
 
 
 @published("recovery.cleanup-cancel-requested")

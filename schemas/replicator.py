@@ -460,6 +460,16 @@ class VmCheckpointDeleted(Fact, frozen=True, kw_only=True):
     vm: str
 
 
+@published("replication.checkpoint-removal-troubled")
+class CheckpointRemovalTroubled(Fact, frozen=True, kw_only=True):
+    """Removing the checkpoint has failed `attempts` times; it goes on until it is true."""
+
+    plan: str
+    vm: str = ""
+    attempts: int
+    problem: Problem
+
+
 @published("replication.checkpoint-deleted")
 class CheckpointDeleted(Fact, frozen=True, kw_only=True):
     """The platform's listing shows that it is gone."""

@@ -125,6 +125,21 @@ class EffectOutcome(msgspec.Struct, frozen=True, kw_only=True):
     unknown: bool = False
 
 
+class EffectTrouble(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect that goes on has failed as often as its policy bears in silence.
+
+    Heard once per effect, in the step that puts it back; the owner says what people should know.
+    """
+
+    effect_id: str
+    part: str
+    kind: str
+    attempts: int
+    code: str
+    error: str
+    remedy: str = ""
+
+
 Evolve = Callable[[Any, Any], Any]
 Decide = Callable[[Any, Received], Decision]
 DecideMany = Callable[[Mapping[str, Any], Received], Mapping[str, Decision]]
@@ -138,7 +153,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     `schema` is raised whenever the shape of the state changes: older snapshots are ignored.
     `outcome` decides over the end of an effect of the stream; its message body is an
-    `EffectOutcome`.
+    `EffectOutcome`. `trouble` decides over an `EffectTrouble`; without it trouble is not told.
     """
 
     name: str
@@ -147,6 +162,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     evolve: Evolve
     is_terminal: Callable[[Any], bool]
     outcome: Decide | None = None
+    trouble: Decide | None = None
     schema: int = 1
 
 

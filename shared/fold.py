@@ -17,7 +17,7 @@ from schemas import registry
 from schemas.common import Command, CommandSettled
 from schemas.envelope import Meta, Received, commands_topic, events_topic
 from schemas.ids import family_of, key_of, partition_of
-from shared.decider import Decision, EffectOutcome, Family, Handler
+from shared.decider import Decision, EffectOutcome, EffectTrouble, Family, Handler
 from shared.errors import InvariantBroken, Refused
 from shared.eventlog.port import (
     CursorMove,
@@ -256,7 +256,7 @@ class Folder:
             self._parked.append(each.parked)
 
     def _route(self, received: Received) -> tuple[str, ...]:
-        if isinstance(received.body, EffectOutcome):
+        if isinstance(received.body, EffectOutcome | EffectTrouble):
             return (received.stream,)
         return self._handlers[type(received.body)].route(received)
 
@@ -278,6 +278,11 @@ class Folder:
             if outcome is None:
                 raise InvariantBroken(f"{received.stream} has effects but decides no outcome")
             self._take(received.stream, outcome(states[received.stream], received), received)
+            return
+        if isinstance(received.body, EffectTrouble):
+            trouble = self._cache.family(received.stream).trouble
+            if trouble is not None:
+                self._take(received.stream, trouble(states[received.stream], received), received)
             return
         handler = self._handlers[type(received.body)]
         if handler.expand is not None:

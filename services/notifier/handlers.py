@@ -20,9 +20,18 @@ NAME = "notifier"
 
 def _streams(received: Received) -> tuple[str, ...]:
     streams = tuple(finding.stream for finding in findings(received))
-    if isinstance(received.body, RecoveryFinished):
-        return (*streams, delivery.news_of(received.stream))
-    return streams
+    news = _news_of(received)
+    return (*streams, news) if news else streams
+
+
+def _news_of(received: Received) -> str:
+    """The stream that collects a recovery's news, if the event is some."""
+    match received.body:
+        case RecoveryFinished():
+            return delivery.news_of(received.stream)
+        case VmFinished():
+            return delivery.news_of(received.body.job)
+    return ""
 
 
 def _see(
@@ -32,9 +41,11 @@ def _see(
         finding.stream: alert.see(states[finding.stream], finding)
         for finding in findings(received)
     }
+    news = _news_of(received)
     if isinstance(received.body, RecoveryFinished):
-        news = delivery.news_of(received.stream)
-        return {**decisions, news: delivery.tell_recovery(states[news], received, to)}
+        decisions[news] = delivery.tell_recovery(states[news], received, to)
+    elif isinstance(received.body, VmFinished):
+        decisions[news] = delivery.note_vm(states[news], received)
     return decisions
 
 
@@ -62,7 +73,6 @@ def _handlers(to: tuple[str, ...]) -> tuple[Handler, ...]:
             route=lambda r: delivery.news_of(r.body.job),
             decide=delivery.note_recovery,
         ),
-        on(VmFinished, route=lambda r: delivery.news_of(r.body.job), decide=delivery.note_vm),
         on(ChangeAlert, route=alert.route_change, decide=alert.change),
         on(SnoozeDue, route=lambda r: r.stream, decide=alert.snooze_due),
         on(

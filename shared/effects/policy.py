@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from schemas.ids import part_of_effect
-from shared.decider import EffectOutcome
+from shared.decider import EffectOutcome, EffectTrouble
 from shared.effects.port import Claimed
 from shared.errors import SeawallError, Throttled, Transient
 
@@ -66,6 +66,7 @@ class Requeue(msgspec.Struct, frozen=True, kw_only=True):
     alert: bool = False
     code: str = ""
     error: str = ""
+    remedy: str = ""
 
 
 Verdict = EffectOutcome | Requeue
@@ -159,4 +160,18 @@ def _again(
         alert=alert,
         code=error.code,
         error=error.message,
+        remedy=error.remedy,
+    )
+
+
+def trouble(claimed: Claimed, again: Requeue) -> EffectTrouble:
+    """What the owner of an effect hears when it has failed too often to keep silent."""
+    return EffectTrouble(
+        effect_id=claimed.effect_id,
+        part=part_of_effect(claimed.effect_id),
+        kind=claimed.kind,
+        attempts=again.attempt,
+        code=again.code,
+        error=again.error,
+        remedy=again.remedy,
     )

@@ -1,4 +1,8 @@
-"""The seam between a worker and its service's stepper: verdicts become inputs, facts too."""
+"""The seam between a worker and its service's stepper: verdicts become inputs, facts too.
+
+An effect that goes on and has failed too often to keep silent is told to its owner in the very
+step that puts it back.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import msgspec
 from schemas.envelope import Received
 from shared.clock import Clock
 from shared.decider import EffectOutcome
-from shared.effects.policy import Requeue, Verdict
+from shared.effects.policy import Requeue, Verdict, trouble
 from shared.effects.port import Claimed
 from shared.errors import Throttled
 from shared.eventlog.port import Settled
@@ -37,12 +41,13 @@ class Settling:
         if isinstance(end, EffectOutcome):
             settled = Settled(claimed.effect_id, claimed.lease_no)
             return self._decided(claimed, end, settled, Tried(claimed.kind, _result(end)))
-        return Input(
-            settled=Settled(
-                claimed.effect_id, claimed.lease_no, requeue_at=end.at, attempt=end.attempt
-            ),
-            tried=Tried(claimed.kind, _again(end)),
+        tried = Tried(claimed.kind, _again(end))
+        put_back = Settled(
+            claimed.effect_id, claimed.lease_no, requeue_at=end.at, attempt=end.attempt
         )
+        if end.alert:
+            return self._decided(claimed, trouble(claimed, end), put_back, tried)
+        return Input(settled=put_back, tried=tried)
 
     def _decided(
         self,

@@ -13,7 +13,7 @@ import msgspec
 
 from schemas import registry
 from schemas.envelope import Meta, Received
-from shared.decider import Decision, EffectOutcome, Family
+from shared.decider import Decision, EffectOutcome, EffectTrouble, Family
 
 T0 = dt.datetime(2026, 11, 22, 20, 0, tzinfo=dt.UTC)
 
@@ -44,6 +44,12 @@ class Given(msgspec.Struct, frozen=True):
         """What the family decides about the end of an effect."""
         assert self.family.outcome is not None, "the family has effects"
         return self.family.outcome(self.state, received(outcome, at=outcome.at))
+
+    def troubled(self, trouble: EffectTrouble, *, at: dt.datetime = T0) -> Decision:
+        """What the family decides about an effect that goes on and keeps failing."""
+        assert self.family.trouble is not None, "the family tells of trouble"
+        stream = trouble.effect_id.partition("/")[0]
+        return self.family.trouble(self.state, received(trouble, at=at, stream=stream))
 
     def and_then(self, *events: Any) -> Given:
         """The same stream some facts later."""
@@ -96,6 +102,19 @@ def failed(
         error=error,
         remedy=remedy,
         unknown=unknown,
+    )
+
+
+def trouble(effect_id: str, *, kind: str = "", code: str = "broken") -> EffectTrouble:
+    """An effect that failed three times and goes on."""
+    return EffectTrouble(
+        effect_id=effect_id,
+        part=effect_id.partition("/")[2],
+        kind=kind,
+        attempts=3,
+        code=code,
+        error="it broke",
+        remedy="mend it",
     )
 
 

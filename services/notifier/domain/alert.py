@@ -15,6 +15,7 @@ from schemas.envelope import Received
 from schemas.ids import key_of
 from schemas.notifier import (
     AlertAcknowledged,
+    AlertEased,
     AlertOpened,
     AlertReinstated,
     AlertRepeated,
@@ -26,7 +27,7 @@ from schemas.notifier import (
     NoteAlert,
     SnoozeDue,
 )
-from services.notifier.domain.findings import Finding
+from services.notifier.domain.finding import Finding
 from shared.decider import NOTHING, Decision, Family, Send, Timer
 from shared.errors import Refused
 
@@ -37,7 +38,8 @@ _SNOOZE_TIMER = "snooze"
 class Alert(msgspec.Struct):
     """Whether the alert is open, until when nobody wants to hear of it, and what it says.
 
-    `gone`: what it is about is protected no more.
+    `gone`: what it is about is protected no more. `things` are those it is about, where it
+    tells several apart.
     """
 
     open: bool = False
@@ -46,6 +48,7 @@ class Alert(msgspec.Struct):
     silent_until: dt.datetime | None = None
     note: NoteAlert | None = None
     gone: bool = False
+    things: tuple[str, ...] = ()
 
 
 def evolve(state: Alert, event: object) -> Alert:
@@ -54,8 +57,10 @@ def evolve(state: Alert, event: object) -> Alert:
         case AlertOpened():
             state.open, state.acknowledged, state.count = True, False, 1
             state.note = _note(event)
+            state.things = _with(state.things, event.thing)
         case AlertRepeated():
             state.count += 1
+            state.things = _with(state.things, event.thing)
             if event.text and state.note is not None:
                 state.note = msgspec.structs.replace(state.note, text=event.text)
         case AlertAcknowledged():
@@ -65,12 +70,18 @@ def evolve(state: Alert, event: object) -> Alert:
         case AlertSnoozeEnded():
             state.silent_until = None
         case AlertResolved():
-            state.open, state.silent_until = False, None
+            state.open, state.silent_until, state.things = False, None, ()
+        case AlertEased():
+            state.things = tuple(thing for thing in state.things if thing != event.thing)
         case AlertWithdrawn():
             state.gone = True
         case AlertReinstated():
             state.gone = False
     return state
+
+
+def _with(things: tuple[str, ...], thing: str) -> tuple[str, ...]:
+    return things if not thing or thing in things else (*things, thing)
 
 
 FAMILY = Family(
@@ -86,11 +97,12 @@ FAMILY = Family(
 def see(state: Alert, finding: Finding) -> Decision:
     """A condition was seen, or cleared."""
     if not finding.holds:
-        return close(state)
+        return _ease(state, finding.thing)
     if state.gone:
         return NOTHING
     if state.open:
-        return Decision(events=(AlertRepeated(job=finding.job, text=finding.text),))
+        again = AlertRepeated(job=finding.job, text=finding.text, thing=finding.thing)
+        return Decision(events=(again,))
     opened = AlertOpened(
         condition=finding.condition,
         subject=finding.subject,
@@ -100,8 +112,20 @@ def see(state: Alert, finding: Finding) -> Decision:
         title=finding.title,
         text=finding.text,
         remedy=finding.remedy,
+        thing=finding.thing,
     )
     return Decision(events=(opened,), sends=() if finding.mailed else (_tell(_note(opened)),))
+
+
+def _ease(state: Alert, thing: str) -> Decision:
+    """The condition is over, or over for one of the things it was seen of."""
+    if not thing:
+        return close(state)
+    if thing not in state.things:
+        return NOTHING
+    return (
+        close(state) if state.things == (thing,) else Decision(events=(AlertEased(thing=thing),))
+    )
 
 
 def close(state: Alert) -> Decision:

@@ -8,35 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from schemas.envelope import Received
-from schemas.ids import StreamId, stream_id
 from schemas.notifier import Severity
 from schemas.recovery import CleanupFinished, RecoveryFinished
 from schemas.replicator import CheckpointFinished, IterationFinished
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of one subject: seen (`holds`) or cleared. `mailed`: said by another mail."""
-
-    plan: str
-    condition: str
-    subject: str
-    holds: bool
-    severity: Severity = "major"
-    title: str = ""
-    text: str = ""
-    remedy: str = ""
-    job: str = ""
-    mailed: bool = False
-
-    @property
-    def stream(self) -> StreamId:
-        """The alert's stream."""
-        return stream_id("alert", self.plan, self.condition, self.subject)
+from services.notifier.domain import leftovers
+from services.notifier.domain.finding import Finding
 
 
 def _problem_text(body: Any) -> tuple[str, str]:
@@ -75,11 +54,13 @@ _RECOVERY_ENDS: tuple[tuple[str, str, Severity], ...] = (
 
 def _iteration(received: Received) -> tuple[Finding, ...]:
     body: IterationFinished = received.body
+    left = leftovers.left_by(received)
     if body.state == "cancelled":
-        return ()
+        return left
     text, remedy = _problem_text(body)
     caught_up = Finding(plan=body.plan, condition="schedule-missed", subject=body.vm, holds=False)
     return (
+        *left,
         *((caught_up,) if body.state == "completed" else ()),
         Finding(
             plan=body.plan,
@@ -98,7 +79,8 @@ def _iteration(received: Received) -> tuple[Finding, ...]:
 def _checkpoint(received: Received) -> tuple[Finding, ...]:
     body: CheckpointFinished = received.body
     if body.state == "cancelled":
-        return ()
+        # What was made of it is removed again, and gone.
+        return leftovers.checkpoint_gone(received)
     text, remedy = _problem_text(body)
     return (
         Finding(
@@ -180,6 +162,7 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     RpoBreached: _breached,
     RpoRestored: _restored,
     TicksMissed: _missed,
+    **leftovers.FINDERS,
 }
 
 

@@ -140,6 +140,15 @@ def _vm_deleted(
     return _replace(doc, vms=_replace(counts, ended=counts.ended + 1))
 
 
+def _removal_troubled(
+    doc: Job | None, event: said.CheckpointRemovalTroubled, recorded: Recorded, row: str
+) -> Job | None:
+    """Of the deletion, or of a cancelled creation: whichever still runs."""
+    if doc is None or doc.ended_at is not None:
+        return doc
+    return _replace(doc, error=error_of(event.problem))
+
+
 def _deletion_ended(
     doc: Job | None, event: said.CheckpointDeleted, recorded: Recorded, row: str
 ) -> Job | None:
@@ -157,6 +166,10 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.CheckpointCancelRequested: (Route(_cancelling),),
     said.CheckpointFinished: (Route(_checkpoint_finished),),
     said.CheckpointDeletionStarted: (Route(_deletion_started, _deletion_row),),
+    said.CheckpointRemovalTroubled: (
+        Route(_removal_troubled),
+        Route(_removal_troubled, _deletion_row),
+    ),
     said.VmCheckpointDeleted: (Route(_vm_deleted, _deletion_row),),
     said.CheckpointDeleted: (Route(_deletion_ended, _deletion_row),),
 }

@@ -74,6 +74,12 @@ def _cancelling(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Jo
     return doc and _replace(doc, cancelling=True)
 
 
+def _troubled(
+    doc: Job | None, event: said.CleanupTroubled, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and _replace(doc, error=error_of(event.problem))
+
+
 def _finished(
     doc: Job | None, event: said.CleanupFinished, recorded: Recorded, row: str
 ) -> Job | None:
@@ -94,6 +100,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.CleanupStarted: (Route(_started),),
     said.CleanupListed: (Route(_listed),),
     said.CleanupObjectEnded: (Route(_object_ended),),
+    said.CleanupTroubled: (Route(_troubled),),
     said.CleanupCancelRequested: (Route(_cancelling),),
     said.CleanupFinished: (Route(_finished),),
 }

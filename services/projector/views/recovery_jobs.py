@@ -323,6 +323,12 @@ def _abandoned(
     return doc and _replace(doc, cancelling=True, note=_ABANDONED[event.reason])
 
 
+def _release_troubled(
+    doc: Job | None, event: said.VmReleaseTroubled, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and _replace(doc, error=doc.error or error_of(event.problem))
+
+
 def _vm_finished(
     doc: Job | None, event: said.VmFinished, recorded: Recorded, row: str
 ) -> Job | None:
@@ -413,5 +419,6 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.VmPoweredOn: (Route(_vm_powered_on),),
     said.VmReady: (Route(_vm_ready),),
     said.VmAbandoned: (Route(_abandoned),),
+    said.VmReleaseTroubled: (Route(_release_troubled),),
     said.VmFinished: (Route(_vm_finished),),
 }

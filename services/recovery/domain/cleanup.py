@@ -25,7 +25,7 @@ from services.recovery.domain.work import (
     recovery_effect,
     step_of,
 )
-from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send
+from shared.decider import NOTHING, Decision, Effect, EffectOutcome, EffectTrouble, Family, Send
 from shared.errors import Refused
 
 DEFINITION_VERSION: Final = 1
@@ -69,6 +69,7 @@ class Cleanup(msgspec.Struct, frozen=True, kw_only=True):
     removed: int = 0
     cancelling: bool = False
     blind: bool = False
+    troubled: bool = False
     problem: Problem | None = None
     steps: tuple[StepTiming, ...] = ()
     finished: bool = False
@@ -130,6 +131,30 @@ def outcome(state: Cleanup, received: Received) -> Decision:
     if ended.part.startswith("list/"):
         return _step(state, (_listing_end(state, ended),), received.at)
     return _step(state, (_removal_end(state, ended),), received.at)
+
+
+def trouble(state: Cleanup, received: Received) -> Decision:
+    """Something cannot be listed or removed and is still being tried: people are told, once."""
+    body: EffectTrouble = received.body
+    if state.troubled or body.part not in state.running:
+        return NOTHING
+    start = _started(state)
+    action, _, thing = body.part.partition("/")
+    kind, _, object_id = ("listing", "", "") if action == "list" else thing.partition("/")
+    problem = Problem(
+        code=body.code or "step-failed",
+        message=f"{action} {kind} {object_id}: {body.error}" if object_id else body.error,
+        remedy=body.remedy,
+    )
+    fact = said.CleanupTroubled(
+        plan=start.plan,
+        recovery=start.recovery,
+        kind=kind,
+        object_id=object_id,
+        attempts=body.attempts,
+        problem=problem,
+    )
+    return _step(state, (fact,), received.at)
 
 
 # ── Facts ────────────────────────────────────────────────────────────────────────────────────
@@ -267,6 +292,8 @@ def _applied(state: Cleanup, event: Any) -> Cleanup:
             )
         case said.CleanupObjectEnded():
             return _object_ended(state, event)
+        case said.CleanupTroubled():
+            return replace(state, troubled=True)
         case said.CleanupCancelRequested():
             return replace(state, cancelling=True)
         case said.CleanupFinished():
@@ -354,4 +381,6 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=lambda state: state.finished,
     outcome=outcome,
+    trouble=trouble,
+    schema=2,
 )

@@ -33,7 +33,7 @@ from services.recovery.domain.vm_state import (
     work_left,
 )
 from services.recovery.domain.work import merged_steps, step_of
-from shared.decider import NOTHING, Decision, EffectOutcome, Family, Send, Timer
+from shared.decider import NOTHING, Decision, EffectOutcome, EffectTrouble, Family, Send, Timer
 
 DEFINITION_VERSION = 1
 _READY_TIMER = "ready"
@@ -144,6 +144,26 @@ def outcome(state: VmRecovery, received: Received) -> Decision:
     if step == POWER_ON and ended.ok:
         return _step(state, (_power_on_end(ended),), received.at)
     return _step(state, (_step_end(ended),), received.at)
+
+
+def trouble(state: VmRecovery, received: Received) -> Decision:
+    """The held copy cannot be let go, for which the VM's end waits: people are told, once."""
+    body: EffectTrouble = received.body
+    if state.enrolled is None or state.troubled or body.part not in state.running:
+        return NOTHING
+    told = definition(state)
+    fact = said.VmReleaseTroubled(
+        plan=told.plan,
+        vm=told.definition.name,
+        job=told.job,
+        attempts=body.attempts,
+        problem=Problem(
+            code=body.code or "step-failed",
+            message=f"{body.part}: {body.error}",
+            remedy=body.remedy,
+        ),
+    )
+    return Decision(events=(fact,))
 
 
 # ── Facts ────────────────────────────────────────────────────────────────────────────────────
@@ -328,4 +348,6 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=lambda state: state.finished,
     outcome=outcome,
+    trouble=trouble,
+    schema=2,
 )

@@ -46,6 +46,7 @@ class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
     powered_on_at: dt.datetime | None = None
     ready_at: dt.datetime | None = None
     released: bool = False
+    troubled: bool = False
     failed: bool = False
     degraded: bool = False
     stop: bool = False
@@ -194,6 +195,8 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
                 addresses=event.addresses or state.addresses,
                 steps=(*state.steps, waited),
             )
+        case said.VmReleaseTroubled():
+            return replace(state, troubled=True)
         case said.VmFinished():
             return replace(state, finished=True, running=())
     raise AssertionError(f"{type(event).__name__} is no event of a VM's recovery")

@@ -18,7 +18,16 @@ from schemas.ids import parts_of
 from schemas.scheduler import CheckpointEnded
 from schemas.units import format_moment
 from services.replicator.domain.work import again, needs, problem_of
-from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, WorkClass
+from shared.decider import (
+    NOTHING,
+    Decision,
+    Effect,
+    EffectOutcome,
+    EffectTrouble,
+    Family,
+    Send,
+    WorkClass,
+)
 from shared.errors import Refused
 
 CREATE: Final = "create"
@@ -37,6 +46,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     finished: said.IterationState | Literal[""] = ""
     deleting: bool = False
     removed: set[str] = set()
+    troubled: bool = False
     deleted: bool = False
 
 
@@ -116,6 +126,23 @@ def outcome(state: Checkpoint, received: Received) -> Decision:
     if step == DELETE:
         return _vm_removed(state, start, vm, received)
     return _verified(state, start, received)
+
+
+def trouble(state: Checkpoint, received: Received) -> Decision:
+    """A removal fails and fails: people are told, once per checkpoint."""
+    body: EffectTrouble = received.body
+    step, _, vm = body.part.partition("/")
+    if state.started is None or state.troubled or step == CREATE:
+        return NOTHING
+    problem = Problem(
+        code=body.code or "step-failed",
+        message=f"removing {f'the copy of {vm}' if vm else 'the checkpoint'}: {body.error}",
+        remedy=body.remedy,
+    )
+    fact = said.CheckpointRemovalTroubled(
+        plan=state.started.plan, vm=vm, attempts=body.attempts, problem=problem
+    )
+    return Decision(events=(fact,))
 
 
 # ── Creation ─────────────────────────────────────────────────────────────────────────────────
@@ -306,9 +333,11 @@ def evolve(state: Checkpoint, event: Any) -> Checkpoint:
             state.cancelling = True
         case said.CheckpointFinished():
             state.finished = event.state
-            state.removed = set()
+            state.removed, state.troubled = set(), False
         case said.CheckpointDeletionStarted():
             state.deleting = True
+        case said.CheckpointRemovalTroubled():
+            state.troubled = True
         case said.VmCheckpointDeleted():
             state.removed.add(event.vm)
         case said.CheckpointDeleted():
@@ -325,4 +354,6 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=lambda state: state.deleted or state.finished in ("failed", "cancelled"),
     outcome=outcome,
+    trouble=trouble,
+    schema=2,
 )

@@ -190,3 +190,24 @@ def test_a_cleanup_by_hand_calls_the_automatic_one_off() -> None:
     world.run()
     assert len(world.events(said.CleanupStarted)) == 1
     assert not world.timers
+
+
+def test_a_removal_that_keeps_failing_is_told_once_and_goes_on() -> None:
+    world = clean(recovered())
+    world.trouble(f"{CLEANUP}/list/1")
+    listed(world, INSTANCE)
+    world.trouble(f"{CLEANUP}/power-off/instance/i1")
+    told = world.event(said.CleanupTroubled)
+    assert (told.plan, told.recovery, told.kind, told.attempts) == ("shop", JOB, "listing", 3)
+    assert (told.problem.code, told.problem.remedy) == ("away", "mend it")
+    world.run()
+    assert world.event(said.CleanupFinished).state == "completed"
+
+
+def test_the_object_that_cannot_be_removed_is_named() -> None:
+    world = clean(recovered())
+    listed(world, INSTANCE)
+    world.trouble(f"{CLEANUP}/power-off/instance/i1")
+    told = world.event(said.CleanupTroubled)
+    assert (told.kind, told.object_id) == ("instance", "i1")
+    assert "power-off instance i1" in told.problem.message

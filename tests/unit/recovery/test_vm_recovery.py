@@ -342,3 +342,13 @@ def test_a_script_not_declared_for_tests_does_not_run_in_one() -> None:
     only = msgspec.structs.replace(script(), operations=("failover",))
     world = begun(definition=vm("db", pre_script=only), header=header())
     assert under_way(world) == ["hold-copy"]
+
+
+def test_a_copy_that_cannot_be_let_go_is_told_once_and_the_vm_ends_when_it_is() -> None:
+    world = go_to(begun(), "release-copy")
+    world.trouble(f"{STREAM}/release-copy")
+    world.trouble(f"{STREAM}/release-copy")
+    told = world.event(said.VmReleaseTroubled)
+    assert (told.vm, told.job, told.attempts, told.problem.code) == ("db", JOB, 3, "away")
+    assert not world.events(said.VmFinished)
+    assert end(world).state == "completed"

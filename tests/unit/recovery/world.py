@@ -26,7 +26,7 @@ from schemas.plans import (
 from schemas.scheduler import PlanHeader, SiteRef
 from services.recovery.handlers import FAMILIES, HANDLERS
 from shared.decider import Decision, Effect, EffectOutcome
-from shared.testing.spec import T0, received, restored, stored
+from shared.testing.spec import T0, received, restored, stored, trouble
 
 JOB = "recovery:shop:r1"
 SITE = SiteRef(site="west", platform="lab", settings={"path": "/west"})
@@ -164,6 +164,14 @@ class World:
         self.now = max(self.now, due)
         self.deliver(body, stream=key[0])
         return True
+
+    def trouble(self, effect_id: str, *, code: str = "away") -> None:
+        """An effect goes on and has failed three times."""
+        stream = effect_id.partition("/")[0]
+        family = self._families[family_of(stream)]
+        assert family.trouble is not None and effect_id in self.effects
+        message = received(trouble(effect_id, code=code), at=self.now, stream=stream)
+        self._apply(stream, family.trouble(self.state(stream), message))
 
     def deliver_all(self) -> None:
         """Deliver messages between the service's streams until none is left."""

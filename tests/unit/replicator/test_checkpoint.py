@@ -169,3 +169,44 @@ def test_a_checkpoint_of_two_thousand_vms_fits_into_its_events() -> None:
     for _, event in world.log:
         assert len(registry.encode(event)[2]) < EVENT_BYTES_MAX
     assert len(registry.encode(told(world))[2]) < EVENT_BYTES_MAX
+
+
+# ── Removals that fail and fail ──────────────────────────────────────────────────────────────
+
+
+def made() -> World:
+    world = begun()
+    world.run()
+    world.deliver(said.DeleteCheckpoint(plan="shop", checkpoint=JOB))
+    return world
+
+
+def test_a_deletion_that_keeps_failing_is_told_once_and_goes_on() -> None:
+    world = made()
+    world.trouble(f"{JOB}/delete/db")
+    world.trouble(f"{JOB}/delete/app")
+    told_of = world.event(said.CheckpointRemovalTroubled)
+    assert (told_of.plan, told_of.vm, told_of.attempts) == ("shop", "db", 3)
+    assert told_of.problem.code == "away" and told_of.problem.remedy == "mend it"
+    world.run()
+    assert world.events(said.CheckpointDeleted)
+
+
+def test_a_proof_that_keeps_failing_is_told_as_well() -> None:
+    world = made()
+    for vm in VMS:
+        world.settle(f"{JOB}/delete/{vm}")
+    world.trouble(f"{JOB}/verify-deleted")
+    assert world.event(said.CheckpointRemovalTroubled).vm == ""
+
+
+def test_what_a_cancelled_checkpoint_cannot_remove_is_told_and_so_is_its_later_deletion() -> None:
+    world = begun()
+    world.deliver(said.CancelJob(command_id="c", job=JOB))
+    for vm in VMS:
+        world.settle(f"{JOB}/create/{vm}")
+    world.trouble(f"{JOB}/undo/db")
+    world.run()
+    world.deliver(said.DeleteCheckpoint(plan="shop", checkpoint=JOB))
+    world.trouble(f"{JOB}/delete/db")
+    assert len(world.events(said.CheckpointRemovalTroubled)) == 2

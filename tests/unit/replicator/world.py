@@ -26,7 +26,7 @@ from schemas.scheduler import IterationEnded, PlanHeader, SiteInspected, SiteRef
 from services.replicator.handlers import FAMILIES, HANDLERS
 from shared.decider import Decision, Effect, EffectOutcome
 from shared.errors import SeawallError
-from shared.testing.spec import T0, received, restored, stored
+from shared.testing.spec import T0, received, restored, stored, trouble
 
 RUN = "replication-run:shop:t1"
 EAST = SiteRef(site="east", platform="lab", settings={"path": "/east"})
@@ -171,6 +171,14 @@ class World:
         assert family.outcome is not None
         message = received(ended, at=self.now, stream=stream)
         self._apply(stream, family.outcome(self.state(stream), message))
+
+    def trouble(self, effect_id: str, *, code: str = "away") -> None:
+        """An effect goes on and has failed three times."""
+        stream = effect_id.partition("/")[0]
+        family = self._families[family_of(stream)]
+        assert family.trouble is not None and effect_id in self.effects
+        message = received(trouble(effect_id, code=code), at=self.now, stream=stream)
+        self._apply(stream, family.trouble(self.state(stream), message))
 
     def deliver_all(self) -> None:
         """Deliver messages between the service's streams until none is left."""
