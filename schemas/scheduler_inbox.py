@@ -50,61 +50,60 @@ class ApplyPlan(Command, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-@published("scheduler.delete-plan")
-class DeletePlan(Command, frozen=True, kw_only=True):
-    """Stop protecting; copies at the target stay."""
+class PlanCommand(Command, frozen=True, kw_only=True):
+    """Base of what is asked of a plan that stands. `expected_version` 0: whichever version."""
 
     plan: str
+    expected_version: int = 0
+
+
+@published("scheduler.delete-plan")
+class DeletePlan(PlanCommand, frozen=True, kw_only=True):
+    """Stop protecting; copies at the target stay."""
 
 
 @published("scheduler.start-plan")
-class StartPlan(Command, frozen=True, kw_only=True):
+class StartPlan(PlanCommand, frozen=True, kw_only=True):
     """Turn replication on, for the plan or some of its VMs."""
 
-    plan: str
     vms: tuple[str, ...] = ()
 
 
 @published("scheduler.stop-plan")
-class StopPlan(Command, frozen=True, kw_only=True):
+class StopPlan(PlanCommand, frozen=True, kw_only=True):
     """Turn replication off. `cancel`: also cancel running iterations, else they finish."""
 
-    plan: str
     vms: tuple[str, ...] = ()
     cancel: bool = False
 
 
 @published("scheduler.run-plan")
-class RunPlan(Command, frozen=True, kw_only=True):
+class RunPlan(PlanCommand, frozen=True, kw_only=True):
     """Replicate now. The gateway made `job` (a replication-run stream id)."""
 
-    plan: str
     job: str
     vms: tuple[str, ...] = ()
 
 
 @published("scheduler.prioritise-plan")
-class PrioritisePlan(Command, frozen=True, kw_only=True):
+class PrioritisePlan(PlanCommand, frozen=True, kw_only=True):
     """Set the priority, 1 highest to 5, of the plan or some of its VMs."""
 
-    plan: str
     priority: int
     vms: tuple[str, ...] = ()
 
 
 @published("scheduler.reset-vm")
-class ResetVm(Command, frozen=True, kw_only=True):
+class ResetVm(PlanCommand, frozen=True, kw_only=True):
     """Declare the copy invalid: the next iteration copies everything (resync)."""
 
-    plan: str
     vm: str
 
 
 @published("scheduler.create-checkpoint")
-class CreateCheckpoint(Command, frozen=True, kw_only=True):
+class CreateCheckpoint(PlanCommand, frozen=True, kw_only=True):
     """Make a PIT checkpoint now. The gateway made `job` (a checkpoint stream id)."""
 
-    plan: str
     job: str
     preserved: bool = False
 
@@ -119,10 +118,9 @@ class ChangeCheckpoint(Command, frozen=True, kw_only=True):
 
 
 @published("scheduler.recover")
-class Recover(Command, frozen=True, kw_only=True):
+class Recover(PlanCommand, frozen=True, kw_only=True):
     """Start a recovery. The gateway made `job` (a recovery stream id)."""
 
-    plan: str
     job: str
     mode: RecoveryMode
     vms: tuple[str, ...] = ()

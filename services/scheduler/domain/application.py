@@ -30,7 +30,7 @@ from services.scheduler.domain.names import (
     vm_reservation,
     vm_streams,
 )
-from services.scheduler.domain.plan import Application, Plan
+from services.scheduler.domain.plan import Application, Plan, check_version
 from services.scheduler.domain.site import INSPECTION_MAX_S, Site
 from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
@@ -56,7 +56,7 @@ def request(states: Mapping[str, Any], received: Received) -> Mapping[str, Decis
     if pending is not None and pending.command_id == m.command_id:
         return {stream: Decision(defer=True)}
     _check_wording(definition)
-    _check_version(state, m)
+    check_version(state, definition.name, m.expected_version)
     _check_free(pending, received.at)
     refs = _sites(states, definition)
     check_size(header_of(definition, refs), definition.vms)
@@ -236,16 +236,6 @@ def _check_wording(definition: PlanDefinition) -> None:
             f"plan {definition.name!r} names {definition.recovery_site!r} for both sites",
             code="invalid",
             remedy="give it another recovery_site than protected_site",
-        )
-
-
-def _check_version(state: Plan, m: said.ApplyPlan) -> None:
-    stands = state.version if state.header is not None else 0
-    if m.expected_version and m.expected_version != stands:
-        raise Refused(
-            f"plan {m.definition.name!r} is at version {stands}, not {m.expected_version}",
-            code="version",
-            remedy="read the plan again and apply your change to what stands",
         )
 
 

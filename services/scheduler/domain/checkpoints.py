@@ -47,7 +47,7 @@ def create_checkpoint(states: Mapping[str, Any], received: Received) -> Mapping[
     m: said.CreateCheckpoint = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    header = standing(plan, m.plan)
+    header = standing(plan, m.plan, expected_version=m.expected_version)
     if m.job in plan.checkpoints:
         return {}
     vms = _with_copy(states, plan, m.plan)

@@ -61,7 +61,7 @@ def run_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, Deci
     m: said.RunPlan = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    header = standing(plan, m.plan)
+    header = standing(plan, m.plan, expected_version=m.expected_version)
     vms = chosen_vms(plan, m.plan, m.vms)
     if m.job in plan.runs:
         return {}

@@ -117,7 +117,7 @@ def delete_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, D
     m: said.DeletePlan = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    header = standing(plan, m.plan)
+    header = standing(plan, m.plan, expected_version=m.expected_version)
     jobs = holding_jobs(plan)
     if jobs:
         raise Refused(

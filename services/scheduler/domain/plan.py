@@ -75,15 +75,27 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     recoveries: dict[str, RecoveryEntry] = {}
 
 
-def standing(state: Plan, plan: str) -> said.PlanHeader:
-    """The plan's header; refuses where there is no such plan."""
+def standing(state: Plan, plan: str, *, expected_version: int = 0) -> said.PlanHeader:
+    """The plan's header; refuses where there is no such plan, or another version stands."""
     if state.header is None:
         raise Refused(
             f"no plan is named {plan!r}",
             code="unknown-plan",
             remedy="`seawall plan list` shows the plans there are",
         )
+    check_version(state, plan, expected_version)
     return state.header
+
+
+def check_version(state: Plan, plan: str, expected: int) -> None:
+    """Raise Refused `version` where another version stands than the one that was expected."""
+    stands = state.version if state.header is not None else 0
+    if expected and expected != stands:
+        raise Refused(
+            f"plan {plan!r} is at version {stands}, not {expected}",
+            code="version",
+            remedy="read the plan again and decide by what stands",
+        )
 
 
 def chosen_vms(state: Plan, plan: str, vms: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def recover(states: Mapping[str, Any], received: Received) -> Mapping[str, Decis
     m: said.Recover = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    header = standing(plan, m.plan)
+    header = standing(plan, m.plan, expected_version=m.expected_version)
     if m.mode != "test":
         raise Refused(
             f"recovery in mode {m.mode!r} is not available in this version",

@@ -22,7 +22,7 @@ def start_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, De
     m: said.StartPlan = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    header = standing(plan, m.plan)
+    header = standing(plan, m.plan, expected_version=m.expected_version)
     now = received.at
     decisions = {}
     for vm in chosen_vms(plan, m.plan, m.vms):
@@ -44,7 +44,7 @@ def stop_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, Dec
     m: said.StopPlan = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    standing(plan, m.plan)
+    standing(plan, m.plan, expected_version=m.expected_version)
     decisions: dict[str, Decision] = {}
     checks: list[Timer] = []
     for vm in chosen_vms(plan, m.plan, m.vms):
@@ -72,7 +72,7 @@ def prioritise_plan(states: Mapping[str, Any], received: Received) -> Mapping[st
     m: said.PrioritisePlan = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
-    standing(plan, m.plan)
+    standing(plan, m.plan, expected_version=m.expected_version)
     if not 1 <= m.priority <= 5:
         raise Refused(
             f"priority {m.priority} does not exist",
@@ -96,7 +96,7 @@ def reset_vm(states: Mapping[str, Any], received: Received) -> Mapping[str, Deci
     """The copy counts as invalid: the next iteration copies everything."""
     m: said.ResetVm = received.body
     plan: Plan = states[plan_stream(m.plan)]
-    standing(plan, m.plan)
+    standing(plan, m.plan, expected_version=m.expected_version)
     (vm,) = chosen_vms(plan, m.plan, (m.vm,))
     return {vm_stream(m.plan, vm): Decision(events=(said.VmReset(),))}
 

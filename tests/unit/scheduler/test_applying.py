@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import pytest
 
@@ -363,3 +364,33 @@ def test_a_large_plan_by_glob_is_refused_once_its_size_is_known() -> None:
     desk.tell(desk.inspection(protected, vms=names[:2_300]))
     assert desk.answers["c3"].code == "invalid"
     assert desk.plan.pending is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (said.StartPlan, {}),
+        (said.StopPlan, {}),
+        (said.PrioritisePlan, {"priority": 1}),
+        (said.ResetVm, {"vm": "db"}),
+        (said.RunPlan, {"job": "replication-run:shop:v"}),
+        (said.CreateCheckpoint, {"job": "checkpoint:shop:v"}),
+        (said.Recover, {"job": "recovery:shop:v", "mode": "test"}),
+        (said.DeletePlan, {}),
+    ],
+)
+def test_what_is_asked_of_another_version_than_stands_is_refused(
+    kind: type[Any], fields: dict[str, Any]
+) -> None:
+    desk = desk_with("db")
+    desk.copied("db")
+    late = desk.command(kind, plan="shop", expected_version=2, **fields)
+    assert late is not None and (late.outcome, late.code) == ("refused", "version")
+    assert "version 1, not 2" in late.message and late.remedy
+    right = desk.command(kind, plan="shop", expected_version=1, **fields)
+    assert right is not None and right.outcome == "done", right
+
+
+def test_a_plan_that_is_not_there_is_unknown_whatever_version_is_expected() -> None:
+    answer = desk_with("db").command(said.StartPlan, plan="mars", expected_version=3)
+    assert answer is not None and answer.code == "unknown-plan"
