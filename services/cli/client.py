@@ -139,23 +139,31 @@ class Client:
     async def command(self, path: str, body: Any = None, *, method: str = "POST") -> Any:
         """Ask for something and wait for the owner's decision. Raises Undecided after 10 s."""
         answer = await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
-        if answer.get("state") == "accepted" and "command_id" in answer:
-            raise Undecided(
-                f"command {answer['command_id']} is not decided after {DECISION_WAIT}",
-                remedy="it will be; see `seawall doctor` for what is behind",
-            )
+        if answer.get("state") in ("accepted", "parked") and "command_id" in answer:
+            raise await self._undecided(answer)
         return answer
 
-    async def everything(self, path: str, **query: str | None) -> list[dict[str, Any]]:
-        """All pages of a listing."""
-        items: list[dict[str, Any]] = []
-        cursor: str | None = None
-        while True:
+    async def _undecided(self, answer: dict[str, Any]) -> Undecided:
+        command = answer["command_id"]
+        if answer["state"] == "accepted":
+            return Undecided(
+                f"command {command} is not decided after {DECISION_WAIT}",
+                remedy="it will be; see `seawall doctor` for what is behind",
+            )
+        found = await self.get(f"/v1/commands/{command}")
+        return Undecided(
+            f"command {command} is parked: {found.get('reason', '')}",
+            remedy="what was set aside must be taken up or skipped first; see /readyz",
+        )
+
+    async def everything(self, path: str, **query: str | None) -> dict[str, Any]:
+        """A listing in one piece, as fresh as its first page."""
+        whole: dict[str, Any] = await self.get(path, limit="1000", **query)
+        while (cursor := whole["next"]) is not None:
             page = await self.get(path, cursor=cursor, limit="1000", **query)
-            items += page["items"]
-            cursor = page["next"]
-            if cursor is None:
-                return items
+            whole["items"] += page["items"]
+            whole["next"] = page["next"]
+        return whole
 
     async def job(self, job: str) -> dict[str, Any]:
         """A job with its steps and children."""

@@ -77,6 +77,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
     out.print(grid)
 
 
+def tell_more(page: Mapping[str, Any]) -> None:
+    """Say how to go on where a listing has more pages."""
+    if page["next"] is not None:
+        err.print(f"more with --cursor {page['next']}", style="dim", soft_wrap=True)
+
+
 def state(value: Any) -> str:
     """A cell as text, states in their colour."""
     shown = "–" if value is None or value == "" else str(value)

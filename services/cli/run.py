@@ -39,6 +39,9 @@ Timeout = Annotated[
 ]
 Since = Annotated[str | None, typer.Option(help="from this time on, with a zone")]
 Until = Annotated[str | None, typer.Option(help="before this time, with a zone")]
+Cursor = Annotated[
+    str | None, typer.Option(help="go on where a page ended: what it gave as `next`")
+]
 VmNames = Annotated[list[str] | None, typer.Option("--vm", help="only this VM; may be repeated")]
 
 

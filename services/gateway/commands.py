@@ -46,11 +46,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted command. `repeated`: the idempotency key had been used for it before."""
+    """An accepted command. `repeated`: the idempotency key had been used for it before.
+
+    `position` is where the acceptance stands, as a read may bring it.
+    """
 
     command_id: str
     job: str
+    position: str = ""
     repeated: bool = False
+
+
+def position_of(partition: int, seq: int) -> str:
+    """Where a fact of the gateway's log stands, as `Seawall-Position` tells it."""
+    return f"gateway/{partition}/{seq}"
 
 
 def new_command_id() -> str:
@@ -80,13 +89,16 @@ class CommandBus:
         if asked.idempotency_key:
             reserved.append((f"idem:{asked.actor}:{asked.idempotency_key}", stream))
         try:
-            await self._store.commit(Step(rows=rows, reserved=reserved))
+            last = await self._store.commit(Step(rows=rows, reserved=reserved))
         except NameTaken as taken:
             return await self._repeated(taken.holder, asked)
         except Conflict:
-            pass  # an earlier try of this very command was committed after all
+            last = {}  # an earlier try of this very command was committed after all
         self._news.poke({row.topic for row in rows})
-        return Accepted(command_id=command_id, job=asked.job)
+        events, partition = events_topic("gateway"), partition_of(asked.key)
+        seq = last.get((events, partition))
+        position = position_of(partition, seq) if seq else ""
+        return Accepted(command_id=command_id, job=asked.job, position=position)
 
     def _rows(self, asked: Asked, stream: str) -> list[NewRow]:
         now = self._clock.now()
@@ -119,7 +131,12 @@ class CommandBus:
                 remedy="use a new key for a new request",
                 code="idempotency-mismatch",
             )
-        return Accepted(command_id=earlier.command_id, job=earlier.job, repeated=True)
+        return Accepted(
+            command_id=earlier.command_id,
+            job=earlier.job,
+            position=position_of(row.partition, row.seq),
+            repeated=True,
+        )
 
 
 def _row(

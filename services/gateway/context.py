@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from schemas import units
+from schemas.common import Command
 from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
 from services.gateway.names import is_plain
@@ -22,6 +23,7 @@ from shared.settings import Settings
 POSITION_HEADER = "Seawall-Position"
 POSITION_WAIT_S = 2.0
 IDEMPOTENCY_KEY_MAX = 200
+VERSION_DIGITS_MAX = 9
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,7 @@ async def ask(request: web.Request, asked: Asked, *, resource: str = "") -> web.
         actor=request[ACTOR],
         idempotency_key=_idempotency_key(request),
         request_sha256=request_digest(request.method, request.path, raw),
+        body=_with_version(request, asked.body),
     )
     wait_s = wait_s_of(request)
     accepted = await gateway.commands.accept(asked)
@@ -168,11 +171,38 @@ async def ask(request: web.Request, asked: Asked, *, resource: str = "") -> web.
             timeout_s=wait_s,
         )
     if settled is None:
-        return answer(
-            {"command_id": accepted.command_id, "state": "accepted", "job": accepted.job or None},
-            status=202,
-        )
+        return await _undecided(gateway, accepted, waited=wait_s > 0)
     return await _settled(gateway, accepted, settled, resource)
+
+
+def _with_version(request: web.Request, body: Command) -> Command:
+    """The command with the version that If-Match names; refused where there is none to match."""
+    tag = request.headers.get("If-Match", "").strip().strip('"')
+    if not tag or tag == "*":
+        return body
+    if not hasattr(body, "expected_version"):
+        raise Invalid(
+            f"If-Match: {request.path} has no version",
+            remedy="leave the header out; only plans have versions",
+        )
+    if not (tag.isascii() and tag.isdigit() and len(tag) <= VERSION_DIGITS_MAX):
+        raise Invalid(f"If-Match: found {tag!r}", remedy="send the ETag of GET /v1/plans/NAME")
+    return msgspec.structs.replace(body, expected_version=int(tag))
+
+
+async def _undecided(gateway: Gateway, accepted: Accepted, *, waited: bool) -> web.Response:
+    """202: the command is durable; its state is asked for at Location."""
+    found = await gateway.queries.command_state(accepted.command_id) if waited else None
+    parked = found is not None and found["state"] == "parked"
+    body = {
+        "command_id": accepted.command_id,
+        "state": "parked" if parked else "accepted",
+        "job": accepted.job or None,
+    }
+    headers = {"Location": f"/v1/commands/{accepted.command_id}"}
+    if accepted.position:
+        headers[POSITION_HEADER] = accepted.position
+    return answer(body, status=202, headers=headers)
 
 
 async def _settled(
@@ -190,6 +220,7 @@ async def _settled(
         refused.headers.update(headers)
         return refused
     if accepted.job:
+        headers["Location"] = f"/v1/jobs/{accepted.job}"
         job = await gateway.queries.job(accepted.job)
         return answer(job or {"id": accepted.job, "state": "queued"}, status=202, headers=headers)
     kind, _, name = resource.partition("/")

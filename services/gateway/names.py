@@ -9,6 +9,7 @@ import re
 
 from aiohttp import web
 
+from services.gateway.parameters import check_parameters
 from services.gateway.problems import Handler, Invalid, NotFound
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
@@ -33,13 +34,14 @@ def checked_key(value: str) -> str:
 
 @web.middleware
 async def ids_in_paths(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse a path with a name or id in it that nothing can have."""
+    """Refuse a path with a name or id in it that nothing can have, or parameters it has not."""
     for kind, value in request.match_info.items():
         if not _ID.fullmatch(value):
             raise NotFound(
                 f"{value[:60]!r} cannot be the {kind} of anything",
                 remedy="ids and names are letters, digits, dots, dashes, underscores and colons",
             )
+    check_parameters(request)
     return await handler(request)
 
 

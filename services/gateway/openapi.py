@@ -16,8 +16,8 @@ import yaml
 from aiohttp import web
 
 from schemas import views
+from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.queries import LISTINGS
 from services.gateway.routes import jobs, lists, plans, sites, stream
 
 VERSION: Final = "1"
@@ -101,8 +101,30 @@ _ACCEPTED: Final = {
     "required": ["command_id", "state", "job"],
     "properties": {
         "command_id": TEXT,
-        "state": {"const": "accepted"},
+        "state": {"enum": ["accepted", "parked"]},
         "job": {"type": ["string", "null"]},
+    },
+}
+
+_COMMAND: Final = {
+    "type": "object",
+    "description": "a command and, once its owner has decided, the answer",
+    "required": ["command_id", "state"],
+    "properties": {
+        "command_id": TEXT,
+        "state": {"enum": ["accepted", "parked", "done", "refused"]},
+        "reason": {"type": "string", "description": "why it is parked"},
+        "to": TEXT,
+        "type": TEXT,
+        "key": TEXT,
+        "actor": TEXT,
+        "job": TEXT,
+        "accepted_at": {"type": "string", "format": "date-time"},
+        "settled_at": {"type": "string", "format": "date-time"},
+        "code": TEXT,
+        "message": TEXT,
+        "remedy": TEXT,
+        "details": {"type": "object"},
     },
 }
 
@@ -140,6 +162,7 @@ def document() -> dict[str, Any]:
                 **dict(sorted(components.items())),
                 "Accepted": _ACCEPTED,
                 "AsOf": _AS_OF,
+                "Command": _COMMAND,
                 "Problem": _PROBLEM,
             },
         },
@@ -190,18 +213,16 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _parameters(route: web.RouteDef) -> list[dict[str, Any]]:
+    query = _query(*parameters.allowed(route.method, route.path))
     if route.path == "/v1/events/stream":
-        return [*_query(*stream.FILTERS, "after"), _header("Last-Event-ID")]
+        return [*query, _header("Last-Event-ID")]
     if route.method != "GET":
-        headers = [_header("Idempotency-Key")]
-        if route.path == "/v1/plans":
-            headers.append(_header("If-Match"))
-        return [*_query("wait"), *headers]
+        # Of all resources only plans have versions.
+        versioned = [_header("If-Match")] if _view(route.path) == "plans" else []
+        return [*query, _header("Idempotency-Key"), *versioned]
     if route.path == "/v1/queue":
-        return _query("limit")
-    view = _view(route.path)
-    filters = _query(*LISTINGS[view], *sorted(lists.RESERVED)) if _is_listing(route) else []
-    return [*filters, _header("Seawall-Position")]
+        return query
+    return [*query, _header("Seawall-Position")]
 
 
 def _query(*names: str) -> list[dict[str, Any]]:
@@ -224,7 +245,8 @@ def _responses(route: web.RouteDef) -> dict[str, Any]:
     found: dict[str, Any] = {"200": _ok(route)}
     if route.method != "GET":
         found["202"] = {
-            "description": "accepted; with ?wait and a job, the job as it stands",
+            "description": "accepted; with ?wait and a job, the job as it stands. Location leads "
+            "to the command's state, or to the job",
             "content": _content({"anyOf": [_ref("Accepted"), _ref("Job")]}),
         }
     for status in _STATUSES:
@@ -242,6 +264,8 @@ def _ok(route: web.RouteDef) -> dict[str, Any]:
     view = _view(route.path)
     shown = DOCUMENTS.get(view)
     schema: dict[str, Any] = _ref(shown.__name__) if shown else {"type": "object"}
+    if view == "commands":
+        schema = _ref("Command")
     if _is_listing(route):
         listing = {
             "items": {"type": "array", "items": schema},

@@ -16,27 +16,20 @@ import asyncpg
 import msgspec
 import orjson
 
+from schemas.envelope import commands_topic
 from schemas.joins import checkpoint_now, job_now, plan_now, vm_now
 from schemas.views import ENDED, Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
+from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
 from shared.clock import Clock
 from shared.errors import SeawallError
 from shared.postgres import Pool, translated
 
+OWNERS: Final = frozenset({"scheduler", "replicator", "recovery", "notifier"})
+"""Services that decide commands."""
+
 READY_TIMEOUT_S: Final = 1.5
 """`/readyz` tells of a database that hangs within 2 s."""
-
-LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
-    "sites": (),
-    "nodes": (),
-    "plans": (),
-    "vms": ("plan", "vm", "sync_state"),
-    "checkpoints": ("plan", "state"),
-    "jobs": ("plan", "vm", "kind", "state", "parent_id"),
-    "alerts": ("plan", "state", "severity"),
-    "events": ("plan", "job", "type"),
-}
-"""Listing → the filters it takes; each is a column of its table."""
 
 _TABLES: Final[Mapping[str, tuple[str, str]]] = {
     "sites": ("read.sites", "id"),
@@ -47,7 +40,9 @@ _TABLES: Final[Mapping[str, tuple[str, str]]] = {
     "alerts": ("read.alerts", "last_at"),
     "events": ("read.events", "position"),
 }
-_NEWEST_FIRST: Final = frozenset({"checkpoints", "jobs", "alerts"})
+_FEW: Final = frozenset({"sites", "plans"})
+"""Few rows: their filters are fields of the document. Others' are columns of their tables."""
+
 _TIMES: Final[Mapping[str, str]] = {
     "checkpoints": "created_at",
     "jobs": "created_at",
@@ -59,13 +54,17 @@ Row = asyncpg.Record
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """What a listing is asked for. `cursor` is what the last page gave as `next`."""
+    """What a listing is asked for. `cursor` is what the last page gave as `next`.
+
+    `oldest_first` is for events; what else has a moment comes newest first.
+    """
 
     filters: Mapping[str, str]
     limit: int
     cursor: str = ""
     since: dt.datetime | None = None
     until: dt.datetime | None = None
+    oldest_first: bool = False
 
 
 def _decoder(kind: type[Any]) -> Callable[[bytes], Any]:
@@ -122,6 +121,38 @@ class Queries:
             int(partition),
         )
         return bool(rows) and int(rows[0]["seq"]) >= int(seq)
+
+    async def command_state(self, command_id: str) -> dict[str, Any] | None:
+        """A command as people see it: accepted, parked, done or refused; None where unknown.
+
+        `parked`: its owner set it aside, or one of the same plan or site before it.
+        """
+        found = await self.command(command_id)
+        if found is None:
+            return None
+        if found["state"] == "settled":
+            accepted = await self._fetch(
+                "SELECT doc FROM read.command_accepts WHERE id = $1", command_id
+            )
+            told = orjson.loads(accepted[0]["doc"]) if accepted else {}
+            return {**told, **found, "state": found["outcome"]}
+        reason = await self._parked(found["to"], found["key"])
+        return {**found, "state": "parked", "reason": reason} if reason else found
+
+    async def _parked(self, owner: str, key: str) -> str:
+        """Why messages of the gateway about a plan or site wait at their owner, or ""."""
+        if owner not in OWNERS:
+            return ""
+        (table,) = await self._fetch("SELECT to_regclass($1) AS name", f"{owner}.parked")
+        if table["name"] is None:
+            return ""
+        rows = await self._fetch(
+            f"SELECT reason FROM {owner}.parked "
+            "WHERE source = 'gateway' AND topic = $1 AND key = $2 ORDER BY seq LIMIT 1",
+            commands_topic(owner),
+            key,
+        )
+        return str(rows[0]["reason"]) if rows else ""
 
     async def command(self, command_id: str) -> dict[str, Any] | None:
         """A command's answer, or that it is accepted; None while not even that is known."""
@@ -204,7 +235,7 @@ class Queries:
             if moment is not None and view in _TIMES:
                 arguments.append(moment)
                 where += f" AND {_TIMES[view]} {sign} ${len(arguments)}"
-        newest = view in _NEWEST_FIRST
+        newest = view in _TIMES and not page.oldest_first
         if page.cursor:
             after_sort, after_id = _read_cursor(page.cursor, view)
             arguments += [after_sort, after_id]
@@ -254,7 +285,8 @@ def _conditions(view: str, filters: Mapping[str, str]) -> tuple[str, list[Any]]:
     for name in LISTINGS[view]:
         if name in filters:
             arguments.append(filters[name])
-            parts.append(f"{name} = ${len(arguments)}")
+            column = f"doc->>'{name}'" if view in _FEW else name
+            parts.append(f"{column} = ${len(arguments)}")
     return " AND ".join(parts), arguments
 
 
@@ -271,9 +303,9 @@ def _cursor(sort: Any, identity: str) -> str:
 def _read_cursor(cursor: str, view: str) -> tuple[Any, str]:
     try:
         sort, identity = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if view in _NEWEST_FIRST:
-            return dt.datetime.fromisoformat(sort), str(identity)
-        return (int(sort), str(identity)) if view == "events" else (str(sort), str(identity))
+        if view == "events":
+            return int(sort), str(identity)
+        return (dt.datetime.fromisoformat(sort) if view in _TIMES else str(sort)), str(identity)
     except (ValueError, TypeError) as error:
         raise Invalid(
             f"cursor: found {cursor[:40]!r}", remedy="send `next` of the page before as it came"

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from services.cli.client import Client
 from services.cli.output import Format, machine, moment, out, table
 from services.cli.requests import api_path, ask
-from services.cli.run import DONE, Output, run
+from services.cli.run import DONE, Output, Since, Until, run
 
 app = typer.Typer(no_args_is_help=True, help="Conditions a person must look at.")
 
 
 @app.command("list")
 def list_alerts(
-    plan: str | None = None, state: str | None = None, output: Output = Format.TABLE
+    plan: str | None = None,
+    state: Annotated[
+        str | None, typer.Option(help="open, acknowledged, snoozed or resolved")
+    ] = None,
+    severity: Annotated[str | None, typer.Option(help="critical, major, minor or info")] = None,
+    since: Since = None,
+    until: Until = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """Alerts, newest first."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/alerts", plan=plan, state=state, limit="1000")
+        page = await client.everything(
+            "/v1/alerts", plan=plan, state=state, severity=severity, since=since, until=until
+        )
         if not machine(page, output):
             rows = [
                 (a["id"], a["severity"], a["state"], a["count"], moment(a["last_at"]), a["title"])

@@ -10,7 +10,7 @@ from services.cli.client import Client
 from services.cli.commands.jobs import follow
 from services.cli.output import Format, machine, moment, table
 from services.cli.requests import api_path, ask
-from services.cli.run import DONE, Output, Timeout, Wait, run
+from services.cli.run import DONE, Output, Since, Timeout, Until, Wait, run
 
 app = typer.Typer(no_args_is_help=True, help="Point-in-time checkpoints.")
 
@@ -34,11 +34,19 @@ def create_checkpoint(
 
 
 @app.command("list")
-def list_checkpoints(plan: str, output: Output = Format.TABLE) -> None:
+def list_checkpoints(
+    plan: str,
+    state: Annotated[str | None, typer.Option(help="as available")] = None,
+    since: Since = None,
+    until: Until = None,
+    output: Output = Format.TABLE,
+) -> None:
     """A plan's checkpoints, newest first."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/checkpoints", plan=plan, limit="1000")
+        page = await client.everything(
+            "/v1/checkpoints", plan=plan, state=state, since=since, until=until
+        )
         if not machine(page, output):
             rows = [
                 (c["id"], c["state"], "yes" if c["preserved"] else "", moment(c["created_at"]),

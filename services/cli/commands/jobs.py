@@ -12,11 +12,12 @@ from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
 from services.cli.client import Client
 from services.cli.jobs_view import details
-from services.cli.output import Format, machine, moment, out, seconds, table
+from services.cli.output import Format, machine, moment, out, seconds, table, tell_more
 from services.cli.run import (
     DONE,
     REFUSED,
     USAGE,
+    Cursor,
     Output,
     Since,
     Timeout,
@@ -65,14 +66,15 @@ def list_jobs(
     since: Since = None,
     until: Until = None,
     limit: int = 50,
+    cursor: Cursor = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Jobs, newest first."""
+    """Jobs, newest first; older ones with --cursor."""
 
     async def work(client: Client) -> int:
         page = await client.get(
             "/v1/jobs", plan=plan, vm=vm, kind=kind, state=state, parent_id=parent, since=since,
-            until=until, limit=str(limit),
+            until=until, limit=str(limit), cursor=cursor,
         )  # fmt: skip
         if not machine(page, output):
             rows = [
@@ -82,6 +84,7 @@ def list_jobs(
             ]  # fmt: skip
             columns = ("JOB", "KIND", "PLAN", "VM", "STATE", "DONE", "CREATED", "RTO")
             table(columns, rows, empty="no jobs")
+            tell_more(page)
         return DONE
 
     run(work)

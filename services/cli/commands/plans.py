@@ -93,11 +93,17 @@ def _tell_end(applied: dict[str, Any], *, dry_run: bool, changed: bool) -> None:
 
 
 @app.command("list")
-def list_plans(output: Output = Format.TABLE) -> None:
+def list_plans(
+    protected_site: str | None = None,
+    recovery_site: str | None = None,
+    output: Output = Format.TABLE,
+) -> None:
     """All plans with their RPO and last RTO."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/plans", limit="1000")
+        page = await client.everything(
+            "/v1/plans", protected_site=protected_site, recovery_site=recovery_site
+        )
         if not machine(page, output):
             rows = [
                 (p["name"], p["state"], p["protected_site"], p["recovery_site"], len(p["vms"]),
@@ -151,13 +157,13 @@ def history(plan: str, output: Output = Format.TABLE) -> None:
 
     async def work(client: Client) -> int:
         events = await client.everything(
-            "/v1/events", plan=plan, type="seawall.scheduler.plan-applied"
+            "/v1/events", plan=plan, type="seawall.scheduler.plan-applied", order="oldest"
         )
-        if not machine({"items": events, "next": None}, output):
+        if not machine(events, output):
             rows = [
                 (e["data"]["plan_version"], moment(e["time"]), e.get("actor"),
                  len(e["data"]["vms"]))
-                for e in events
+                for e in events["items"]
             ]  # fmt: skip
             table(("VERSION", "APPLIED", "BY", "VMS"), rows, empty="no versions")
         return DONE
@@ -226,11 +232,16 @@ def _simple(path: str, body: Any, told: str, form: Format, *, method: str = "POS
 
 
 @vm_app.command("list")
-def list_vms(plan: str | None = None, output: Output = Format.TABLE) -> None:
+def list_vms(
+    plan: str | None = None,
+    vm: str | None = None,
+    sync_state: Annotated[str | None, typer.Option(help="as in-sync")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """Protected VMs and how fresh their copies are."""
 
     async def work(client: Client) -> int:
-        page = {"items": await client.everything("/v1/vms", plan=plan), "next": None}
+        page = await client.everything("/v1/vms", plan=plan, vm=vm, sync_state=sync_state)
         if not machine(page, output):
             _vm_table(page["items"])
         return DONE

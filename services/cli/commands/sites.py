@@ -45,11 +45,15 @@ def add_site(
 
 
 @app.command("list")
-def list_sites(output: Output = Format.TABLE) -> None:
+def list_sites(
+    platform: str | None = None,
+    state: Annotated[str | None, typer.Option(help="unchecked, ok or unreachable")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """All sites."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/sites", limit="1000")
+        page = await client.everything("/v1/sites", platform=platform, state=state)
         if not machine(page, output):
             rows = [
                 (s["name"], s["platform"], s["state"], moment(s["checked_at"]),

@@ -9,8 +9,8 @@ import orjson
 import typer
 
 from services.cli.client import ApiError, Client
-from services.cli.output import Format, machine, moment, out, table
-from services.cli.run import DONE, UNREACHABLE, Output, Since, Until, run
+from services.cli.output import Format, machine, moment, out, table, tell_more
+from services.cli.run import DONE, UNREACHABLE, Cursor, Output, Since, Until, run
 
 app = typer.Typer(no_args_is_help=True, help="Every fact, as CloudEvents.")
 
@@ -24,18 +24,22 @@ def list_events(
     ] = None,
     since: Since = None,
     until: Until = None,
+    order: Annotated[str, typer.Option(help="newest or oldest first")] = "newest",
     limit: int = 100,
+    cursor: Cursor = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Events in order, oldest first."""
+    """Events, newest first; older ones with --cursor."""
 
     async def work(client: Client) -> int:
         page = await client.get(
-            "/v1/events", plan=plan, job=job, type=kind, since=since, until=until, limit=str(limit)
-        )
+            "/v1/events", plan=plan, job=job, type=kind, since=since, until=until, order=order,
+            limit=str(limit), cursor=cursor,
+        )  # fmt: skip
         if not machine(page, output):
             rows = [(moment(e["time"]), e["type"], e["subject"]) for e in page["items"]]
             table(("TIME", "TYPE", "SUBJECT"), rows, empty="no events")
+            tell_more(page)
         return DONE
 
     run(work)

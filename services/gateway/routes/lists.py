@@ -8,13 +8,14 @@ from aiohttp import web
 
 from schemas import units
 from services.gateway.context import answer, gateway_of, stand_at
+from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
-from services.gateway.queries import LISTINGS, Page
+from services.gateway.queries import Page
 from shared.effects.port import Budget
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
-RESERVED = frozenset({"limit", "cursor", "since", "until"})
+ORDERS = ("newest", "oldest")
 
 
 async def listing(request: web.Request) -> web.Response:
@@ -27,19 +28,17 @@ async def listing(request: web.Request) -> web.Response:
 
 
 def _page(request: web.Request, view: str) -> Page:
-    allowed = LISTINGS[view]
-    unknown = sorted(set(request.query) - set(allowed) - RESERVED)
-    if unknown:
-        raise Invalid(
-            f"unknown filter {unknown[0]!r}",
-            remedy=f"allowed: {', '.join(sorted({*allowed, *RESERVED}))}",
-        )
+    order = request.query.get("order", ORDERS[0])
+    if order not in ORDERS:
+        raise Invalid(f"order: found {order!r}", remedy=f"order is {' or '.join(ORDERS)}")
+    query = request.query
     return Page(
-        filters={name: request.query[name] for name in allowed if name in request.query},
+        filters={name: query[name] for name in LISTINGS[view] if name in query},
         limit=_limit(request),
         cursor=request.query.get("cursor", ""),
         since=_moment(request, "since"),
         until=_moment(request, "until"),
+        oldest_first=order == "oldest",
     )
 
 

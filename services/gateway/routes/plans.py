@@ -43,8 +43,6 @@ OWNER = "scheduler"
 PART_BYTES = 24 * 1024
 """Of a script's content in one message: 32 KiB in base64."""
 
-VERSION_DIGITS_MAX = 9
-
 MODES = ("test", "failover", "migrate", "reverse", "failback")
 
 
@@ -77,21 +75,11 @@ async def apply(request: web.Request) -> web.Response:
     command = ApplyPlan(
         command_id=new_command_id(),
         definition=parsed.definition,
-        expected_version=_expected_version(request),
         dry_run=dry_run,
     )
     extras = tuple(_script_parts(name, parsed.blobs)) if not dry_run else ()
     asked = Asked(to=OWNER, key=name, body=command, extras=extras)
     return await ask(request, asked, resource=f"plans/{name}")
-
-
-def _expected_version(request: web.Request) -> int:
-    tag = request.headers.get("If-Match", "").strip().strip('"')
-    if not tag or tag == "*":
-        return 0
-    if not (tag.isascii() and tag.isdigit() and len(tag) <= VERSION_DIGITS_MAX):
-        raise Invalid(f"If-Match: found {tag!r}", remedy="send the ETag of GET /v1/plans/NAME")
-    return int(tag)
 
 
 def _script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, msgspec.Struct]]:

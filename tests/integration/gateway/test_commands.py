@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.integration.gateway.desk import Answer, Desk, plan_body
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -148,7 +152,7 @@ async def test_a_job_id_from_nowhere_is_404_for_every_action(desk: Desk) -> None
     for path in ("/v1/jobs/x/cancel", "/v1/jobs/iteration:none:a:b/cancel"):
         assert (await desk.command(path)).status == 404
     is_problem(await desk.get("/v1/jobs/recovery:none:x"), 404, "not-found")
-    is_problem(await desk.command("/v1/jobs/iteration:a:b:c/cleanup"), 422, "invalid")
+    is_problem(await desk.command("/v1/jobs/iteration:a:b:c/cleanup"), 404, "not-found")
     assert (await desk.command("/v1/jobs/recovery:none:x/cleanup")).status == 404
 
 
@@ -218,3 +222,124 @@ async def test_scripts_go_with_their_plan_in_parts(desk: Desk, tmp_path: Path) -
     ended = await desk.ended(recovery.body["id"])
     assert ended["steps"][1]["name"] == "pre-script"
     assert (ended["state"], ended["steps"][1]["state"]) == ("completed", "completed")
+
+
+async def test_a_version_that_is_old_stops_whatever_is_asked_of_a_plan(desk: Desk) -> None:
+    assert (await desk.plan("guarded", "guarded-db")).status == 200
+    for path, body in (
+        ("start", {}),
+        ("stop", {}),
+        ("run", {}),
+        ("prioritise", {"priority": 2}),
+        ("recover", {"mode": "test"}),
+        ("checkpoints", {}),
+        ("vms/guarded-db/reset", {}),
+    ):
+        late = await desk.command(f"/v1/plans/guarded/{path}", body, If_Match='"7"')
+        is_problem(late, 412, "version")
+    gone = await desk.ask("DELETE", "/v1/plans/guarded?wait=20s", If_Match='"7"')
+    is_problem(gone, 412, "version")
+    assert (await desk.command("/v1/plans/guarded/stop", {}, If_Match='"1"')).status == 200
+    assert (await desk.command("/v1/plans/guarded/start", {}, If_Match="*")).status == 200
+    gone = await desk.ask("DELETE", "/v1/plans/guarded?wait=20s", If_Match='"1"')
+    assert gone.status == 200, gone
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/v1/sites/nowhere"),
+        ("POST", "/v1/sites/nowhere/check"),
+        ("POST", "/v1/jobs/recovery:a:b/cancel"),
+        ("POST", "/v1/jobs/recovery:a:b/cleanup"),
+        ("POST", "/v1/checkpoints/checkpoint:a:b/preserve"),
+        ("DELETE", "/v1/checkpoints/checkpoint:a:b"),
+        ("POST", "/v1/alerts/alert:a:b:c/ack"),
+    ],
+)
+async def test_what_has_no_version_refuses_if_match(desk: Desk, method: str, path: str) -> None:
+    answer = await desk.ask(method, path, {}, If_Match='"1"')
+    is_problem(answer, 422, "invalid")
+    assert "If-Match" in answer.body["message"] and "no version" in answer.body["message"]
+
+
+@pytest.mark.parametrize(
+    "job", ["x", "recovery", "recovery:shop", "iteration:a:b:c", "recovery:a:b", "checkpoint:a:b"]
+)
+@pytest.mark.parametrize("action", ["cleanup", "cancel"])
+async def test_a_job_that_is_none_is_404_whatever_its_id_looks_like(
+    desk: Desk, job: str, action: str
+) -> None:
+    answer = await desk.command(f"/v1/jobs/{job}/{action}")
+    assert answer.status == 404, answer
+    assert answer.code in ("not-found", "unknown-job") and answer.body["remedy"]
+
+
+async def test_an_accepted_command_is_followed_by_its_location_and_position(desk: Desk) -> None:
+    asked = await desk.ask("POST", "/v1/plans/nobody/start", {})
+    place, position = asked.headers["Location"], asked.headers["Seawall-Position"]
+    assert place == f"/v1/commands/{asked.body['command_id']}"
+    first = await desk.get(place, Seawall_Position=position)
+    assert first.status == 200, first
+    assert first.body["state"] in ("accepted", "refused")
+    assert (first.body["to"], first.body["key"]) == ("scheduler", "nobody")
+    end = await until_decided(desk, place)
+    assert (end["state"], end["code"]) == ("refused", "unknown-plan")
+    assert end["message"] and end["remedy"] and end["accepted_at"] and end["settled_at"]
+
+
+async def test_a_command_that_was_done_says_so_and_names_its_job(desk: Desk) -> None:
+    assert (await desk.plan("followed", "followed-db")).status == 200
+    asked = await desk.ask("POST", "/v1/plans/followed/run", {})
+    end = await until_decided(desk, asked.headers["Location"])
+    assert (end["state"], end["job"]) == ("done", asked.body["job"])
+    decided = await desk.command("/v1/plans/followed/recover", {"mode": "test", "dry_run": True})
+    if decided.status == 202:
+        assert decided.headers["Location"] == f"/v1/jobs/{decided.body['id']}"
+
+
+async def test_a_repeated_command_gets_the_position_of_the_first(desk: Desk) -> None:
+    first = await desk.ask("POST", "/v1/plans/nobody/run", {}, Idempotency_Key="place")
+    await until_decided(desk, first.headers["Location"])
+    shown = await desk.get(first.headers["Location"])
+    assert shown.body["job"] == first.body["job"]
+
+
+async def test_a_command_that_never_was_is_404(desk: Desk) -> None:
+    is_problem(await desk.get("/v1/commands/nothing"), 404, "not-found")
+
+
+async def test_a_command_behind_a_parked_one_says_so_and_why(
+    desk: Desk, module_postgres_dsn: str
+) -> None:
+    # Rows such as the projector and the scheduler write where a message fails for good.
+    accepted = {"command_id": "c-stuck", "to": "scheduler", "type": "t", "key": "stuck"}
+    connection = await asyncpg.connect(module_postgres_dsn)
+    try:
+        await connection.execute(
+            "INSERT INTO read.command_accepts VALUES ('c-stuck', $1, now())", json.dumps(accepted)
+        )
+        assert (await desk.get("/v1/commands/c-stuck")).body["state"] == "accepted"
+        await connection.execute(
+            "INSERT INTO scheduler.parked VALUES "
+            "('gateway', 'seawall.scheduler.commands', 1, 999999, 'stuck', 'Bug: x', now())"
+        )
+        shown = (await desk.get("/v1/commands/c-stuck")).body
+        assert (shown["state"], shown["reason"]) == ("parked", "Bug: x")
+    finally:
+        await connection.execute("DELETE FROM scheduler.parked WHERE key = 'stuck'")
+        await connection.execute("DELETE FROM read.command_accepts WHERE id = 'c-stuck'")
+        await connection.close()
+
+
+async def until_decided(desk: Desk, place: str) -> dict[str, Any]:
+    """The command once its owner has answered."""
+    found: dict[str, Any] = {}
+
+    async def is_decided() -> bool:
+        answer = await desk.get(place)
+        found.update(answer.body)
+        return answer.status == 200 and found["state"] not in ("accepted", "parked")
+
+    await eventually(is_decided, f"{place} is decided", within_s=20.0)
+    return found

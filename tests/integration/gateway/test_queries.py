@@ -152,8 +152,55 @@ async def test_the_stream_resumes_after_the_last_event_a_reader_had(desk: Desk) 
     assert [number for number, _ in first] == [1, 2, 3, 4, 5]
     again = await read_stream(desk, 3, last="2")
     assert again == first[2:]
-    listed = (await desk.get("/v1/events?limit=5")).body["items"]
+    listed = (await desk.get("/v1/events?limit=5&order=oldest")).body["items"]
     assert [event for _, event in first] == listed
+
+
+async def test_events_come_newest_first_and_page_backwards(desk: Desk) -> None:
+    (forwards,) = await pages(desk, "/v1/events?order=oldest", 1000)
+    (backwards,) = await pages(desk, "/v1/events", 1000)
+    cut = [event for page in await pages(desk, "/v1/events", 7) for event in page]
+    assert backwards[0]["time"] >= backwards[-1]["time"]
+    known = {event["id"] for event in forwards}
+    assert [event for event in backwards if event["id"] in known] == forwards[::-1]
+    assert [event for event in cut if event["id"] in known] == forwards[::-1]
+
+
+async def test_sites_and_plans_are_filtered(desk: Desk) -> None:
+    found = await desk.get("/v1/plans?protected_site=shop-east")
+    assert [plan["name"] for plan in found.body["items"]] == ["shop"]
+    assert (await desk.get("/v1/plans?recovery_site=shop-east")).body["items"] == []
+    lab = await desk.get("/v1/sites?platform=lab&state=ok")
+    assert {"shop-east", "shop-west"} <= {site["name"] for site in lab.body["items"]}
+    assert (await desk.get("/v1/sites?platform=kvm")).body["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("GET", "/v1/sites?since=2026-01-01T00:00:00Z", "'since'"),
+        ("GET", "/v1/plans?until=2026-01-01T00:00:00Z", "'until'"),
+        ("GET", "/v1/vms?since=2026-01-01T00:00:00Z&zz=1", "'since', 'zz'"),
+        ("GET", "/v1/jobs?order=oldest", "'order'"),
+        ("GET", "/v1/plans/shop?at=now", "'at'"),
+        ("GET", "/v1/jobs/x?verbose=1", "'verbose'"),
+        ("GET", "/v1/queue?plan=shop", "'plan'"),
+        ("GET", "/v1/events/stream?colour=red", "'colour'"),
+        ("POST", "/v1/plans/shop/start?dry_run=true", "'dry_run'"),
+        ("DELETE", "/v1/sites/shop-east?force=1", "'force'"),
+    ],
+)
+async def test_parameters_that_a_path_does_not_take_are_refused_by_name(
+    desk: Desk, method: str, path: str, told: str
+) -> None:
+    answer = await desk.ask(method, path)
+    assert (answer.status, answer.code) == (422, "invalid"), answer
+    assert told in answer.body["message"] and answer.body["remedy"]
+
+
+async def test_an_order_that_is_none_is_refused(desk: Desk) -> None:
+    answer = await desk.get("/v1/events?order=random")
+    assert (answer.status, "newest or oldest" in answer.body["remedy"]) == (422, True)
 
 
 async def test_the_stream_tells_what_happens_from_now_on(desk: Desk) -> None:

@@ -336,3 +336,58 @@ def test_following_events_goes_on_after_the_last_one_when_the_connection_ends(st
     resumed = [asked.headers.get("Last-Event-ID") for asked in stub.asked]
     assert resumed == [None, "4", "5", "7"]
     assert {asked.query["plan"] for asked in stub.asked} == {"shop"}
+
+
+# ── Listings: filters, freshness, pages ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "query"),
+    [
+        ("alert list --severity major --state open", "/v1/alerts",
+         {"severity": "major", "state": "open"}),
+        ("vm list --plan shop --sync-state in-sync", "/v1/vms",
+         {"plan": "shop", "sync_state": "in-sync"}),
+        ("plan list --protected-site east", "/v1/plans", {"protected_site": "east"}),
+        ("site list --platform lab --state ok", "/v1/sites", {"platform": "lab", "state": "ok"}),
+        ("checkpoint list shop --state available", "/v1/checkpoints",
+         {"plan": "shop", "state": "available"}),
+        ("plan history shop", "/v1/events",
+         {"plan": "shop", "order": "oldest", "type": "seawall.scheduler.plan-applied"}),
+    ],
+)  # fmt: skip
+def test_a_listing_is_filtered_and_whole_and_says_how_fresh_it_is(
+    stub: Stub, line: str, path: str, query: dict[str, str]
+) -> None:
+    stub.tell("GET", path, (200, listing({"n": 1}, following="c1")), (200, listing({"n": 2})))
+    result = say(*line.split(), "-o", "json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["items"] == [{"n": 1}, {"n": 2}]
+    assert (document["next"], document["as_of"]["position"]) == (None, 9)
+    assert [asked.query for asked in stub.asked] == [
+        {**query, "limit": "1000"},
+        {**query, "limit": "1000", "cursor": "c1"},
+    ]
+
+
+def test_events_come_newest_first_and_go_on_backwards(stub: Stub) -> None:
+    event = {"time": "2026-11-22T20:00:00Z", "type": "seawall.a", "subject": "plan:shop"}
+    stub.tell("GET", "/v1/events", (200, listing(event, following="older")), (200, listing()))
+    result = say("event", "list", "--limit", "1")
+    assert result.exit_code == 0 and "plan:shop" in result.stdout
+    assert "more with --cursor older" in result.stderr
+    say("event", "list", "--limit", "1", "--cursor", "older")
+    assert [asked.query for asked in stub.asked] == [
+        {"order": "newest", "limit": "1"},
+        {"order": "newest", "limit": "1", "cursor": "older"},
+    ]
+
+
+def test_a_parked_command_is_told_with_the_reason(stub: Stub) -> None:
+    parked = {"command_id": "c9", "state": "parked", "job": None}
+    stub.tell("POST", "/v1/plans/shop/start", (202, parked))
+    stub.tell("GET", "/v1/commands/c9", (200, {**parked, "reason": "Bug: x"}))
+    result = say("plan", "start", "shop")
+    assert result.exit_code == 8
+    assert "parked: Bug: x" in result.stderr

@@ -1,0 +1,65 @@
+"""The query parameters that each path takes: one table for the check and for the description.
+
+What a path does not take is refused, never ignored: a filter with a typing error would otherwise
+show everything as if it were what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from services.gateway.problems import Invalid
+
+LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sites": ("platform", "state"),
+    "nodes": (),
+    "plans": ("protected_site", "recovery_site"),
+    "vms": ("plan", "vm", "sync_state"),
+    "checkpoints": ("plan", "state"),
+    "jobs": ("plan", "vm", "kind", "state", "parent_id"),
+    "alerts": ("plan", "state", "severity"),
+    "events": ("plan", "job", "type"),
+}
+"""Listing → the filters it takes."""
+
+TIMED: Final = frozenset({"checkpoints", "jobs", "alerts", "events"})
+"""Listings of what has a moment: they take `since` and `until`. The others are of what stands."""
+
+PAGING: Final = ("limit", "cursor")
+STREAM: Final = ("plan", "job", "type", "after")
+_PREFIX: Final = "/v1/"
+
+
+def allowed(method: str, path: str) -> tuple[str, ...]:
+    """The query parameters of a path below /v1, as its route spells it."""
+    if method not in ("GET", "HEAD"):
+        return ("wait",)
+    if path == "/v1/events/stream":
+        return STREAM
+    if path == "/v1/queue":
+        return ("limit",)
+    view = path.removeprefix(_PREFIX)
+    if view not in LISTINGS:
+        return ()
+    times = ("since", "until") if view in TIMED else ()
+    order = ("order",) if view == "events" else ()
+    return (*LISTINGS[view], *PAGING, *times, *order)
+
+
+def check_parameters(request: web.Request) -> None:
+    """Raise Invalid for parameters that the request's path does not take."""
+    resource = request.match_info.route.resource
+    if resource is None or not resource.canonical.startswith(_PREFIX):
+        return
+    known = allowed(request.method, resource.canonical)
+    unknown = sorted(set(request.query) - set(known))
+    if unknown:
+        named = ", ".join(repr(name[:60]) for name in unknown[:10])
+        raise Invalid(
+            f"unknown query parameter{'s' if len(unknown) > 1 else ''} {named}",
+            remedy=f"allowed: {', '.join(known)}" if known else "this path takes none",
+            details={"unknown": unknown[:10]},
+        )
