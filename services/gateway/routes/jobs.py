@@ -1,4 +1,4 @@
-"""`/v1/jobs`, `/v1/checkpoints/ID` and `/v1/alerts/ID`: show and steer what already exists."""
+"""`/v1/jobs`, `/v1/commands/ID`, `/v1/checkpoints/ID`, `/v1/alerts/ID`: show and steer what is."""
 
 from __future__ import annotations
 
@@ -68,14 +68,27 @@ async def cancel(request: web.Request) -> web.Response:
 async def cleanup(request: web.Request) -> web.Response:
     """POST /v1/jobs/ID/cleanup: remove everything a recovery made."""
     recovery = _job_of(request)
-    if family_of(recovery) != "recovery":
-        raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
-    plan = _plan_of(recovery)
+    plan = _plan_of(recovery) if family_of(recovery) == "recovery" else None
     if plan is None:
-        raise _no_job(recovery)
+        if await gateway_of(request).queries.job(recovery) is None:
+            raise _no_job(recovery)
+        raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
     job = stream_id("cleanup", plan, new_id())
     command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def show_command(request: web.Request) -> web.Response:
+    """GET /v1/commands/ID: whether it is accepted, parked, done or refused, and why."""
+    await stand_at(request)
+    name = request.match_info["command"]
+    found = await gateway_of(request).queries.command_state(name)
+    if found is None:
+        raise NotFound(
+            f"no command has the id {name!r}",
+            remedy="send the Seawall-Position of the 202 along: it may not be readable yet",
+        )
+    return answer(found)
 
 
 async def show_checkpoint(request: web.Request) -> web.Response:
@@ -148,6 +161,7 @@ ROUTES = [
     web.get("/v1/jobs/{job}", show),
     web.post("/v1/jobs/{job}/cancel", cancel),
     web.post("/v1/jobs/{job}/cleanup", cleanup),
+    web.get("/v1/commands/{command}", show_command),
     web.get("/v1/checkpoints/{checkpoint}", show_checkpoint),
     web.post("/v1/checkpoints/{checkpoint}/{action}", preserve),
     web.delete("/v1/checkpoints/{checkpoint}", delete_checkpoint),
