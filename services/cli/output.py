@@ -18,8 +18,9 @@ from schemas.units import format_duration
 PIPE_WIDTH = 1000
 """Columns where nobody looks: a program that reads a table must find whole ids in it."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(stderr=True, highlight=False)
+# Without emoji: an id such as `iteration:a:b` would be shown with a picture in it.
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 STATE_STYLES: Mapping[str, str] = {
     "completed": "green",

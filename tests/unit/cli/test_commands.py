@@ -391,3 +391,11 @@ def test_a_parked_command_is_told_with_the_reason(stub: Stub) -> None:
     result = say("plan", "start", "shop")
     assert result.exit_code == 8
     assert "parked: Bug: x" in result.stderr
+
+
+def test_ids_are_shown_as_they_are(stub: Stub) -> None:
+    name = "iteration:a:key:b"
+    stub.tell("GET", f"/v1/jobs/{name}", (404, refusal("not-found", f"no job is {name}")))
+    assert name in say("job", "show", name).stderr
+    stub.tell("GET", "/v1/jobs", (200, listing(job("running", id=name))))
+    assert name in say("job", "list").stdout
