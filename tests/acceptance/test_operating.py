@@ -186,6 +186,43 @@ def test_a_checkpoint_is_preserved_let_go_and_deleted(shop: Sites) -> None:
     assert plane.say("checkpoint", "delete", f"checkpoint:{shop.name}:none").code == 4
 
 
+def open_alert(shop: Sites, alert: str, *, is_open: bool) -> None:
+    """Wait until the alert is open, or over."""
+    wait_until(
+        lambda: alerts(shop).get(alert, {}).get("state") == ("open" if is_open else "resolved"),
+        f"{alert} is {'open' if is_open else 'over'}",
+        within_s=40.0,
+    )
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_an_alert_until_it_is(shop: Sites) -> None:
+    plane = shop.plane
+    made = done(plane.say("checkpoint", "create", shop.name, "--wait", "-o", "json"))
+    checkpoint = json.loads(made.out)["id"]
+    shop.settings(shop.west, faults={"delete_checkpoint": 1.0})
+    done(plane.say("checkpoint", "delete", checkpoint))
+    alert = f"alert:{shop.name}:checkpoint-left:{checkpoint.rpartition(':')[2]}"
+    open_alert(shop, alert, is_open=True)
+    assert checkpoints(shop)[checkpoint][0] == "expiring"
+    assert plane.job(f"{checkpoint}.delete")["error"]["message"]
+    shop.settings(shop.west)
+    open_alert(shop, alert, is_open=False)
+    assert checkpoints(shop)[checkpoint][0] == "deleted"
+
+
+def test_a_cleanup_that_is_stuck_is_an_alert_until_it_is_done(shop: Sites) -> None:
+    job = shop.recover()
+    shop.settings(shop.west, faults={"delete_instance": 1.0})
+    cleanup = done(shop.plane.say("cleanup", job["id"])).out.strip()
+    alert = f"alert:{shop.name}:cleanup-incomplete:{job['id'].rpartition(':')[2]}"
+    open_alert(shop, alert, is_open=True)
+    assert shop.plane.job(cleanup)["state"] == "running"
+    shop.settings(shop.west)
+    assert shop.plane.ended(cleanup, within_s=60.0)["state"] == "completed"
+    open_alert(shop, alert, is_open=False)
+    assert shop.left_behind() == []
+
+
 def test_a_plans_life_through_the_command_line(shop: Sites, tmp_path: Path) -> None:
     plane, file = shop.plane, tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(shop.plan("db", targets={"rpo": "1h"})))
