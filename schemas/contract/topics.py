@@ -58,7 +58,7 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
         "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
         "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",
     ),
-    "notifier": ("digest-due", "send-mail"),
+    "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip
 """Service → its timers, and the payloads and results of its effects."""
 
