@@ -1,0 +1,231 @@
+"""Secrets are found nowhere they are not needed: tables, topics, logs, job output, files.
+
+A control plane on a broker that wants a login; a plan whose VM has credentials, and a script that
+prints them; a mail server with a password. Then everything that was written is searched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from shared.bus.kafka.settings import KafkaSettings
+from shared.bus.kafka.topics import wanted_topics
+from shared.embedded import EmbeddedPostgres
+from shared.process import LOGGED_SERVICES
+from shared.testing.kafka import KafkaCluster
+from tests.acceptance.client import Client, encoded_scripts
+from tests.acceptance.plane import Plane
+from tests.acceptance.world import World
+from tests.brokers import kafka_cluster
+from tests.waiting import wait_until
+
+VM_SECRET = "canary-vm-3fd1b0"
+KAFKA_SECRET = "canary-kafka-77ac2e"
+MAIL_SECRET = "canary-mail-5e90d4"
+
+TELLING = """
+import hashlib, json, sys
+context = json.load(sys.stdin)
+secret = context["credentials"]["admin"]
+print("the password is " + secret)
+print(json.dumps({"outputs": {"digest": hashlib.sha256(secret.encode()).hexdigest()}}))
+"""
+
+
+class Installation:
+    """`seawall up` on a broker of its own."""
+
+    def __init__(self, root: Path, cluster: KafkaCluster) -> None:
+        self.root = root
+        self.home = root / "home"
+        self.log = root / "seawall.log"
+        self.postgres = EmbeddedPostgres(root / "postgres")
+        self._cluster = cluster
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return (self.home / "endpoint").read_text().strip()
+
+    @property
+    def token(self) -> str:
+        return (self.home / "token").read_text().strip()
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        return KafkaSettings(
+            servers=(self._cluster.servers,), security="SASL_SSL", ca=str(self._cluster.ca),
+            user="seawall", password=KAFKA_SECRET,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        self.home.mkdir(parents=True)
+        environment = {
+            **os.environ,
+            "SEAWALL_HOME": str(self.home),
+            "SEAWALL_PORT": "0",
+            "SEAWALL_DATABASE_URL": self.postgres.start(),
+            "SEAWALL_BUS": "kafka",
+            "SEAWALL_KAFKA": self._cluster.servers,
+            "SEAWALL_KAFKA_SECURITY": "SASL_SSL",
+            "SEAWALL_KAFKA_CA": str(self._cluster.ca),
+            "SEAWALL_KAFKA_USER": "seawall",
+            "SEAWALL_KAFKA_PASSWORD": KAFKA_SECRET,
+            "SEAWALL_SMTP": "127.0.0.1:1",
+            "SEAWALL_SMTP_USER": "seawall",
+            "SEAWALL_SMTP_PASSWORD": MAIL_SECRET,
+            "SEAWALL_MAIL_TO": "oncall@example.org",
+            "SEAWALL_LOG_LEVEL": "debug",
+        }
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "services.cli", "up"],
+                env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        wait_until(self._said_ready, "seawall is ready", within_s=60)
+
+    def _said_ready(self) -> bool:
+        return b"seawall ready" in self.log.read_bytes()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=15)
+        self.postgres.stop()
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    root = tmp_path_factory.mktemp("canary")
+    root.chmod(0o755)
+    with kafka_cluster(scram=("seawall", KAFKA_SECRET)) as cluster:
+        found = Installation(root, cluster)
+        try:
+            found.start()
+            _work(found)
+            yield found
+        finally:
+            found.stop()
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _work(installation: Installation) -> None:
+    """A recovery whose script is given the secret and prints it."""
+    world = World(installation.root, seed=1)
+    world.build()
+    secret = installation.home / "secrets" / "db-admin"
+    secret.parent.mkdir()
+    secret.write_text(VM_SECRET + "\n")
+    client = Client(cast(Plane, installation))
+    for site in ("east", "west"):
+        settings = {"path": str(installation.root / site)}
+        client.command("/v1/sites", {"name": site, "platform": "lab", "settings": settings})
+    body = world.plan()
+    body["scripts"]["tell.py"] = TELLING
+    db = body["plan"]["vms"][0]
+    db["credentials"] = {"admin": "file:secrets/db-admin"}
+    db["post_script"] = {"run": "tell.py", "runtime": "python"}
+    client.command("/v1/plans", {**body, "scripts": encoded_scripts(body["scripts"])})
+    client.wait_job(client.command("/v1/plans/shop/run")["id"])
+    job = client.command("/v1/plans/shop/recover", {"mode": "test"})["id"]
+    ended = client.wait_job(job)
+    told = [client.job(child) for child in ended["children"]]
+    outputs = [step["output"] for child in told for step in child["steps"] if step["output"]]
+    assert any("the password is" in str(output) for output in outputs), ended
+    client.wait_job(client.command(f"/v1/jobs/{job}/cleanup")["id"])
+
+
+SECRETS = {"vm": VM_SECRET, "kafka": KAFKA_SECRET, "mail": MAIL_SECRET}
+
+
+@pytest.fixture(params=["vm", "kafka", "mail", "token"])
+def secret(request: pytest.FixtureRequest, installation: Installation) -> str:
+    name: str = request.param
+    return SECRETS.get(name) or installation.token
+
+
+async def test_no_table_holds_a_secret(installation: Installation, secret: str) -> None:
+    connection = await asyncpg.connect(installation.postgres.dsn())
+    try:
+        tables = await connection.fetch(
+            "select schemaname, tablename from pg_tables"
+            " where schemaname not in ('pg_catalog', 'information_schema')"
+        )
+        assert len(tables) > 60
+        found = []
+        for schema, table in tables:
+            count = await connection.fetchval(
+                f'select count(*) from "{schema}"."{table}" as t'
+                " where t::text like $1 or t::text like $2",
+                f"%{secret}%",
+                f"%{secret.encode().hex()}%",
+            )
+            found += [f"{schema}.{table}"] if count else []
+        assert found == []
+    finally:
+        await connection.close()
+
+
+async def test_no_topic_holds_a_secret(installation: Installation, secret: str) -> None:
+    messages = await _every_message(installation.kafka)
+    assert len(messages) > 50
+    assert [each for each in messages if secret.encode() in each] == []
+
+
+async def _every_message(settings: KafkaSettings) -> list[bytes]:
+    """Key, value and headers of everything that stands on the broker."""
+    consumer = AIOKafkaConsumer(
+        **settings.client("search"), enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    found: list[bytes] = []
+    await consumer.start()
+    try:
+        partitions = [
+            TopicPartition(topic.name, number)
+            for topic in wanted_topics(LOGGED_SERVICES, settings)
+            for number in range(topic.partitions)
+        ]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        left = {each for each in partitions if ends[each]}
+        while left:
+            batches: dict[Any, Any] = await consumer.getmany(*left, timeout_ms=500)
+            for messages in batches.values():
+                found += [b"\n".join(_parts(message)) for message in messages]
+            left = {each for each in left if await consumer.position(each) < ends[each]}
+    finally:
+        await consumer.stop()
+    return found
+
+
+def _parts(message: Any) -> list[bytes]:
+    headers = [part for name, value in message.headers for part in (name.encode(), value)]
+    return [message.key or b"", message.value or b"", *headers]
+
+
+def test_no_log_and_no_file_holds_a_secret(installation: Installation, secret: str) -> None:
+    allowed = {installation.home / "token", installation.home / "secrets" / "db-admin"}
+    searched = 0
+    found = []
+    for path in installation.root.rglob("*"):
+        if path.is_file() and path not in allowed and not path.is_symlink():
+            searched += 1
+            if secret.encode() in path.read_bytes():
+                found.append(path)
+    assert searched > 50
+    assert found == []
+
+
+def test_the_secret_that_was_looked_for_can_be_found(installation: Installation) -> None:
+    assert VM_SECRET in (installation.home / "secrets" / "db-admin").read_text()
+    assert installation.token in (installation.home / "token").read_text()
