@@ -41,7 +41,10 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         {"name": TEXT, "platform": TEXT, "settings": _SETTINGS, "credentials": TEXT},
         ("name",),
     ),
-    "/v1/plans": ({"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG}, ("plan",)),
+    "/v1/plans": (
+        {"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG, "over_capacity": FLAG},
+        ("plan",),
+    ),
     "/v1/plans/{name}/start": ({"vms": NAMES}, ()),
     "/v1/plans/{name}/stop": ({"vms": NAMES, "cancel": FLAG}, ()),
     "/v1/plans/{name}/run": ({"vms": NAMES}, ()),

@@ -271,6 +271,26 @@ def test_an_unchanged_plan_is_not_applied(stub: Stub, tmp_path: Path) -> None:
     assert [body["dry_run"] for body in stub.bodies("/v1/plans")] == [True]
 
 
+def test_apply_shows_the_binding_limit_and_what_it_is_over(stub: Stub, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(PLAN)
+    status, answer = applied(["+ vms.db"], 1)
+    uses = [
+        {"message": "west sustains 9 StartSnapshot", "over": True},
+        {"message": "west sustains 36,000 node", "over": False},
+    ]
+    answer["command"]["details"]["capacity"] = uses
+    stub.tell("POST", "/v1/plans", (status, answer))
+    result = say("plan", "apply", "-f", str(file), "--over-capacity")
+    assert "over capacity: west sustains 9 StartSnapshot" in result.stdout
+    assert "36,000" not in result.stdout
+    assert [body["over_capacity"] for body in stub.bodies("/v1/plans")] == [True, True]
+    uses.pop(0)
+    result = say("plan", "apply", "-f", str(file), "--dry-run")
+    assert "  capacity: west sustains 36,000 node" in result.stdout
+    assert [body["over_capacity"] for body in stub.bodies("/v1/plans")][2:] == [False]
+
+
 def test_the_services_problems_are_told_with_file_and_line(stub: Stub, tmp_path: Path) -> None:
     file = tmp_path / "shop.yaml"
     file.write_text(PLAN)
