@@ -206,7 +206,8 @@ class CheckpointMark(Document, frozen=True, kw_only=True):
 
 
 class Step(Document, frozen=True, kw_only=True):
-    """A named part of a job. `output` is the masked end of what a script printed."""
+    """A named part of a job. `output` is the masked end of what a script printed; where it printed
+    more, up to 64 KiB are kept under `output_sha256`, see `/v1/jobs/ID/steps/STEP/output`."""
 
     name: str
     state: StepState = "pending"
@@ -216,6 +217,7 @@ class Step(Document, frozen=True, kw_only=True):
     percent: float = 0.0
     error: Error | None = None
     output: str = ""
+    output_sha256: str = ""
 
 
 class Instance(Document, frozen=True, kw_only=True):

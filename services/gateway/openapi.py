@@ -18,7 +18,7 @@ from aiohttp import web
 from schemas import views
 from services.gateway.context import answer
 from services.gateway.queries import LISTINGS
-from services.gateway.routes import jobs, lists, plans, sites, stream
+from services.gateway.routes import jobs, kept, lists, plans, sites, stream
 
 VERSION: Final = "1"
 
@@ -82,6 +82,12 @@ _AS_OF: Final = {
     "type": "object",
     "required": ["position", "lag_s"],
     "properties": {"position": {"type": "integer"}, "lag_s": {"type": "number"}},
+}
+_OUTPUT: Final = {
+    "type": "object",
+    "description": "`whole` is false where only the end could be kept",
+    "required": ["job", "step", "output", "whole"],
+    "properties": {"job": TEXT, "step": TEXT, "output": TEXT, "whole": {"type": "boolean"}},
 }
 _PROBLEM: Final = {
     "type": "object",
@@ -150,7 +156,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, lists, stream):
+    for module in (sites, plans, jobs, kept, lists, stream):
         yield from module.ROUTES
 
 
@@ -202,6 +208,8 @@ def _parameters(route: web.RouteDef) -> list[dict[str, Any]]:
         return [*_query("wait"), *headers]
     if route.path == "/v1/queue":
         return _query("limit")
+    if route.path.endswith("/calls"):
+        return [*_query("limit", "cursor"), _header("Seawall-Position")]
     view = _view(route.path)
     filters = _query(*LISTINGS[view], *sorted(lists.RESERVED)) if _is_listing(route) else []
     return [*filters, _header("Seawall-Position")]
@@ -242,10 +250,13 @@ def _ok(route: web.RouteDef) -> dict[str, Any]:
             "description": "CloudEvents without end, `id` is the position to resume after",
             "content": {"text/event-stream": {"schema": TEXT}},
         }
+    if route.path.endswith("/output"):
+        return {"description": "what is kept of it", "content": _content(_OUTPUT)}
     view = _view(route.path)
-    shown = DOCUMENTS.get(view)
+    is_calls = route.path.endswith("/calls")
+    shown = None if is_calls else DOCUMENTS.get(view)
     schema: dict[str, Any] = _ref(shown.__name__) if shown else {"type": "object"}
-    if _is_listing(route):
+    if _is_listing(route) or is_calls:
         listing = {
             "items": {"type": "array", "items": schema},
             "next": {"type": ["string", "null"]},

@@ -9,9 +9,10 @@ from urllib.parse import quote
 import typer
 
 from schemas.units import parse_duration_s
+from services.cli import dry_runs
 from services.cli.client import Client
 from services.cli.jobs_view import details
-from services.cli.output import Format, machine, moment, out, seconds, table
+from services.cli.output import Format, err, machine, moment, out, seconds, table
 from services.cli.run import (
     DONE,
     REFUSED,
@@ -91,9 +92,25 @@ def show(job: JobId, output: Output = Format.TABLE) -> None:
     """One job with its steps, errors and outputs."""
 
     async def work(client: Client) -> int:
-        found = await client.job(job)
+        found = await dry_runs.with_calls(client, await client.job(job))
         if not machine(found, output):
             details(found, out)
+            dry_runs.tell(found)
+        return DONE
+
+    run(work)
+
+
+@app.command("output")
+def show_output(job: JobId, step: str, output: Output = Format.TABLE) -> None:
+    """The last 64 KiB that the script of a step printed."""
+
+    async def work(client: Client) -> int:
+        found = await client.get(job_path(job, f"steps/{quote(step, safe='')}/output"))
+        if not machine(found, output):
+            sys.stdout.write(found["output"])
+            if not found["whole"]:
+                err.print("only the end of it could be kept")
         return DONE
 
     run(work)
@@ -139,7 +156,9 @@ def recover(
     vm: VmNames = None,
     skip_script: Annotated[list[str] | None, typer.Option(help="HOOK or HOOK:VM")] = None,
     on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="preflight only")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="preflight only; print what would be called")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
@@ -159,9 +178,24 @@ def recover(
             "dry_run": dry_run,
         }
         answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
+        if dry_run:
+            return await _rehearse(client, answer, within=timeout, form=output)
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
+
+
+async def _rehearse(client: Client, answer: dict[str, Any], *, within: str, form: Format) -> int:
+    """Wait for a dry run, which only reads, and print what it found."""
+    job = answer.get("id") or answer["job"]
+    if form is Format.TABLE:
+        out.print(job, markup=False, soft_wrap=True)
+    ended = await client.wait_job(job, timeout_s=parse_duration_s(within))
+    ended = await dry_runs.with_calls(client, ended)
+    if not machine(ended, form):
+        details(ended, out)
+        dry_runs.tell(ended)
+    return outcome_code(ended)
 
 
 def cleanup(

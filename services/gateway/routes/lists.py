@@ -36,14 +36,15 @@ def _page(request: web.Request, view: str) -> Page:
         )
     return Page(
         filters={name: request.query[name] for name in allowed if name in request.query},
-        limit=_limit(request),
+        limit=limit_of(request),
         cursor=request.query.get("cursor", ""),
         since=_moment(request, "since"),
         until=_moment(request, "until"),
     )
 
 
-def _limit(request: web.Request) -> int:
+def limit_of(request: web.Request) -> int:
+    """How many items a page is to hold."""
     value = request.query.get("limit", str(LIMIT_DEFAULT))
     if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= LIMIT_MAX:
         raise Invalid(f"limit: found {value!r}", remedy=f"limit is 1 to {LIMIT_MAX}")
@@ -71,7 +72,7 @@ def _is_open(budget: Budget) -> bool:
 async def queue(request: web.Request) -> web.Response:
     """GET /v1/queue: ready and running work in order, and the budgets as they stand."""
     gateway = gateway_of(request)
-    waiting = await gateway.queue.waiting(count_max=_limit(request))
+    waiting = await gateway.queue.waiting(count_max=limit_of(request))
     budgets = await gateway.queue.budgets()
     items = [
         {

@@ -200,6 +200,68 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
     assert stub.asked[0].query == {"wait": "10s"}
 
 
+REHEARSED = {
+    "vms": 1, "disks": 1, "disk_bytes": 1 << 20, "calls_total": 3, "seconds_min": 20.0,
+    "calls": [{"call": "rebuild_disk", "vm": "db", "boot_order": 1, "disk": "sda"}],
+    "calls_sha256": "ab",
+    "budgets": {
+        "RunInstances": {"calls": 1, "burst": 5, "per_second": 2, "seconds_min": 0.0},
+        "CreateVolume": {"calls": 1},
+    },
+}  # fmt: skip
+CALLS = [
+    REHEARSED["calls"][0],  # type: ignore[index]
+    {"call": "create_instance", "vm": "db", "boot_order": 1},
+    {"call": "power_on", "vm": "db", "boot_order": 1, "boot_delay_s": 20},
+]
+
+
+def test_a_dry_run_is_waited_for_and_prints_every_call_and_budget(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    ended = job("completed", dry_run=True, facts=REHEARSED)
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("running", dry_run=True)), (200, ended))
+    stub.tell("GET", f"/v1/jobs/{JOB}/calls", (200, listing(*CALLS)))
+    result = say("recover", "shop", "--mode", "test", "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == [JOB]
+    assert ["1", "rebuild_disk", "db", "1", "sda"] in lines
+    assert ["3", "power_on", "db", "1", "–"] in lines
+    assert ["RunInstances", "1", "5", "2", "0s"] in lines
+    assert ["CreateVolume", "1", "open", "open", "–"] in lines
+    assert "predicted duration: at least 20s" in result.stdout
+    told = json.loads(say("recover", "shop", "--mode", "test", "--dry-run", "-o", "json").stdout)
+    assert told["facts"]["calls"] == CALLS
+    assert "power_on" in say("job", "show", JOB).stdout
+
+
+def test_a_dry_run_whose_preflight_failed_says_why(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    error = {"code": "no-copy", "message": "db has no complete copy", "remedy": "replicate"}
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("failed", dry_run=True, facts={}, error=error)))
+    result = say("recover", "shop", "--mode", "test", "--dry-run")
+    assert result.exit_code == 5
+    assert "db has no complete copy" in result.stdout and "predicted" not in result.stdout
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_steps_output_is_printed_as_it_is(stub: Stub, *, whole: bool) -> None:
+    path = f"/v1/jobs/{JOB}/steps/pre-script/output"
+    stub.tell("GET", path, (200, {"output": "[a]\nb\n", "whole": whole}))
+    result = say("job", "output", JOB, "pre-script")
+    assert (result.exit_code, result.stdout) == (0, "[a]\nb\n")
+    assert ("only the end" in result.stderr) is not whole
+
+
+def test_a_deletion_prints_its_job_and_is_waited_for(stub: Stub) -> None:
+    deletion = "checkpoint:shop:c1.delete"
+    stub.tell("DELETE", "/v1/checkpoints/checkpoint:shop:c1", (202, job("queued", id=deletion)))
+    result = say("checkpoint", "delete", "checkpoint:shop:c1")
+    assert (result.exit_code, result.stdout) == (0, f"{deletion}\n")
+    stub.tell("GET", f"/v1/jobs/{deletion}", (200, job("failed", id=deletion)))
+    assert say("checkpoint", "delete", "checkpoint:shop:c1", "--wait").exit_code == 5
+
+
 def test_site_add_makes_its_path_absolute(
     stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
