@@ -143,9 +143,7 @@ def test_a_health_port_in_use_is_refused(dsn: str, tmp_path: Path) -> None:
     settings = {"SEAWALL_DATABASE_URL": dsn, "SEAWALL_HOME": str(tmp_path / "home")}
     with started(first, "services.notifier", **settings):
         port = health_in(first).rpartition(":")[2]
-        with started(
-            second, "services.notifier", **settings, SEAWALL_HEALTH_PORT=port
-        ) as late:
+        with started(second, "services.notifier", **settings, SEAWALL_HEALTH_PORT=port) as late:
             assert late.wait(timeout=30) == 3
     assert port in second.read_text() and "SEAWALL_HEALTH_PORT" in second.read_text()
     assert "Traceback" not in second.read_text()
