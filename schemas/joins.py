@@ -28,6 +28,9 @@ from schemas.views import (
 STEP_WEIGHTS: dict[str, float] = {"transfer": 20.0, "rebuild-disks": 10.0, "wait-ready": 4.0}
 """How much a step counts towards a job's percent, 1 for those not named: bytes take the time."""
 
+RATE_S_MAX = 5.0
+"""How long a rate counts without news: progress is told twice a second while bytes move."""
+
 DONE_STEPS = frozenset({"completed", "failed", "unknown", "skipped", "cancelled"})
 
 _replace = msgspec.structs.replace
@@ -84,11 +87,16 @@ def percent_of(steps: Sequence[Step]) -> float:
 
 
 def job_now(
-    job: Job, *, children: Sequence[Job] = (), progress: Mapping[str, Progress] | None = None
+    job: Job,
+    *,
+    children: Sequence[Job] = (),
+    progress: Mapping[str, Progress] | None = None,
+    now: dt.datetime | None = None,
 ) -> Job:
     """A job with its children, their instances, and what is known of it at this moment.
 
-    `progress` is keyed by job id; of a job that has none itself the children's add up.
+    `progress` is keyed by job id; of a job that has none itself the children's add up. What was
+    told longer than RATE_S_MAX before `now` still stands, but moves no more.
     """
     if children:
         ordered = sorted(children, key=lambda child: (child.boot_order or 0, child.id))
@@ -99,7 +107,15 @@ def job_now(
         )
     if job.state in ENDED:
         return job
-    return _moving(job, children, progress or {})
+    told = {} if progress is None else progress
+    if now is not None:
+        told = {key: _as_of(moment, now) for key, moment in told.items()}
+    return _moving(job, children, told)
+
+
+def _as_of(moment: Progress, now: dt.datetime) -> Progress:
+    fresh = now - moment.at <= dt.timedelta(seconds=RATE_S_MAX)
+    return moment if fresh else _replace(moment, rate=0.0)
 
 
 def _instances(children: Sequence[Job]) -> tuple[Instance, ...]:
@@ -127,11 +143,13 @@ def _moving(job: Job, children: Sequence[Job], progress: Mapping[str, Progress])
         else step
         for step in job.steps
     )
+    rate = round(sum(part[2] for part in parts), 1)
     return _replace(
         job,
         bytes_done=done,
         bytes_total=total,
-        rate=round(sum(part[2] for part in parts), 1),
+        rate=rate,
+        eta_s=round(max(total - done, 0) / rate, 1) if rate > 0 else None,
         steps=steps,
         percent=max(job.percent, percent_of(steps) if steps else round(share, 1)),
     )

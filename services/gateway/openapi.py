@@ -18,7 +18,7 @@ from aiohttp import web
 from schemas import views
 from services.gateway.context import answer
 from services.gateway.queries import LISTINGS
-from services.gateway.routes import jobs, kept, lists, plans, sites, stream
+from services.gateway.routes import jobs, kept, lists, plans, sites, stream, work
 
 VERSION: Final = "1"
 
@@ -70,6 +70,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
 
 DOCUMENTS: Final[Mapping[str, type]] = {
     "sites": views.Site,
+    "nodes": views.Node,
     "plans": views.Plan,
     "vms": views.Vm,
     "checkpoints": views.Checkpoint,
@@ -156,7 +157,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, kept, lists, stream):
+    for module in (sites, plans, jobs, kept, lists, work, stream):
         yield from module.ROUTES
 
 
@@ -207,7 +208,9 @@ def _parameters(route: web.RouteDef) -> list[dict[str, Any]]:
             headers.append(_header("If-Match"))
         return [*_query("wait"), *headers]
     if route.path == "/v1/queue":
-        return _query("limit")
+        return _query("limit", "cursor")
+    if route.path == "/v1/nodes":
+        return [*_query("limit", "cursor"), _header("Seawall-Position")]
     if route.path.endswith("/calls"):
         return [*_query("limit", "cursor"), _header("Seawall-Position")]
     view = _view(route.path)

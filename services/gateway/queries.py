@@ -28,7 +28,6 @@ READY_TIMEOUT_S: Final = 1.5
 
 LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "sites": (),
-    "nodes": (),
     "plans": (),
     "vms": ("plan", "vm", "sync_state"),
     "checkpoints": ("plan", "state"),
@@ -159,7 +158,8 @@ class Queries:
             for row in await self._fetch("SELECT doc FROM read.job_list WHERE parent_id = $1", job)
         ]
         progress = await self._progress([job, *(child.id for child in children)])
-        return _plain(job_now(_job(rows[0]["doc"]), children=children, progress=progress))
+        now = self._clock.now()
+        return _plain(job_now(_job(rows[0]["doc"]), children=children, progress=progress, now=now))
 
     async def _progress(self, jobs: Sequence[str]) -> dict[str, Progress]:
         rows = await self._fetch("SELECT * FROM read.progress WHERE job = ANY($1)", list(jobs))
@@ -167,8 +167,6 @@ class Queries:
 
     async def listing(self, view: str, page: Page) -> tuple[list[dict[str, Any]], str | None]:
         """One page of documents and the cursor of the next, None at the end."""
-        if view == "nodes":
-            return [], None
         rows = await self._page(view, page)
         following = None
         if len(rows) > page.limit:
@@ -216,7 +214,7 @@ class Queries:
             return await self._plans([_plan(row["doc"]) for row in rows], now)
         if view == "jobs":
             progress = await self._progress([row["id"] for row in rows])
-            return [_plain(job_now(_job(row["doc"]), progress=progress)) for row in rows]
+            return [_plain(job_now(_job(row["doc"]), progress=progress, now=now)) for row in rows]
         if view == "checkpoints":
             ids = [row["id"] for row in rows]
             found = await self._fetch(

@@ -77,10 +77,11 @@ def list_jobs(
         if not machine(page, output):
             rows = [
                 (job["id"], job["kind"], job["plan"], job["vm"], job["state"],
-                 f"{job['percent']:.0f} %", moment(job["created_at"]), seconds(job["rto_s"]))
+                 f"{job['percent']:.0f} %", seconds(job.get("eta_s")), moment(job["created_at"]),
+                 seconds(job["rto_s"]))
                 for job in page["items"]
             ]  # fmt: skip
-            columns = ("JOB", "KIND", "PLAN", "VM", "STATE", "DONE", "CREATED", "RTO")
+            columns = ("JOB", "KIND", "PLAN", "VM", "STATE", "DONE", "ETA", "CREATED", "RTO")
             table(columns, rows, empty="no jobs")
         return DONE
 

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from schemas.ids import family_of
 from services.gateway.context import answer, gateway_of, stand_at
-from services.gateway.problems import Invalid, NotFound
+from services.gateway.problems import NotFound
 from services.gateway.routes.jobs import RECOVERY_FAMILIES
-from services.gateway.routes.lists import limit_of
+from services.gateway.routes.lists import limit_of, offset_of
 
 
 async def _job(request: web.Request) -> dict[str, Any]:
@@ -59,20 +59,11 @@ async def calls(request: web.Request) -> web.Response:
         )
     kept = await _blob(request, facts.get("calls_sha256", ""))
     every = orjson.loads(kept) if kept is not None else facts.get("calls", [])
-    begin, limit = _cursor(request), limit_of(request)
+    begin, limit = offset_of(request), limit_of(request)
     end = begin + limit
     following = str(end) if end < len(every) else None
     as_of = await gateway_of(request).queries.as_of()
     return answer({"items": every[begin:end], "next": following, "as_of": as_of})
-
-
-def _cursor(request: web.Request) -> int:
-    value = request.query.get("cursor", "0")
-    if not value.isascii() or not value.isdigit() or len(value) > 9:
-        raise Invalid(
-            f"cursor: found {value[:40]!r}", remedy="send `next` of the page before as it came"
-        )
-    return int(value)
 
 
 ROUTES = [

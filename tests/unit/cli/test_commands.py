@@ -253,6 +253,33 @@ def test_a_steps_output_is_printed_as_it_is(stub: Stub, *, whole: bool) -> None:
     assert ("only the end" in result.stderr) is not whole
 
 
+ENTRY = {
+    "position": 1, "class": "replication", "priority": 3, "plan": "shop", "kind": "transfer",
+    "ready_at": "2026-11-22T20:00:00Z", "estimated_start": "2026-11-22T20:01:00Z", "worker": "",
+    "blocked_by": ["node:west"],
+}  # fmt: skip
+
+
+def test_the_queue_tells_starts_what_they_assume_and_where_it_goes_on(stub: Stub) -> None:
+    page = {**listing(ENTRY, following="100"), "budgets": [], "estimates_assume": "a calm sea"}
+    stub.tell("GET", "/v1/queue", (200, page))
+    shown = say("queue", "--cursor", "0")
+    assert shown.exit_code == 0, shown.output
+    assert "STARTS ABOUT" in shown.stdout and "a calm sea" in shown.stdout
+    assert "seawall queue --limit 100 --cursor 100" in shown.stdout
+    assert stub.asked[-1].query == {"limit": "100", "cursor": "0"}
+
+
+def test_nodes_are_listed_with_how_busy_they_are(stub: Stub) -> None:
+    node = {
+        "name": "west-replication", "site": "west", "kind": "replication", "state": "online",
+        "capacity": 40, "in_use": 3,
+    }  # fmt: skip
+    stub.tell("GET", "/v1/nodes", (200, listing(node)))
+    line = say("node", "list").stdout.splitlines()[1]
+    assert line.split() == ["west-replication", "west", "replication", "online", "3", "of", "40"]
+
+
 def test_a_deletion_prints_its_job_and_is_waited_for(stub: Stub) -> None:
     deletion = "checkpoint:shop:c1.delete"
     stub.tell("DELETE", "/v1/checkpoints/checkpoint:shop:c1", (202, job("queued", id=deletion)))
