@@ -28,6 +28,9 @@ from schemas.views import (
 STEP_WEIGHTS: dict[str, float] = {"transfer": 20.0, "rebuild-disks": 10.0, "wait-ready": 4.0}
 """How much a step counts towards a job's percent, 1 for those not named: bytes take the time."""
 
+MOVING_STEPS = ("find-changes", "transfer", "verify")
+"""What goes on side by side while an iteration's bytes move."""
+
 RATE_S_MAX = 5.0
 """How long a rate counts without news: progress is told twice a second while bytes move."""
 
@@ -137,11 +140,12 @@ def _moving(job: Job, children: Sequence[Job], progress: Mapping[str, Progress])
     if not total:
         return job
     share = min(100.0 * done / total, 100.0)
+    told = job.steps if own is None else _under_way(job.steps)
     steps = tuple(
         _replace(step, percent=round(max(step.percent, share), 1))
         if step.name in STEP_WEIGHTS and step.state == "running"
         else step
-        for step in job.steps
+        for step in told
     )
     rate = round(sum(part[2] for part in parts), 1)
     return _replace(
@@ -152,6 +156,23 @@ def _moving(job: Job, children: Sequence[Job], progress: Mapping[str, Progress])
         eta_s=round(max(total - done, 0) / rate, 1) if rate > 0 else None,
         steps=steps,
         percent=max(job.percent, percent_of(steps) if steps else round(share, 1)),
+    )
+
+
+def _under_way(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps of an iteration whose bytes move: a routine one says nothing until its end, but
+    then its snapshot is there."""
+    names = [step.name for step in steps]
+    if "transfer" not in names:
+        return tuple(steps)
+    begins = min(names.index(name) for name in MOVING_STEPS if name in names)
+    return tuple(
+        _replace(step, state="completed", percent=100.0)
+        if place < begins and step.state == "running"
+        else _replace(step, state="running")
+        if step.name in MOVING_STEPS and step.state == "pending"
+        else step
+        for place, step in enumerate(steps)
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
+
 from schemas.joins import RATE_S_MAX, job_now
 from schemas.views import Job, Progress, Step
 
@@ -28,6 +30,20 @@ def test_a_running_job_tells_its_rate_and_what_is_left_at_it() -> None:
     moving = job_now(job(), progress=told(VM, 400, rate=50.0), now=NOW)
     assert (moving.bytes_done, moving.rate, moving.eta_s) == (400, 50.0, 12.0)
     assert moving.steps[1].percent == 40.0
+
+
+def test_bytes_that_move_show_which_steps_are_under_way() -> None:
+    # A routine iteration says nothing between its start and its end.
+    names = ("pre-script", "snapshot", "find-changes", "transfer", "verify", "finalize")
+    states = ("completed", "running", *["pending"] * 4)
+    listed = tuple(Step(name=n, state=s) for n, s in zip(names, states, strict=True))  # type: ignore[arg-type]
+    silent = msgspec.structs.replace(job(), steps=listed)
+    moving = job_now(silent, progress=told(VM, 400, rate=50.0), now=NOW)
+    assert [step.state for step in moving.steps] == [
+        *("completed", "completed", "running", "running", "running", "pending")
+    ]
+    assert moving.steps[3].percent == 40.0
+    assert job_now(silent, now=NOW).steps == listed
 
 
 def test_what_has_not_moved_for_a_while_has_neither() -> None:
