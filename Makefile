@@ -15,8 +15,9 @@ PACKAGES := schemas shared services tests
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)$$/  make \1\t\2/' | expand -t 22
 
-demo: $(STAMP) ## run the main job end to end, print the summary, leave nothing running [SPLIT=1] [KAFKA=1]
-	$(BIN)/python -m services.cli.demo $(if $(SPLIT),--split) $(if $(KAFKA),--kafka)
+demo: ## run the main job end to end, print the summary, leave nothing running [SPLIT=1] [KAFKA=1]
+	$(MAKE) -s $(STAMP)
+	$(BIN)/python -m services.cli.demo --set-up-s $$SECONDS $(if $(SPLIT),--split) $(if $(KAFKA),--kafka)
 
 up: $(STAMP) ## start the control plane in this terminal
 	$(BIN)/seawall up

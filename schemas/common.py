@@ -71,6 +71,7 @@ class StepTiming(Fact, frozen=True, kw_only=True):
     error: str = ""
     remedy: str = ""
     output: str = ""
+    output_sha256: str = ""
 
 
 class Problem(Fact, frozen=True, kw_only=True):

@@ -28,6 +28,12 @@ from schemas.views import (
 STEP_WEIGHTS: dict[str, float] = {"transfer": 20.0, "rebuild-disks": 10.0, "wait-ready": 4.0}
 """How much a step counts towards a job's percent, 1 for those not named: bytes take the time."""
 
+MOVING_STEPS = ("find-changes", "transfer", "verify")
+"""What goes on side by side while an iteration's bytes move."""
+
+RATE_S_MAX = 5.0
+"""How long a rate counts without news: progress is told twice a second while bytes move."""
+
 DONE_STEPS = frozenset({"completed", "failed", "unknown", "skipped", "cancelled"})
 
 _replace = msgspec.structs.replace
@@ -84,12 +90,17 @@ def percent_of(steps: Sequence[Step]) -> float:
 
 
 def job_now(
-    job: Job, *, children: Sequence[Job] = (), progress: Mapping[str, Progress] | None = None
+    job: Job,
+    *,
+    children: Sequence[Job] = (),
+    progress: Mapping[str, Progress] | None = None,
+    now: dt.datetime | None = None,
 ) -> Job:
     """A job with its children, their instances and bytes, and what is known at this moment.
 
-    `progress` is keyed by job id; of a job that has none itself the children's add up. A job that
-    ended has the bytes its own facts tell or, where those tell none, its children's.
+    `progress` is keyed by job id; of a job that has none itself the children's add up. What was
+    told longer than RATE_S_MAX before `now` still stands, but moves no more. A job that ended has
+    the bytes its own facts tell or, where those tell none, its children's.
     """
     if children:
         ordered = sorted(children, key=lambda child: (child.boot_order or 0, child.id))
@@ -100,7 +111,15 @@ def job_now(
         )
     if job.state in ENDED:
         return _summed(job, children)
-    return _moving(job, children, progress or {})
+    told = {} if progress is None else progress
+    if now is not None:
+        told = {key: _as_of(moment, now) for key, moment in told.items()}
+    return _moving(job, children, told)
+
+
+def _as_of(moment: Progress, now: dt.datetime) -> Progress:
+    fresh = now - moment.at <= dt.timedelta(seconds=RATE_S_MAX)
+    return moment if fresh else _replace(moment, rate=0.0)
 
 
 def _instances(children: Sequence[Job]) -> tuple[Instance, ...]:
@@ -132,19 +151,39 @@ def _moving(job: Job, children: Sequence[Job], progress: Mapping[str, Progress])
     if not total:
         return job
     share = min(100.0 * done / total, 100.0)
+    told = job.steps if own is None else _under_way(job.steps)
     steps = tuple(
         _replace(step, percent=round(max(step.percent, share), 1))
         if step.name in STEP_WEIGHTS and step.state == "running"
         else step
-        for step in job.steps
+        for step in told
     )
+    rate = round(sum(part[2] for part in parts), 1)
     return _replace(
         job,
         bytes_done=done,
         bytes_total=total,
-        rate=round(sum(part[2] for part in parts), 1),
+        rate=rate,
+        eta_s=round(max(total - done, 0) / rate, 1) if rate > 0 else None,
         steps=steps,
         percent=max(job.percent, percent_of(steps) if steps else round(share, 1)),
+    )
+
+
+def _under_way(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps of an iteration whose bytes move: a routine one says nothing until its end, but
+    then its snapshot is there."""
+    names = [step.name for step in steps]
+    if "transfer" not in names:
+        return tuple(steps)
+    begins = min(names.index(name) for name in MOVING_STEPS if name in names)
+    return tuple(
+        _replace(step, state="completed", percent=100.0)
+        if place < begins and step.state == "running"
+        else _replace(step, state="running")
+        if step.name in MOVING_STEPS and step.state == "pending"
+        else step
+        for place, step in enumerate(steps)
     )
 
 

@@ -56,7 +56,8 @@ class DiskResult(Fact, frozen=True, kw_only=True):
     """What one disk's transfer did; bytes. `compared`: changes had to be found by hash.
 
     `digest` chains the digests of what was written, in offset order. `generation` is not kept
-    in IterationFinished.
+    in IterationFinished. `changes_known_at`: what has to be looked at was known to the end;
+    `verified_from`: the first block was verified, None where nothing had to be.
     """
 
     disk: str
@@ -74,6 +75,8 @@ class DiskResult(Fact, frozen=True, kw_only=True):
     ended_at: dt.datetime | None = None
     attempts: int = 1
     problem: Problem | None = None
+    changes_known_at: dt.datetime | None = None
+    verified_from: dt.datetime | None = None
 
 
 # ── Messages ─────────────────────────────────────────────────────────────────────────────────

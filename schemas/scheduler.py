@@ -96,6 +96,9 @@ from schemas.scheduler_inbox import (
     SiteInspected as SiteInspected,
 )
 from schemas.scheduler_inbox import (
+    SiteLimit as SiteLimit,
+)
+from schemas.scheduler_inbox import (
     StartPlan as StartPlan,
 )
 from schemas.scheduler_inbox import (
@@ -182,6 +185,23 @@ class SitePlanRemoved(Fact, frozen=True, kw_only=True):
     plan: str
 
 
+class SiteLoad(Fact, frozen=True, kw_only=True):
+    """What a plan's replication asks of a site in every interval, whether it is on or not."""
+
+    role: Literal["protected", "recovery"]
+    vms: int
+    disks: int
+    interval_s: float
+
+
+@published("scheduler.site-load-changed")
+class SiteLoadChanged(Fact, frozen=True, kw_only=True):
+    """What a plan asks of the site from now on."""
+
+    plan: str
+    load: SiteLoad
+
+
 class SiteRef(Fact, frozen=True, kw_only=True):
     """All a service needs to open a site's adapter; credentials by reference."""
 
@@ -203,6 +223,7 @@ class PlanApplicationRequested(Fact, frozen=True, kw_only=True):
     expected_version: int = 0
     dry_run: bool = False
     requested_at: dt.datetime | None = None
+    over_capacity: bool = False
 
 
 @published("scheduler.plan-application-vms")
@@ -214,12 +235,17 @@ class PlanApplicationVms(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.plan-site-inspected")
 class PlanSiteInspected(Fact, frozen=True, kw_only=True):
-    """One of an application's sites answered. `vms` only where the plan selects by a glob."""
+    """One of an application's sites answered. `vms` only where the plan selects by a glob.
+
+    `disks` are those of the plan's VMs, where the site was asked for VMs.
+    """
 
     command_id: str
     site: str
     vms: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    disks: int = 0
+    limits: tuple[SiteLimit, ...] = ()
 
 
 @published("scheduler.plan-application-refused")

@@ -43,11 +43,15 @@ class RemoveSite(Command, frozen=True, kw_only=True):
 
 @published("scheduler.apply-plan")
 class ApplyPlan(Command, frozen=True, kw_only=True):
-    """Create or change a plan. `expected_version` 0: whatever stands. `dry_run`: diff only."""
+    """Create or change a plan. `expected_version` 0: whatever stands. `dry_run`: diff only.
+
+    `over_capacity`: apply it though its sites cannot sustain its interval.
+    """
 
     definition: PlanDefinition
     expected_version: int = 0
     dry_run: bool = False
+    over_capacity: bool = False
 
 
 class PlanCommand(Command, frozen=True, kw_only=True):
@@ -144,11 +148,23 @@ class FinishApplication(Command, frozen=True, kw_only=True):
 # ── Messages from other services ─────────────────────────────────────────────────────────────
 
 
+class SiteLimit(Fact, frozen=True, kw_only=True):
+    """A limit of a site: so many at once, or so many per second.
+
+    Quotas go by their own names; `node` is the replication node, in disks at once.
+    """
+
+    name: str
+    concurrent: int | None = None
+    per_second: float | None = None
+
+
 @published("scheduler.site-inspected")
 class SiteInspected(Fact, frozen=True, kw_only=True):
     """Answer to InspectSite. `problem` is set where the platform could not be read.
 
-    `vms` are the names asked for that exist, or all names where a glob was asked.
+    `vms` are the names asked for that exist, or all names where a glob was asked; `disks` is how
+    many disks these have. `limits` are what the site restricts of what replication calls.
     """
 
     request: str
@@ -158,6 +174,8 @@ class SiteInspected(Fact, frozen=True, kw_only=True):
     vm_problems: tuple[Problem, ...] = ()
     problem: Problem | None = None
     facts: dict[str, Any] = {}
+    disks: int = 0
+    limits: tuple[SiteLimit, ...] = ()
 
 
 @published("scheduler.iteration-ended")

@@ -71,6 +71,20 @@ class Site(Document, frozen=True, kw_only=True):
     checked_at: dt.datetime | None = None
 
 
+class Node(Document, frozen=True, kw_only=True):
+    """What replicates at a site. In this version the replicator acts as the one node of each.
+
+    `capacity` and `in_use` count disks copied at once; `state` is that of the node's site.
+    """
+
+    name: str
+    site: str
+    kind: Literal["replication"] = "replication"
+    state: Literal["online", "offline", "unknown"] = "unknown"
+    capacity: int = 0
+    in_use: int = 0
+
+
 # ── Plans and their VMs ──────────────────────────────────────────────────────────────────────
 
 
@@ -206,7 +220,8 @@ class CheckpointMark(Document, frozen=True, kw_only=True):
 
 
 class Step(Document, frozen=True, kw_only=True):
-    """A named part of a job. `output` is the masked end of what a script printed."""
+    """A named part of a job. `output` is the masked end of what a script printed; where it printed
+    more, up to 64 KiB are kept under `output_sha256`, see `/v1/jobs/ID/steps/STEP/output`."""
 
     name: str
     state: StepState = "pending"
@@ -216,6 +231,7 @@ class Step(Document, frozen=True, kw_only=True):
     percent: float = 0.0
     error: Error | None = None
     output: str = ""
+    output_sha256: str = ""
 
 
 class Instance(Document, frozen=True, kw_only=True):
@@ -243,9 +259,10 @@ class Job(Document, frozen=True, kw_only=True):
     """Any orchestrated action, per plan, per VM (`vm`) or per disk (`vm` and `disk`).
 
     Joined: `children`; the `instances` of a plan's recovery and the bytes of any plan's job;
-    `bytes_done`, `percent` and `rate` (bytes/s) of every job while it runs. `vms` counts the VMs
-    of a plan's job, `disks` the disks of a VM's. `boot_open`: the VM's boot order is open.
-    `recovery` is what a cleanup cleans; `remaining` (kind, id, vm) is what it could not remove.
+    `bytes_done`, `percent`, `rate` (bytes/s) and `eta_s` while it runs: what the bytes left take
+    at that rate, of the parts that have begun, null where nothing moves. `vms` counts the VMs of a
+    plan's job, `disks` a VM's. `boot_open`: the VM's boot order is open. `recovery` is what a
+    cleanup cleans; `remaining` (kind, id, vm) is what it could not remove.
     """
 
     id: str
@@ -263,6 +280,7 @@ class Job(Document, frozen=True, kw_only=True):
     bytes_done: int = 0
     bytes_total: int = 0
     rate: float | None = None
+    eta_s: float | None = None
     rto_s: float | None = None
     error: Error | None = None
     steps: tuple[Step, ...] = ()

@@ -13,9 +13,10 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 import uvloop
@@ -64,6 +65,13 @@ class Part(Protocol):
     def stop(self) -> None: ...
 
     async def run(self) -> None: ...
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """A part that serves HTTP, the process's health included, on a port of its own."""
+
+    port: int
 
 
 class Process:
@@ -204,20 +212,39 @@ class Process:
                 raise error
 
 
-async def serve(process: Process, parts: Sequence[Part]) -> None:
-    """Run parts with a health server beside them, whose port is printed."""
-    port = process.settings.health_port
-    if port is None:
-        await process.run(parts)
+@asynccontextmanager
+async def health_served(process: Process, parts: Sequence[Part]) -> AsyncIterator[str]:
+    """Where `/livez`, `/readyz` and `/metrics` of the process are, served until the context ends.
+
+    On SEAWALL_HEALTH_PORT; without it by the gateway, whose port has them too, else on a port
+    that is free. Raises Refused for a port that is in use.
+    """
+    host, port = process.settings.host, process.settings.health_port
+    own = next((part.port for part in parts if isinstance(part, Serving)), None)
+    if port is None and own is not None:
+        yield f"http://{host}:{own}"
         return
-    runner, bound = await serve_health(process.health, host=process.settings.host, port=port)
-    names = ",".join(part.name for part in parts)
-    sys.stdout.write(f"seawall {names} health http://{process.settings.host}:{bound}\n")
-    sys.stdout.flush()
     try:
-        await process.run(parts)
+        runner, bound = await serve_health(process.health, host=host, port=port or 0)
+    except OSError as error:
+        raise Refused(
+            f"port {port} on {host} is in use or not ours to use: {error.strerror}",
+            remedy="stop what listens there, or set SEAWALL_HEALTH_PORT (0 takes any free port)",
+            code="port-in-use",
+        ) from error
+    try:
+        yield f"http://{host}:{bound}"
     finally:
         await runner.cleanup()
+
+
+async def serve(process: Process, parts: Sequence[Part]) -> None:
+    """Run parts with their health served beside them; where it is, is printed."""
+    async with health_served(process, parts) as health:
+        names = ",".join(part.name for part in parts)
+        sys.stdout.write(f"seawall {names} health {health}\n")
+        sys.stdout.flush()
+        await process.run(parts)
 
 
 def start(settings: Settings, main: Coroutine[Any, Any, None]) -> None:

@@ -5,6 +5,7 @@ Names are those of surface.md §1. Durations are seconds. Nothing else reads the
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared.bus.kafka.settings import SECURITY, KafkaSettings
 from shared.errors import Permanent
 
 BUSES = ("postgres", "kafka")
+PORT_MAX = 65535
 KAFKA_RETENTION_S = 7 * 86400
 
 
@@ -57,10 +59,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         bus=bus,
         kafka=_kafka(env) if bus == "kafka" else None,
         host=env.get("SEAWALL_HOST", "127.0.0.1"),
-        port=int(_number(env, "SEAWALL_PORT", 8640)),
-        health_port=int(_number(env, "SEAWALL_HEALTH_PORT", 0)) if health else None,
-        lease_s=_number(env, "SEAWALL_LEASE", 15.0),
-        heartbeat_s=_number(env, "SEAWALL_HEARTBEAT", 5.0),
+        port=_port(env, "SEAWALL_PORT", 8640),
+        health_port=_port(env, "SEAWALL_HEALTH_PORT", 0) if health else None,
+        lease_s=_positive(env, "SEAWALL_LEASE", 15.0),
+        heartbeat_s=_positive(env, "SEAWALL_HEARTBEAT", 5.0),
         interval_min_s=_number(env, "SEAWALL_INTERVAL_MIN", 60.0),
         call_timeout_s=_number(env, "SEAWALL_CALL_TIMEOUT", 60.0),
         smtp=env.get("SEAWALL_SMTP", ""),
@@ -129,8 +131,28 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value < 0:
+    if not 0 <= value < math.inf:
         raise Permanent(
             f"{name} is {text!r}", remedy=f"set it to a number from 0, or unset {name}"
         )
     return value
+
+
+def _positive(env: Mapping[str, str], name: str, default: float) -> float:
+    value = _number(env, name, default)
+    if value <= 0:
+        raise Permanent(
+            f"{name} is {env[name]!r}", remedy=f"set it to a number above 0, or unset {name}"
+        )
+    return value
+
+
+def _port(env: Mapping[str, str], name: str, default: int) -> int:
+    """A port; 0 takes any free one."""
+    value = _number(env, name, default)
+    if value != int(value) or value > PORT_MAX:
+        raise Permanent(
+            f"{name} is {env[name]!r}",
+            remedy=f"set it to 1 to {PORT_MAX}, to 0 for any free port, or unset {name}",
+        )
+    return int(value)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.commands import alerts, checkpoints, jobs, lab, plans, sites, status
+from services.cli.commands import alerts, checkpoints, jobs, lab, nodes, plans, sites, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,6 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(sites.app, name="site")
+app.add_typer(nodes.app, name="node")
 app.add_typer(plans.app, name="plan")
 app.add_typer(plans.vm_app, name="vm")
 app.add_typer(checkpoints.app, name="checkpoint")

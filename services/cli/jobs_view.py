@@ -50,6 +50,8 @@ def _headline(job: dict[str, Any]) -> Text:
         text.append(f"  {size(job['bytes_done'])} of {size(job['bytes_total'])}")
     if job.get("rate"):
         text.append(f"  {size(int(job['rate']))}/s")
+    if job.get("eta_s") is not None:
+        text.append(f"  ETA {seconds(job['eta_s'])}")
     if job.get("rto_s") is not None:
         text.append(f"  RTO {seconds(job['rto_s'])}")
     text.append(f"  {job['id']}", style="dim")

@@ -20,7 +20,7 @@ import structlog
 from services.gateway.main import check_port
 from shared.embedded import EmbeddedPostgres
 from shared.errors import Refused, SeawallError
-from shared.process import Part, Process, start
+from shared.process import Part, Process, Serving, health_served, start
 from shared.settings import Settings, read_settings
 
 log = structlog.get_logger()
@@ -107,11 +107,12 @@ async def _serve(
         for name in names:
             parts.append(await importlib.import_module(f"services.{name}.main").build(process))
         supervisor = asyncio.create_task(_supervise(server)) if server else None
-        running = asyncio.create_task(process.run(parts))
         try:
-            await _until_ready(process, running)
-            _announce(settings, parts, server, time.monotonic() - began)
-            await running
+            async with health_served(process, parts) as health:
+                running = asyncio.create_task(process.run(parts))
+                await _until_ready(process, running)
+                _announce(settings, parts, server, health, time.monotonic() - began)
+                await running
         finally:
             if supervisor is not None:
                 supervisor.cancel()
@@ -127,12 +128,20 @@ async def _until_ready(process: Process, running: asyncio.Task[None]) -> None:
 
 
 def _announce(
-    settings: Settings, parts: Sequence[Part], server: EmbeddedPostgres | None, took_s: float
+    settings: Settings,
+    parts: Sequence[Part],
+    server: EmbeddedPostgres | None,
+    health: str,
+    took_s: float,
 ) -> None:
-    port = next((part.port for part in parts if hasattr(part, "port")), settings.port)
+    """Where the API answers or, without a gateway, what runs; where health is, if elsewhere."""
+    port = next((part.port for part in parts if isinstance(part, Serving)), None)
+    api = f"http://{settings.host}:{port}"
+    where = api if port is not None else ",".join(part.name for part in parts)
+    apart = "" if health == api else f"health {health}  "
     database = "embedded" if server else "external"
     sys.stdout.write(
-        f"seawall ready  http://{settings.host}:{port}  home {settings.home}  "
+        f"seawall ready  {where}  {apart}home {settings.home}  "
         f"postgres {database}  bus {settings.bus}  {took_s:.1f} s\n"
     )
     sys.stdout.flush()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -26,14 +27,21 @@ IDEMPOTENCY_KEY_MAX = 200
 VERSION_DIGITS_MAX = 9
 
 
+class BlobReader(Protocol):
+    """Where a service keeps what is too long for a fact."""
+
+    async def get_blob(self, sha256: str) -> bytes | None: ...
+
+
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway's own parts, shared by its routes."""
+    """The gateway's own parts, shared by its routes. `blobs` go by service."""
 
     settings: Settings
     commands: CommandBus
     queries: Queries
     queue: WorkQueue
     pulse: Pulse
+    blobs: Mapping[str, BlobReader]
 
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)

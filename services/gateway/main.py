@@ -17,7 +17,7 @@ from services.gateway.names import ids_in_paths
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
-from services.gateway.routes import jobs, lists, plans, sites, stream
+from services.gateway.routes import jobs, kept, lists, plans, sites, stream, work
 from shared.bus.outlet import LonelyOutlet
 from shared.errors import Refused
 from shared.process import Process
@@ -104,7 +104,7 @@ def application_for(process: Process, gateway: Gateway, token: str) -> web.Appli
     )
     application[GATEWAY] = gateway
     application.add_routes(process.health.routes())
-    for module in (openapi, stream, sites, plans, jobs, lists):
+    for module in (openapi, stream, sites, plans, jobs, kept, lists, work):
         application.add_routes(module.ROUTES)
     return application
 
@@ -125,6 +125,7 @@ async def build(process: Process) -> GatewayPart:
         queries=queries,
         queue=await process.queue("recovery"),
         pulse=pulse,
+        blobs={name: await process.store(name) for name in ("recovery", "replicator")},
     )
     outlet = None
     if (make := process.outlet()) is not None:

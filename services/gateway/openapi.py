@@ -18,7 +18,7 @@ from aiohttp import web
 from schemas import views
 from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.routes import jobs, lists, plans, sites, stream
+from services.gateway.routes import jobs, kept, lists, plans, sites, stream, work
 
 VERSION: Final = "1"
 
@@ -41,7 +41,10 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         {"name": TEXT, "platform": TEXT, "settings": _SETTINGS, "credentials": TEXT},
         ("name",),
     ),
-    "/v1/plans": ({"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG}, ("plan",)),
+    "/v1/plans": (
+        {"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG, "over_capacity": FLAG},
+        ("plan",),
+    ),
     "/v1/plans/{name}/start": ({"vms": NAMES}, ()),
     "/v1/plans/{name}/stop": ({"vms": NAMES, "cancel": FLAG}, ()),
     "/v1/plans/{name}/run": ({"vms": NAMES}, ()),
@@ -67,6 +70,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
 
 DOCUMENTS: Final[Mapping[str, type]] = {
     "sites": views.Site,
+    "nodes": views.Node,
     "plans": views.Plan,
     "vms": views.Vm,
     "checkpoints": views.Checkpoint,
@@ -79,6 +83,12 @@ _AS_OF: Final = {
     "type": "object",
     "required": ["position", "lag_s"],
     "properties": {"position": {"type": "integer"}, "lag_s": {"type": "number"}},
+}
+_OUTPUT: Final = {
+    "type": "object",
+    "description": "`whole` is false where only the end could be kept",
+    "required": ["job", "step", "output", "whole"],
+    "properties": {"job": TEXT, "step": TEXT, "output": TEXT, "whole": {"type": "boolean"}},
 }
 _PROBLEM: Final = {
     "type": "object",
@@ -170,7 +180,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, lists, stream):
+    for module in (sites, plans, jobs, kept, lists, work, stream):
         yield from module.ROUTES
 
 
@@ -261,12 +271,15 @@ def _ok(route: web.RouteDef) -> dict[str, Any]:
             "description": "CloudEvents without end, `id` is the position to resume after",
             "content": {"text/event-stream": {"schema": TEXT}},
         }
+    if route.path.endswith("/output"):
+        return {"description": "what is kept of it", "content": _content(_OUTPUT)}
     view = _view(route.path)
-    shown = DOCUMENTS.get(view)
+    is_calls = route.path.endswith("/calls")
+    shown = None if is_calls else DOCUMENTS.get(view)
     schema: dict[str, Any] = _ref(shown.__name__) if shown else {"type": "object"}
     if view == "commands":
         schema = _ref("Command")
-    if _is_listing(route):
+    if _is_listing(route) or is_calls:
         listing = {
             "items": {"type": "array", "items": schema},
             "next": {"type": ["string", "null"]},

@@ -39,8 +39,8 @@ def allowed(method: str, path: str) -> tuple[str, ...]:
         return ("wait",)
     if path == "/v1/events/stream":
         return STREAM
-    if path == "/v1/queue":
-        return ("limit",)
+    if path == "/v1/queue" or path.endswith("/calls"):
+        return PAGING
     view = path.removeprefix(_PREFIX)
     if view not in LISTINGS:
         return ()

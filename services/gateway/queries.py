@@ -199,7 +199,11 @@ class Queries:
         moving = [job.id for job in jobs if job.state not in ENDED]
         moving += [child.id for name in moving for child in children[name]]
         progress = await self._progress(moving) if moving else {}
-        return [_plain(job_now(job, children=children[job.id], progress=progress)) for job in jobs]
+        now = self._clock.now()
+        return [
+            _plain(job_now(job, children=children[job.id], progress=progress, now=now))
+            for job in jobs
+        ]
 
     async def _progress(self, jobs: Sequence[str]) -> dict[str, Progress]:
         rows = await self._fetch("SELECT * FROM read.progress WHERE job = ANY($1)", list(jobs))
@@ -207,8 +211,6 @@ class Queries:
 
     async def listing(self, view: str, page: Page) -> tuple[list[dict[str, Any]], str | None]:
         """One page of documents and the cursor of the next, None at the end."""
-        if view == "nodes":
-            return [], None
         rows = await self._page(view, page)
         following = None
         if len(rows) > page.limit:

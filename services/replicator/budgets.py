@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from schemas.scheduler import SiteLimit
 from services.replicator.domain.work import node_budget
 from shared.effects.port import Budget, WorkQueue
 from shared.errors import Permanent, Refused, Transient
@@ -24,6 +25,9 @@ log = structlog.get_logger()
 REFRESH_S: Final = 5.0
 DEFINE_S_MAX: Final = 10.0
 NODE_DISKS: Final = 40
+NODE: Final = "node"
+"""What the node's budget is called among a site's limits."""
+
 OPEN_RATE: Final = 1e9
 OPEN_COUNT: Final = 1_000_000_000
 
@@ -63,6 +67,20 @@ def budgets_of(
     return [*found.values(), Budget(name=node, mode="hold", concurrent=node_disks)]
 
 
+def limits_of(site: str, budgets: Sequence[Budget]) -> tuple[SiteLimit, ...]:
+    """What really bounds replication at a site, for whoever computes what it sustains."""
+    node = node_budget(site)
+    return tuple(
+        SiteLimit(
+            name=NODE if budget.name == node else budget.name.removeprefix(f"{site}/"),
+            concurrent=None if budget.mode == "rate" else budget.concurrent,
+            per_second=budget.per_second if budget.mode == "rate" else None,
+        )
+        for budget in budgets
+        if max(budget.concurrent, budget.per_second) < OPEN_RATE
+    )
+
+
 def _open(name: str, mode: str) -> Budget:
     if mode == "rate":
         return Budget(name=name, mode=mode, burst=OPEN_RATE, per_second=OPEN_RATE)
@@ -87,9 +105,9 @@ class SiteBudgets:
             self._opened.set()
         return platform
 
-    async def define(self, address: SiteAddress) -> None:
-        """Return when the site's budgets stand. Raises what the site or the queue raises."""
-        await self._define({address.site: self.open(address)})
+    async def define(self, address: SiteAddress) -> Sequence[Budget]:
+        """The site's budgets, once they stand. Raises what the site or the queue raises."""
+        return await self._define({address.site: self.open(address)})
 
     async def keep(self) -> None:
         """Define the budgets of all open sites again, at once for a new one, until cancelled."""
@@ -105,7 +123,7 @@ class SiteBudgets:
             except TimeoutError:
                 continue
 
-    async def _define(self, platforms: dict[str, Platform]) -> None:
+    async def _define(self, platforms: dict[str, Platform]) -> Sequence[Budget]:
         budgets: list[Budget] = []
         for site, platform in tuple(platforms.items()):
             try:
@@ -123,3 +141,4 @@ class SiteBudgets:
                 raise Transient(
                     f"defining budgets took over {DEFINE_S_MAX:g} s", code="timed-out"
                 ) from None
+        return budgets

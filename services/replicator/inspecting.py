@@ -17,6 +17,7 @@ from schemas.common import Problem
 from schemas.documents import did_you_mean
 from schemas.replicator import InspectSite
 from schemas.scheduler import SiteInspected
+from services.replicator.budgets import limits_of
 from services.replicator.tools import Tools, within
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Refused, SeawallError, Transient
@@ -52,7 +53,8 @@ def problem_of(error: SeawallError) -> Problem:
 async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> SiteInspected:
     platform = tools.open_site(payload.site)
     site = await paced(platform.inventory.check)
-    await tools.define_budgets(payload.site)
+    budgets = await tools.define_budgets(payload.site)
+    answer = msgspec.structs.replace(answer, limits=limits_of(payload.site.site, budgets))
     facts: dict[str, Any] = {
         "platform": payload.site.platform,
         "capacity_free": site.capacity_free,
@@ -63,13 +65,14 @@ async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> Si
     if payload.match is None and not payload.vms:
         return msgspec.structs.replace(answer, facts=facts)
     found, problems = await _vms(platform, payload)
-    facts["disks"] = sum(len(vm.disks) for vm in found)
+    facts["disks"] = disks = sum(len(vm.disks) for vm in found)
     facts["bytes"] = sum(disk.size for vm in found for disk in vm.disks)
     return msgspec.structs.replace(
         answer,
         facts=facts,
         vms=tuple(sorted(vm.name for vm in found)),
         vm_problems=_few(problems),
+        disks=disks,
     )
 
 

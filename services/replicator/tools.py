@@ -14,6 +14,7 @@ from services.replicator.progress import TransferProgress
 from services.replicator.settings import ReplicatorSettings
 from services.replicator.transfer import Pace, SitePace
 from shared.clock import Clock
+from shared.effects.port import Budget
 from shared.effects.running import EffectRun
 from shared.errors import SeawallError, Throttled, Transient
 from shared.platforms.ports import Call, Platform
@@ -64,10 +65,10 @@ class Patience:
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
-    """What the effect handlers work with. `define_budgets` returns when a site's stand."""
+    """What the effect handlers work with. `define_budgets` gives a site's, once they stand."""
 
     open_site: OpenSite
-    define_budgets: Callable[[SiteRef], Awaitable[None]]
+    define_budgets: Callable[[SiteRef], Awaitable[Sequence[Budget]]]
     read_states: ReadStates
     paces: Paces
     patience: Patience

@@ -6,6 +6,7 @@ worker's death the next claim opens a generation of its own and adopts what the 
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Final
 
 import msgspec
@@ -84,8 +85,9 @@ async def _copy(tools: Tools, effect: EffectRun, resume: Mark | None) -> said.Di
         since=None if payload.full else generation.base_mark or None,
         resume=resume,
     )
+    began = tools.clock.now()
     done = await _move(tools, effect, source, target, request)
-    return _result(payload, generation, done)
+    return _result(payload, generation, done, began=began)
 
 
 async def _open_generation(
@@ -154,8 +156,11 @@ async def _move(
 
 
 def _result(
-    payload: work.TransferDisk, generation: Generation, done: TransferResult
+    payload: work.TransferDisk, generation: Generation, done: TransferResult, *, began: dt.datetime
 ) -> said.DiskResult:
+    def after(seconds: float | None) -> dt.datetime | None:
+        return None if seconds is None else began + dt.timedelta(seconds=seconds)
+
     reason = done.reason
     if payload.full and done.compared:
         reason = FULL_REASON
@@ -180,6 +185,8 @@ def _result(
         compared=done.compared,
         reason=reason,
         digest=done.mark.chain,
+        changes_known_at=after(done.changes_known_s),
+        verified_from=after(done.verified_from_s),
     )
 
 

@@ -47,9 +47,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ControlPlane:
-    """`seawall up` on a home of its own; use as a context."""
+    """`seawall up` on a home of its own, with `options`; use as a context."""
 
-    def __init__(self, root: Path, **environment: str) -> None:
+    def __init__(self, root: Path, *options: str, **environment: str) -> None:
         self.home = root / "home"
         self.environment = {
             **os.environ,
@@ -59,17 +59,18 @@ class ControlPlane:
             "SEAWALL_LOG_LEVEL": "warning",
             "SEAWALL_INTERVAL_MIN": "1",
             "SEAWALL_CALL_TIMEOUT": "5",
-            **environment,
         }
         for name in ("SEAWALL_URL", "SEAWALL_TOKEN", "SEAWALL_DATABASE_URL"):
             self.environment.pop(name, None)
+        self.environment |= environment
+        self._options = options
         self._log = root / "up.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ControlPlane:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "services.cli", "up"],
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.cli", "up", *self._options],
                 env=self.environment,
                 stdout=log,
                 stderr=log,
@@ -78,7 +79,7 @@ class ControlPlane:
         return self
 
     def _ready(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, self._log.read_text()
+        assert self.process is not None and self.process.poll() is None, self._log.read_text()
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
                 return bool(answer.status == 200)
@@ -86,13 +87,13 @@ class ControlPlane:
             return False
 
     def __exit__(self, *failure: object) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(timeout=STOP_S_MAX)
+                self.process.wait(timeout=STOP_S_MAX)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self.process.kill()
+                self.process.wait()
 
     @property
     def url(self) -> str:

@@ -217,6 +217,8 @@ def random_plan(
             interval_s=chance.choice(HOURS_TICKS_S if temper.hours else TICKS_S),
             start_at=EPOCH_TICK,
             synchronize=chance.random() < 0.3,
+            # Worlds are to meet limits that are too tight, not to be refused for them.
+            over_capacity=True,
             priority=chance.randint(1, 5),
             pre_script=scripts.maybe(REPLICATION_OPERATIONS, share=0.1),
             post_script=scripts.maybe(REPLICATION_OPERATIONS, share=0.1),

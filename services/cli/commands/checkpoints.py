@@ -73,7 +73,13 @@ def unpreserve(checkpoint: str, output: Output = Format.TABLE) -> None:
 
 
 @app.command("delete")
-def delete_checkpoint(checkpoint: str, output: Output = Format.TABLE) -> None:
-    """Delete a checkpoint that is neither in use nor preserved."""
-    told = f"{checkpoint} is being deleted"
-    ask(api_path("checkpoints", checkpoint), told, output, method="DELETE")
+def delete_checkpoint(
+    checkpoint: str, wait: Wait = False, timeout: Timeout = "10m", output: Output = Format.TABLE
+) -> None:
+    """Delete a checkpoint that is neither in use nor preserved, and verify that it is gone."""
+
+    async def work(client: Client) -> int:
+        answer = await client.command(api_path("checkpoints", checkpoint), method="DELETE")
+        return await follow(client, answer, wait=wait, within=timeout, form=output)
+
+    run(work)

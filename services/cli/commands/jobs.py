@@ -10,9 +10,10 @@ import typer
 
 from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
+from services.cli import dry_runs
 from services.cli.client import Client
 from services.cli.jobs_view import details
-from services.cli.output import Format, machine, moment, out, seconds, table, tell_more
+from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
 from services.cli.run import (
     DONE,
     REFUSED,
@@ -79,10 +80,11 @@ def list_jobs(
         if not machine(page, output):
             rows = [
                 (job["id"], job["kind"], job["plan"], job["vm"], job["state"],
-                 f"{job['percent']:.0f} %", moment(job["created_at"]), seconds(job["rto_s"]))
+                 f"{job['percent']:.0f} %", seconds(job.get("eta_s")), moment(job["created_at"]),
+                 seconds(job["rto_s"]))
                 for job in page["items"]
             ]  # fmt: skip
-            columns = ("JOB", "KIND", "PLAN", "VM", "STATE", "DONE", "CREATED", "RTO")
+            columns = ("JOB", "KIND", "PLAN", "VM", "STATE", "DONE", "ETA", "CREATED", "RTO")
             table(columns, rows, empty="no jobs")
             tell_more(page)
         return DONE
@@ -95,9 +97,25 @@ def show(job: JobId, output: Output = Format.TABLE) -> None:
     """One job with its steps, errors and outputs."""
 
     async def work(client: Client) -> int:
-        found = await client.job(job)
+        found = await dry_runs.with_calls(client, await client.job(job))
         if not machine(found, output):
             details(found, out)
+            dry_runs.tell(found)
+        return DONE
+
+    run(work)
+
+
+@app.command("output")
+def show_output(job: JobId, step: str, output: Output = Format.TABLE) -> None:
+    """The last 64 KiB that the script of a step printed."""
+
+    async def work(client: Client) -> int:
+        found = await client.get(job_path(job, f"steps/{quote(step, safe='')}/output"))
+        if not machine(found, output):
+            sys.stdout.write(found["output"])
+            if not found["whole"]:
+                err.print("only the end of it could be kept")
         return DONE
 
     run(work)
@@ -150,7 +168,9 @@ def recover(
         ),
     ] = None,
     on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="preflight only")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="preflight only; print what would be called")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
@@ -170,9 +190,24 @@ def recover(
             "dry_run": dry_run,
         }
         answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
+        if dry_run:
+            return await _rehearse(client, answer, within=timeout, form=output)
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
+
+
+async def _rehearse(client: Client, answer: dict[str, Any], *, within: str, form: Format) -> int:
+    """Wait for a dry run, which only reads, and print what it found."""
+    job = answer.get("id") or answer["job"]
+    if form is Format.TABLE:
+        out.print(job, markup=False, soft_wrap=True)
+    ended = await client.wait_job(job, timeout_s=parse_duration_s(within))
+    ended = await dry_runs.with_calls(client, ended)
+    if not machine(ended, form):
+        details(ended, out)
+        dry_runs.tell(ended)
+    return outcome_code(ended)
 
 
 def cleanup(

@@ -36,9 +36,13 @@ def plan_path(plan: str, action: str = "") -> str:
 def apply(
     file: Annotated[Path, typer.Option("-f", "--file", help="the plan's YAML file")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the diff only")] = False,
+    over_capacity: Annotated[
+        bool,
+        typer.Option("--over-capacity", help="apply it though the sites cannot hold its interval"),
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create or change a plan; what changes is shown first."""
+    """Create or change a plan; what changes, and how it fits the sites' limits, is shown first."""
     read: list[PlanFile] = []
 
     def reading() -> int:
@@ -47,19 +51,22 @@ def apply(
 
     if (code := guarded(reading)) != DONE:
         raise typer.Exit(code)
-    run(lambda client: _apply(client, read[0], dry_run=dry_run, form=output))
+    body = {**read[0].wire(), "over_capacity": over_capacity}
+    run(lambda client: _apply(client, read[0], body, dry_run=dry_run, form=output))
 
 
-async def _apply(client: Client, plan: PlanFile, *, dry_run: bool, form: Format) -> int:
+async def _apply(
+    client: Client, plan: PlanFile, body: dict[str, Any], *, dry_run: bool, form: Format
+) -> int:
     try:
-        body = {**plan.wire(), "dry_run": True}
-        proposed = await client.command("/v1/plans", body)
+        proposed = await client.command("/v1/plans", {**body, "dry_run": True})
         changes = _details(proposed)["changes"]
         if form is Format.TABLE:
             _tell_changes(changes)
+            _tell_capacity(_details(proposed))
         applied = proposed
         if not dry_run and changes:
-            applied = await client.command("/v1/plans", {**plan.wire(), "dry_run": False})
+            applied = await client.command("/v1/plans", {**body, "dry_run": False})
     except ApiError as refused:
         problems = refused.details.get("problems", [])
         if refused.status == 422 and problems and all("path" in p for p in problems):
@@ -80,6 +87,14 @@ def _details(answer: dict[str, Any]) -> dict[str, Any]:
 def _tell_changes(changes: list[str]) -> None:
     for change in changes:
         out.print(f"  {change}", markup=False, soft_wrap=True)
+
+
+def _tell_capacity(details: dict[str, Any]) -> None:
+    """The limit that binds first; all that are too tight for a plan that is applied knowingly."""
+    limits = details.get("capacity", [])
+    for limit in [each for each in limits if each["over"]] or limits[:1]:
+        word = "over capacity" if limit["over"] else "capacity"
+        out.print(f"  {word}: {limit['message']}", markup=False, soft_wrap=True)
 
 
 def _tell_end(applied: dict[str, Any], *, dry_run: bool, changed: bool) -> None:

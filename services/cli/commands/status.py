@@ -64,20 +64,30 @@ def follow_events(
     run(work)
 
 
-def queue(limit: int = 100, output: Output = Format.TABLE) -> None:
-    """Work that waits or runs, in order, and the budgets as they stand."""
+def queue(
+    limit: int = 100,
+    cursor: Annotated[str | None, typer.Option(help="`next` of the page before")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Work that waits or runs, in order, when it will start, and the budgets as they stand."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/queue", limit=str(limit))
+        page = await client.get("/v1/queue", limit=str(limit), cursor=cursor)
         if machine(page, output):
             return DONE
         rows = [
             (q["position"], q["class"], q["priority"], q["plan"], q["kind"], moment(q["ready_at"]),
-             "running" if q["worker"] else "queued", ", ".join(q["blocked_by"]))
+             "running" if q["worker"] else "queued", moment(q["estimated_start"]),
+             ", ".join(q["blocked_by"]))
             for q in page["items"]
         ]  # fmt: skip
-        columns = ("#", "CLASS", "PRIORITY", "PLAN", "KIND", "READY", "STATE", "BLOCKED BY")
+        columns = ("#", "CLASS", "PRIORITY", "PLAN", "KIND", "READY", "STATE", "STARTS ABOUT",
+                   "BLOCKED BY")  # fmt: skip
         table(columns, rows, empty="nothing is queued")
+        if rows:
+            out.print(f"starts are estimates: {page['estimates_assume']}", style="dim")
+        if page["next"]:
+            out.print(f"more: seawall queue --limit {limit} --cursor {page['next']}", style="dim")
         limits = [
             (b["name"], b["mode"], b["in_use"], b["concurrent"] or f"{b['per_second']}/s")
             for b in page["budgets"]

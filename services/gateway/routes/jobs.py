@@ -113,7 +113,9 @@ async def _change_checkpoint(request: web.Request, action: Any) -> web.Response:
     command = ChangeCheckpoint(
         command_id=new_command_id(), plan=plan, checkpoint=checkpoint, action=action
     )
-    asked = Asked(to="scheduler", key=plan, body=command)
+    # A deletion is a job, folded from its checkpoint's stream.
+    job = f"{checkpoint}.delete" if action == "delete" else ""
+    asked = Asked(to="scheduler", key=plan, body=command, job=job)
     return await ask(request, asked, resource=f"checkpoints/{checkpoint}")
 
 
@@ -126,7 +128,7 @@ async def preserve(request: web.Request) -> web.Response:
 
 
 async def delete_checkpoint(request: web.Request) -> web.Response:
-    """DELETE /v1/checkpoints/ID: refused while in use or preserved."""
+    """DELETE /v1/checkpoints/ID: a job; refused while in use or preserved."""
     return await _change_checkpoint(request, "delete")
 
 

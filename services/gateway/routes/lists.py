@@ -11,7 +11,6 @@ from services.gateway.context import answer, gateway_of, stand_at
 from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
 from services.gateway.queries import Page
-from shared.effects.port import Budget
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
@@ -19,7 +18,7 @@ ORDERS = ("newest", "oldest")
 
 
 async def listing(request: web.Request) -> web.Response:
-    """GET /v1/{sites,nodes,plans,vms,checkpoints,jobs,alerts,events}."""
+    """GET /v1/{sites,plans,vms,checkpoints,jobs,alerts,events}."""
     await stand_at(request)
     view = request.path.rsplit("/", 1)[1]
     queries = gateway_of(request).queries
@@ -34,7 +33,7 @@ def _page(request: web.Request, view: str) -> Page:
     query = request.query
     return Page(
         filters={name: query[name] for name in LISTINGS[view] if name in query},
-        limit=_limit(request),
+        limit=limit_of(request),
         cursor=request.query.get("cursor", ""),
         since=_moment(request, "since"),
         until=_moment(request, "until"),
@@ -42,10 +41,21 @@ def _page(request: web.Request, view: str) -> Page:
     )
 
 
-def _limit(request: web.Request) -> int:
+def limit_of(request: web.Request) -> int:
+    """How many items a page is to hold."""
     value = request.query.get("limit", str(LIMIT_DEFAULT))
     if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= LIMIT_MAX:
         raise Invalid(f"limit: found {value!r}", remedy=f"limit is 1 to {LIMIT_MAX}")
+    return int(value)
+
+
+def offset_of(request: web.Request) -> int:
+    """Where a page begins in a list that is counted from its head."""
+    value = request.query.get("cursor", "0")
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise Invalid(
+            f"cursor: found {value[:40]!r}", remedy="send `next` of the page before as it came"
+        )
     return int(value)
 
 
@@ -59,55 +69,4 @@ def _moment(request: web.Request, name: str) -> dt.datetime | None:
         raise Invalid(f"{name}: found {value!r}", remedy=f"allowed: {error.allowed}") from error
 
 
-OPEN_FROM = 1e9
-"""A limit from here on is no limit: the site does not restrict that call."""
-
-
-def _is_open(budget: Budget) -> bool:
-    return max(budget.concurrent, budget.per_second) >= OPEN_FROM
-
-
-async def queue(request: web.Request) -> web.Response:
-    """GET /v1/queue: ready and running work in order, and the budgets as they stand."""
-    gateway = gateway_of(request)
-    waiting = await gateway.queue.waiting(count_max=_limit(request))
-    budgets = await gateway.queue.budgets()
-    items = [
-        {
-            "effect_id": each.effect_id,
-            "service": each.service,
-            "kind": each.kind,
-            "plan": each.plan,
-            "class": each.work_class.name.lower(),
-            "priority": each.priority,
-            "position": place,
-            "due_at": each.due,
-            "ready_at": each.ready_at,
-            "worker": each.worker,
-            "attempt": each.attempt,
-            "blocked_by": list(each.blocked_by),
-            "needs": [f"{need.mode} {need.budget}" for need in each.needs],
-        }
-        for place, each in enumerate(waiting, 1)
-    ]
-    limits = [
-        {
-            "name": each.budget.name,
-            "mode": each.budget.mode,
-            "concurrent": each.budget.concurrent,
-            "burst": each.budget.burst,
-            "per_second": each.budget.per_second,
-            "in_use": each.in_use,
-            "tokens": round(each.tokens, 3),
-        }
-        for each in budgets
-        if not _is_open(each.budget)
-    ]
-    as_of = await gateway.queries.as_of()
-    return answer({"items": items, "next": None, "as_of": as_of, "budgets": limits})
-
-
-ROUTES = [
-    *(web.get(f"/v1/{view}", listing) for view in LISTINGS),
-    web.get("/v1/queue", queue),
-]
+ROUTES = [web.get(f"/v1/{view}", listing) for view in LISTINGS if view != "nodes"]

@@ -47,10 +47,10 @@ MODES = ("test", "failover", "migrate", "reverse", "failback")
 
 
 async def apply(request: web.Request) -> web.Response:
-    """POST /v1/plans {plan, scripts, dry_run}: create or change a plan."""
-    document = await body_of(request, "plan", "scripts", "dry_run")
-    dry_run = flag(document, "dry_run")
-    document.pop("dry_run", None)
+    """POST /v1/plans {plan, scripts, dry_run, over_capacity}: create or change a plan."""
+    document = await body_of(request, "plan", "scripts", "dry_run", "over_capacity")
+    dry_run, over_capacity = flag(document, "dry_run"), flag(document, "over_capacity")
+    document = {key: document[key] for key in ("plan", "scripts") if key in document}
     settings = gateway_of(request).settings
     try:
         parsed = parse_request(document, interval_min_s=settings.interval_min_s)
@@ -76,6 +76,7 @@ async def apply(request: web.Request) -> web.Response:
         command_id=new_command_id(),
         definition=parsed.definition,
         dry_run=dry_run,
+        over_capacity=over_capacity,
     )
     extras = tuple(_script_parts(name, parsed.blobs)) if not dry_run else ()
     asked = Asked(to=OWNER, key=name, body=command, extras=extras)

@@ -95,6 +95,19 @@ def _checkpoint(
     return _queued(recorded, row, "checkpoint", len(event.vms), checkpoint=row)
 
 
+def _deletion_row(event: said.CheckpointRecorded, recorded: Recorded) -> Iterable[str]:
+    return (f"{event.checkpoint}.{checkpoint_jobs.DELETE}",)
+
+
+def _deletion(
+    doc: Job | None, event: said.CheckpointRecorded, recorded: Recorded, row: str
+) -> Job | None:
+    if event.state != "expiring":
+        return None
+    vms = len(event.vms)
+    return _queued(recorded, row, "checkpoint-delete", vms, checkpoint=event.checkpoint)
+
+
 def _over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> None:
     return None
 
@@ -109,6 +122,9 @@ REQUESTS = View(
         said.GroupTickDispatched: (Route(_run, _run_row),),
         said.GroupTickEnded: (Route(_over, _run_row),),
         said.CheckpointRequested: (Route(_checkpoint, _checkpoint_row),),
-        said.CheckpointRecorded: (Route(_over, _checkpoint_row),),
+        said.CheckpointRecorded: (
+            Route(_over, _checkpoint_row),
+            Route(_deletion, _deletion_row),
+        ),
     },
 )

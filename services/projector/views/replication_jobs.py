@@ -14,6 +14,7 @@ import msgspec
 from schemas import replicator as said
 from schemas.common import StepTiming
 from schemas.envelope import Recorded
+from schemas.joins import MOVING_STEPS
 from schemas.views import Counts, Job, Step
 from services.projector.views import steps
 from services.projector.views.base import Route, at, error_of
@@ -170,6 +171,10 @@ def _transferring(
     for timing in timings:
         after = steps.ended(after, timing)
     after = steps.next_begun(after, at(recorded))
+    if any(step.name == TRANSFER and step.state == "pending" for step in after):
+        # A transfer finds changes and verifies on its way: the three go on side by side.
+        for name in [s.name for s in after if s.name in MOVING_STEPS and s.state == "pending"]:
+            after = steps.begun(after, name, at(recorded))
     if snapshot is None:
         return steps.moved(doc, after)
     counts = _replace(doc.disks or Counts(), total=len(snapshot.disks))

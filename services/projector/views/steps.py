@@ -88,6 +88,7 @@ def _ended(step: Step, timing: StepTiming) -> Step:
         percent=100.0 if timing.state == "completed" else step.percent,
         error=error,
         output=timing.output or step.output,
+        output_sha256=timing.output_sha256 if timing.output else step.output_sha256,
     )
 
 
@@ -103,7 +104,9 @@ def script_ended(
         error=report.error,
         remedy=report.remedy,
     )
-    return ended(steps, _replace(told, output=told.output or report.output))
+    if not told.output:
+        told = _replace(told, output=report.output, output_sha256=report.output_sha256)
+    return ended(steps, told)
 
 
 def moved(job: Job, steps: tuple[Step, ...], **changes: Any) -> Job:

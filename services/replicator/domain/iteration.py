@@ -30,9 +30,11 @@ from services.replicator.domain.iteration_state import (
     DISCARD,
     DISKS_MAX,
     FINALIZE,
+    FIND,
     REMOVE,
     SNAPSHOT,
     TRANSFER,
+    VERIFY,
     Iteration,
     evolve,
     post_due,
@@ -273,7 +275,9 @@ def _transfer_ended(state: Iteration, ended: EffectOutcome, stream: str) -> Deci
     if timing.state == "completed" and not state.cancelling:
         # The last disk's result travels on with the others' instead of being recorded.
         carried = msgspec.structs.replace(
-            carried, steps=merged(state.steps, carried.steps, (timing,)), disks=results
+            carried,
+            steps=merged(state.steps, carried.steps, (timing, *_within(timing, results))),
+            disks=results,
         )
         return Decision(effects=(effects.finalize(state, carried, iteration=stream),))
     return _undo(state, (event,), timing, None, stream)
@@ -311,6 +315,30 @@ def _transfer_timing(results: tuple[said.DiskResult, ...]) -> StepTiming:
         ended_at=max((r.ended_at for r in results if r.ended_at), default=None),
         error=problem.message if problem is not None else "",
         remedy=problem.remedy if problem is not None else "",
+    )
+
+
+def _within(transfer: StepTiming, results: tuple[said.DiskResult, ...]) -> tuple[StepTiming, ...]:
+    """The steps that a transfer of all disks does on its way, timed as its disks tell.
+
+    They overlap with it: changes are found page by page, and blocks verified as they are written;
+    the last flush belongs to *verify*. Disks of an older build tell nothing.
+    """
+    known = [result.changes_known_at for result in results]
+    found = [at for at in known if at is not None]
+    if len(found) != len(known):
+        return ()
+    began = [result.verified_from for result in results if result.verified_from is not None]
+    return (
+        StepTiming(
+            name=FIND, state="completed", started_at=transfer.started_at, ended_at=max(found)
+        ),
+        StepTiming(
+            name=VERIFY,
+            state="completed",
+            started_at=min(began, default=transfer.ended_at),
+            ended_at=transfer.ended_at,
+        ),
     )
 
 

@@ -19,11 +19,15 @@ from services.replicator.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
 from services.replicator.domain.work import merged
 
 SNAPSHOT: Final = "snapshot"
+FIND: Final = "find-changes"
 TRANSFER: Final = "transfer"
+VERIFY: Final = "verify"
 FINALIZE: Final = "finalize"
 REMOVE: Final = "remove-snapshot"
 DISCARD: Final = "discard"
-"""Steps; each is also the part of its effect. *discard* is shown only where it fails."""
+"""Steps; each is also the part of its effect, but for *find-changes* and *verify*: a transfer
+finds changes page by page while it copies, and verifies each block when it is written. *discard*
+is shown only where it fails."""
 
 DISKS_MAX: Final = 64
 """Disks of one VM. A cancel names every transfer there may be (see `transfer_parts`)."""
@@ -86,11 +90,10 @@ def post_due(state: Iteration) -> bool:
 
 
 def step_list(*, pre: bool, post: bool) -> tuple[str, ...]:
-    """The steps of an iteration, in order. Finding changed blocks and verifying every block are
-    part of *transfer*."""
+    """The steps of an iteration, in order."""
     first = (PRE_STEP,) if pre else ()
     last = (POST_STEP,) if post else ()
-    return (*first, SNAPSHOT, TRANSFER, FINALIZE, REMOVE, *last)
+    return (*first, SNAPSHOT, FIND, TRANSFER, VERIFY, FINALIZE, REMOVE, *last)
 
 
 def transfer_part(index: int, *, last: bool) -> str:

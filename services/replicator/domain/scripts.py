@@ -158,6 +158,7 @@ def timing_of(step: str, report: ScriptReport, outcome: EffectOutcome, *, run: i
         error=report.error,
         remedy=report.remedy,
         output=report.output,
+        output_sha256=report.output_sha256,
     )
 
 

@@ -126,6 +126,7 @@ class _Transfer:
         self._size = _agreed_size(request)
         self._since, self._reason = _usable_since(request)
         self._compared = False
+        self._changes_known_s: float | None = None
         self._frontier = Frontier()
         # Flushes and pages may be asked for twice at one offset; their keys must still differ.
         self._number = count()
@@ -147,7 +148,7 @@ class _Transfer:
         await self._flush()
         self._tally.bytes_total = self._tally.bytes_done
         self._tally.tell(self._clock(), last=True)
-        return self._result(seconds=self._clock() - began_s)
+        return self._result(began_s=began_s)
 
     async def _adopted(self) -> int:
         """Adopt what the request's mark stands for; return where the transfer has to begin."""
@@ -186,6 +187,8 @@ class _Transfer:
         while at < stop:
             page = await self._page(at)
             page_end = self._size if page.next_offset is None else page.next_offset
+            if page_end == self._size:
+                self._changes_known_s = self._clock()
             if not at < page_end <= self._size:
                 raise BadExtents(
                     f"a page of extents from {at} ends at {page_end} of {self._size}",
@@ -264,8 +267,10 @@ class _Transfer:
             timeout_s=self._settings.flush_timeout_s,
         )
 
-    def _result(self, *, seconds: float) -> TransferResult:
+    def _result(self, *, began_s: float) -> TransferResult:
         tally, source_calls, target_calls = self._tally, self._source_calls, self._target_calls
+        seconds = self._clock() - began_s
+        known_s, verified_s = self._changes_known_s, tally.verified_from_s
         return TransferResult(
             disk=self._request.disk,
             generation_id=self._request.generation.generation_id,
@@ -284,6 +289,9 @@ class _Transfer:
             crew=self._crew.chunks,
             compared=self._compared,
             reason=self._reason if self._compared else "",
+            # A mark at the disk's end leaves no page to ask for.
+            changes_known_s=0.0 if known_s is None else known_s - began_s,
+            verified_from_s=None if verified_s is None else verified_s - began_s,
         )
 
 

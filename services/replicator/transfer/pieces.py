@@ -93,9 +93,11 @@ class Pieces:
                 await self._zero(step)
         elif compare and await self._is_same(step, view):
             self._tally.bytes_same += step.length
+            self._tally.verified(asyncio.get_running_loop().time())
         else:
             await self._write(step, view, digest, timed=not compare)
             self._tally.bytes_written += step.length
+            self._tally.verified(asyncio.get_running_loop().time())
         return digest
 
     async def _read(self, step: Step, view: memoryview) -> None:

@@ -84,7 +84,8 @@ class TransferResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a finished transfer did. `mark` stands at the disk's end: nothing is left to do.
 
     `compared`: the platform could not tell what changed, so content was compared by hash;
-    `reason` says why.
+    `reason` says why. In seconds from its start: `changes_known_s`, when the last page of extents
+    was there; `verified_from_s`, when the first block was verified (None: there was none).
     """
 
     disk: str
@@ -104,3 +105,5 @@ class TransferResult(msgspec.Struct, frozen=True, kw_only=True):
     crew: int
     compared: bool
     reason: str = ""
+    changes_known_s: float = 0.0
+    verified_from_s: float | None = None

@@ -32,6 +32,7 @@ class Tally:
         self.bytes_zero = 0
         self.bytes_same = 0
         self.bytes_adopted = 0
+        self.verified_from_s: float | None = None
         self._disk = disk
         self._report = report
         self._interval_s = interval_s
@@ -43,6 +44,11 @@ class Tally:
     def bytes_done(self) -> int:
         """Bytes looked at, in this transfer or the one that it resumes."""
         return self.bytes_read + self.bytes_adopted
+
+    def verified(self, now_s: float) -> None:
+        """A block of the target is known to be right; the first one is remembered."""
+        if self.verified_from_s is None:
+            self.verified_from_s = now_s
 
     def tell(self, now_s: float, *, last: bool = False) -> None:
         """Report progress if an interval has passed, or if this is the last time."""

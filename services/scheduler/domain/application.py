@@ -95,7 +95,12 @@ def site_answered(state: Plan, received: Received) -> Decision:
     problems = m.vm_problems if m.problem is None else (m.problem, *m.vm_problems)
     selects = pending.definition.select is not None and m.site == pending.definition.protected_site
     answer = said.PlanSiteInspected(
-        command_id=m.request, site=m.site, vms=m.vms if selects else (), problems=problems
+        command_id=m.request,
+        site=m.site,
+        vms=m.vms if selects else (),
+        problems=problems,
+        disks=m.disks,
+        limits=m.limits,
     )
     if len(pending.waiting) > 1:
         return Decision(events=(answer,))
@@ -199,6 +204,7 @@ def _requested(m: said.ApplyPlan, now: dt.datetime) -> Iterator[Any]:
         expected_version=m.expected_version,
         dry_run=m.dry_run,
         requested_at=now,
+        over_capacity=m.over_capacity,
     )
     for vms in parts[1:]:
         yield said.PlanApplicationVms(vms=vms)

@@ -19,6 +19,7 @@ from schemas.definitions import canonical, describe_change, diff
 from schemas.envelope import Received
 from schemas.plans import PlanDefinition, VmDefinition
 from schemas.replicator import CancelIteration, RunMemberEnded
+from services.scheduler.domain import capacity
 from services.scheduler.domain.answers import done, refused_by
 from services.scheduler.domain.checkpoints import CHECKPOINT_TIMER, policy_timers
 from services.scheduler.domain.grid import grid_for, next_tick
@@ -39,6 +40,7 @@ from services.scheduler.domain.plan import (
 )
 from services.scheduler.domain.protected_vm import ProtectedVm, same_grid
 from services.scheduler.domain.rpo import RPO_TIMER, judge_rpo
+from services.scheduler.domain.site import Site
 from services.scheduler.domain.ticks import TICK_TIMER, tick_timer
 from shared.decider import Decision, Send, Timer
 from shared.errors import Refused
@@ -85,9 +87,14 @@ def apply_members(
     changes = _changes(old, definition)
     unchanged = plan.header is not None and plan.digest == digest
     new_names = _new_names(plan, definition)
+    loads = capacity.loads_of(definition, disks=pending.disks)
+    fits = _fits(states, definition, loads, pending, unchanged=unchanged)
     if unchanged or pending.dry_run:
-        details = {"changes": changes, "version": plan.version, "unchanged": unchanged}
-        return {
+        details = {"changes": changes, "version": plan.version, "unchanged": unchanged, **fits}
+        told: dict[str, Decision] = {}
+        if not pending.dry_run:
+            told = _site_decisions(states, plan, header_of(definition, refs), loads)
+        return told | {
             stream: Decision(
                 events=(said.PlanUnchanged(command_id=pending.command_id),),
                 answers=(done(pending.command_id, stream=stream, details=details),),
@@ -101,13 +108,13 @@ def apply_members(
     header = header_of(definition, refs)
     version = plan.version + 1
     decisions = {stream: _plan_decision(plan, header, definition, pending, digest, now=now)}
-    details = {"changes": changes, "version": version, "unchanged": False}
+    details = {"changes": changes, "version": version, "unchanged": False, **fits}
     decisions[stream] = msgspec.structs.replace(
         decisions[stream],
         answers=(done(pending.command_id, stream=stream, details=details),),
         defer=True,
     )
-    decisions |= _site_decisions(plan, header, definition.name)
+    decisions |= _site_decisions(states, plan, header, loads)
     decisions |= _member_decisions(states, plan, header, definition.vms, version=version, now=now)
     return decisions
 
@@ -232,16 +239,47 @@ def group_timer(due: dt.datetime) -> Timer:
     return Timer(name=TICK_TIMER, due=due, message=said.GroupTickDue(tick_at=due))
 
 
-def _site_decisions(plan: Plan, header: said.PlanHeader, name: str) -> dict[str, Decision]:
-    """Sites know which plans use them; only changes are said."""
-    new = {header.protected.site, header.recovery_site.site}
+def _fits(
+    states: Mapping[str, Any],
+    definition: PlanDefinition,
+    loads: Mapping[str, said.SiteLoad],
+    pending: Application,
+    *,
+    unchanged: bool,
+) -> dict[str, Any]:
+    """How the plan fits its sites' limits. Refuses one that cannot hold its interval."""
+    found: list[capacity.Use] = []
+    for name, load in loads.items():
+        site: Site = states[site_stream(name)]
+        limits = pending.limits.get(name, ())
+        found += capacity.uses(name, definition.name, load, limits=limits, loads=site.loads)
+    problem = capacity.refusal(found)
+    knowingly = pending.over_capacity or definition.replication.over_capacity
+    if problem is not None and not (knowingly or unchanged):
+        raise Refused(problem.message, code=problem.code, remedy=problem.remedy)
+    return capacity.details(found)
+
+
+def _site_decisions(
+    states: Mapping[str, Any],
+    plan: Plan,
+    header: said.PlanHeader,
+    loads: Mapping[str, said.SiteLoad],
+) -> dict[str, Decision]:
+    """Sites know which plans use them, and what for; only changes are said."""
+    name = header.name
     old = set()
     if plan.header is not None:
         old = {plan.header.protected.site, plan.header.recovery_site.site}
     decisions = {}
-    for site in sorted(new - old):
-        decisions[site_stream(site)] = Decision(events=(said.SitePlanAdded(plan=name),))
-    for site in sorted(old - new):
+    for site, load in sorted(loads.items()):
+        state: Site = states[site_stream(site)]
+        events: list[Any] = [] if site in old else [said.SitePlanAdded(plan=name)]
+        if state.loads.get(name) != load:
+            events.append(said.SiteLoadChanged(plan=name, load=load))
+        if events:
+            decisions[site_stream(site)] = Decision(events=tuple(events))
+    for site in sorted(old - set(loads)):
         decisions[site_stream(site)] = Decision(events=(said.SitePlanRemoved(plan=name),))
     return decisions
 

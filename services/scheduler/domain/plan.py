@@ -32,6 +32,9 @@ class Application(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     dry_run: bool = False
     inventory: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    over_capacity: bool = False
+    disks: int = 0
+    limits: dict[str, tuple[said.SiteLimit, ...]] = {}
 
 
 class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -149,6 +152,7 @@ def _requested(state: Plan, event: said.PlanApplicationRequested) -> None:
         requested_at=event.requested_at or dt.datetime.fromtimestamp(0, dt.UTC),
         waiting=(definition.protected_site, definition.recovery_site),
         dry_run=event.dry_run,
+        over_capacity=event.over_capacity,
     )
 
 
@@ -168,6 +172,8 @@ def _inspected(state: Plan, event: said.PlanSiteInspected) -> None:
         waiting=tuple(site for site in pending.waiting if site != event.site),
         inventory=pending.inventory + event.vms,
         problems=pending.problems + event.problems,
+        disks=pending.disks + event.disks,
+        limits={**pending.limits, event.site: event.limits},
     )
 
 

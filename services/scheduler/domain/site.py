@@ -45,6 +45,7 @@ class Site(msgspec.Struct, kw_only=True, omit_defaults=True):
     pending: Registration | None = None
     checks: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
+    loads: dict[str, said.SiteLoad] = {}
 
 
 def add_site(state: Site, received: Received) -> Decision:
@@ -269,6 +270,11 @@ def _plan_added(state: Site, event: said.SitePlanAdded) -> None:
 
 def _plan_removed(state: Site, event: said.SitePlanRemoved) -> None:
     state.plans = tuple(plan for plan in state.plans if plan != event.plan)
+    state.loads = {plan: load for plan, load in state.loads.items() if plan != event.plan}
+
+
+def _load_changed(state: Site, event: said.SiteLoadChanged) -> None:
+    state.loads = {**state.loads, event.plan: event.load}
 
 
 _APPLY: Final[dict[type, Callable[[Site, Any], None]]] = {
@@ -281,6 +287,7 @@ _APPLY: Final[dict[type, Callable[[Site, Any], None]]] = {
     said.SiteRemoved: _removed,
     said.SitePlanAdded: _plan_added,
     said.SitePlanRemoved: _plan_removed,
+    said.SiteLoadChanged: _load_changed,
 }
 
 FAMILY = Family(

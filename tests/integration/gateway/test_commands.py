@@ -186,7 +186,50 @@ async def test_the_main_job_over_http(desk: Desk) -> None:
     assert (kept.status, bool(kept.body["remedy"])) == (409, True)
     await desk.command(f"/v1/checkpoints/{checkpoint}/unpreserve")
     gone = await desk.ask("DELETE", f"/v1/checkpoints/{checkpoint}?wait=10s")
-    assert gone.status == 200
+    assert (gone.status, gone.body["kind"]) == (202, "checkpoint-delete")
+    deleted = await desk.ended(gone.body["id"])
+    assert (deleted["state"], deleted["checkpoint"]) == ("completed", checkpoint)
+
+
+async def test_a_dry_run_says_every_call_page_by_page(desk: Desk) -> None:
+    assert (await desk.plan("rehearsed", "rehearsed-db", "rehearsed-web")).status == 200
+    run = await desk.command("/v1/plans/rehearsed/run")
+    assert (await desk.ended(run.body["id"]))["state"] == "completed"
+    asked = {"mode": "test", "dry_run": True}
+    job = (await desk.command("/v1/plans/rehearsed/recover", asked)).body["id"]
+    ended = await desk.ended(job)
+    assert (ended["state"], ended["dry_run"]) == ("completed", True)
+    first = (await desk.get(f"/v1/jobs/{job}/calls?limit=7")).body
+    rest = (await desk.get(f"/v1/jobs/{job}/calls?cursor={first['next']}")).body
+    calls = first["items"] + rest["items"]
+    assert [call["call"] for call in calls] == [
+        *("hold", "rebuild_disk", "create_instance", "power_on", "release"),
+        *("hold", "rebuild_disk", "create_instance", "power_on", "release"),
+    ]
+    assert (rest["next"], len(calls)) == (None, ended["facts"]["calls_total"])
+    assert (await desk.get(f"/v1/jobs/{job}/calls?cursor=x")).status == 422
+    assert (await desk.get(f"/v1/jobs/{run.body['id']}/calls")).status == 404
+
+
+async def test_a_long_output_is_there_with_its_step(desk: Desk) -> None:
+    long = "for i in $(seq 3000); do echo line $i of a long output; done"
+    script = {"run": "long.sh", "runtime": "sh"}
+    recovery = {"pre_script": script}
+    applied = await desk.plan("told", "told-db", scripts={"long.sh": long}, recovery=recovery)
+    assert applied.status == 200
+    run = await desk.command("/v1/plans/told/run")
+    assert (await desk.ended(run.body["id"]))["state"] == "completed"
+    job = (await desk.command("/v1/plans/told/recover", {"mode": "test"})).body["id"]
+    ended = await desk.ended(job)
+    step = next(step for step in ended["steps"] if step["name"] == "pre-script")
+    assert step["state"] == "completed"
+    assert len(step["output"]) <= 2048
+    answer = (await desk.get(f"/v1/jobs/{job}/steps/pre-script/output")).body
+    assert answer["whole"]
+    assert answer["output"].endswith("line 3000 of a long output\n")
+    assert 60_000 < len(answer["output"]) <= 65_536
+    assert (await desk.get(f"/v1/jobs/{job}/steps/nothing/output")).status == 404
+    assert (await desk.get("/v1/jobs/recovery:told:none/steps/pre-script/output")).status == 404
 
 
 async def test_modes_of_later_versions_are_refused_with_a_reason(desk: Desk) -> None:

@@ -53,7 +53,7 @@ async def test_every_listing_has_items_next_and_freshness(desk: Desk, view: str)
     assert answer.body["as_of"]["lag_s"] < 30
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs", "/v1/vms", "/v1/sites"])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs", "/v1/vms", "/v1/sites", "/v1/nodes"])
 async def test_pages_give_everything_once_and_in_one_order(desk: Desk, path: str) -> None:
     (whole,) = await pages(desk, path, 1000)
     cut = [item for page in await pages(desk, path, 1) for item in page]
@@ -61,6 +61,28 @@ async def test_pages_give_everything_once_and_in_one_order(desk: Desk, path: str
         item.get("id", item.get("name")) for item in whole
     ]
     assert len(whole) > 1
+
+
+async def test_every_site_has_the_replicator_as_its_node(desk: Desk) -> None:
+    (nodes,) = await pages(desk, "/v1/nodes", 1000)
+    by_site = {node["site"]: node for node in nodes}
+    assert by_site["shop-west"] == {
+        "name": "shop-west-replication",
+        "site": "shop-west",
+        "kind": "replication",
+        "state": "online",
+        "capacity": 40,
+        "in_use": 0,
+    }
+    assert (await desk.get("/v1/nodes?state=online")).status == 422
+
+
+async def test_the_queue_tells_what_its_estimates_assume_and_takes_a_cursor(desk: Desk) -> None:
+    answer = await desk.get("/v1/queue?cursor=5")
+    assert (answer.status, answer.body["items"], answer.body["next"]) == (200, [], None)
+    assert answer.body["estimates_assume"]
+    assert {"node:shop-west"} <= {budget["name"] for budget in answer.body["budgets"]}
+    assert (await desk.get("/v1/queue?cursor=x")).status == 422
 
 
 async def test_filters_narrow_a_listing(desk: Desk, shop: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from services.replicator.tools import Paces, Patience, Tools
 from services.replicator.transfer import TransferSettings
 from shared.clock import SystemClock
 from shared.effects.policy import OutcomeUnknown
-from shared.effects.port import Claimed
+from shared.effects.port import Budget, Claimed
 from shared.effects.running import EffectRun, Progress, Stop
 from shared.errors import SeawallError, Throttled, Transient
 from shared.platforms.lab.manifest import LabPlatform, open_platform
@@ -101,8 +101,9 @@ class Lab:
         """A site by its name."""
         return SiteRef(site=site, platform="lab", settings={"path": str(self.home / site)})
 
-    async def _define(self, ref: SiteRef) -> None:
+    async def _define(self, ref: SiteRef) -> list[Budget]:
         self.defined.append(ref.site)
+        return []
 
     async def _states(self, streams: Sequence[str]) -> dict[str, Any]:
         return {stream: self.world.state(stream) for stream in streams}

@@ -200,6 +200,95 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
     assert stub.asked[0].query == {"wait": "10s"}
 
 
+REHEARSED = {
+    "vms": 1, "disks": 1, "disk_bytes": 1 << 20, "calls_total": 3, "seconds_min": 20.0,
+    "calls": [{"call": "rebuild_disk", "vm": "db", "boot_order": 1, "disk": "sda"}],
+    "calls_sha256": "ab",
+    "budgets": {
+        "RunInstances": {"calls": 1, "burst": 5, "per_second": 2, "seconds_min": 0.0},
+        "CreateVolume": {"calls": 1},
+    },
+}  # fmt: skip
+CALLS = [
+    REHEARSED["calls"][0],  # type: ignore[index]
+    {"call": "create_instance", "vm": "db", "boot_order": 1},
+    {"call": "power_on", "vm": "db", "boot_order": 1, "boot_delay_s": 20},
+]
+
+
+def test_a_dry_run_is_waited_for_and_prints_every_call_and_budget(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    ended = job("completed", dry_run=True, facts=REHEARSED)
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("running", dry_run=True)), (200, ended))
+    stub.tell("GET", f"/v1/jobs/{JOB}/calls", (200, listing(*CALLS)))
+    result = say("recover", "shop", "--mode", "test", "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == [JOB]
+    assert ["1", "rebuild_disk", "db", "1", "sda"] in lines
+    assert ["3", "power_on", "db", "1", "–"] in lines
+    assert ["RunInstances", "1", "5", "2", "0s"] in lines
+    assert ["CreateVolume", "1", "open", "open", "–"] in lines
+    assert "predicted duration: at least 20s" in result.stdout
+    told = json.loads(say("recover", "shop", "--mode", "test", "--dry-run", "-o", "json").stdout)
+    assert told["facts"]["calls"] == CALLS
+    assert "power_on" in say("job", "show", JOB).stdout
+
+
+def test_a_dry_run_whose_preflight_failed_says_why(stub: Stub) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    error = {"code": "no-copy", "message": "db has no complete copy", "remedy": "replicate"}
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, job("failed", dry_run=True, facts={}, error=error)))
+    result = say("recover", "shop", "--mode", "test", "--dry-run")
+    assert result.exit_code == 5
+    assert "db has no complete copy" in result.stdout and "predicted" not in result.stdout
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_steps_output_is_printed_as_it_is(stub: Stub, *, whole: bool) -> None:
+    path = f"/v1/jobs/{JOB}/steps/pre-script/output"
+    stub.tell("GET", path, (200, {"output": "[a]\nb\n", "whole": whole}))
+    result = say("job", "output", JOB, "pre-script")
+    assert (result.exit_code, result.stdout) == (0, "[a]\nb\n")
+    assert ("only the end" in result.stderr) is not whole
+
+
+ENTRY = {
+    "position": 1, "class": "replication", "priority": 3, "plan": "shop", "kind": "transfer",
+    "ready_at": "2026-11-22T20:00:00Z", "estimated_start": "2026-11-22T20:01:00Z", "worker": "",
+    "blocked_by": ["node:west"],
+}  # fmt: skip
+
+
+def test_the_queue_tells_starts_what_they_assume_and_where_it_goes_on(stub: Stub) -> None:
+    page = {**listing(ENTRY, following="100"), "budgets": [], "estimates_assume": "a calm sea"}
+    stub.tell("GET", "/v1/queue", (200, page))
+    shown = say("queue", "--cursor", "0")
+    assert shown.exit_code == 0, shown.output
+    assert "STARTS ABOUT" in shown.stdout and "a calm sea" in shown.stdout
+    assert "seawall queue --limit 100 --cursor 100" in shown.stdout
+    assert stub.asked[-1].query == {"limit": "100", "cursor": "0"}
+
+
+def test_nodes_are_listed_with_how_busy_they_are(stub: Stub) -> None:
+    node = {
+        "name": "west-replication", "site": "west", "kind": "replication", "state": "online",
+        "capacity": 40, "in_use": 3,
+    }  # fmt: skip
+    stub.tell("GET", "/v1/nodes", (200, listing(node)))
+    line = say("node", "list").stdout.splitlines()[1]
+    assert line.split() == ["west-replication", "west", "replication", "online", "3", "of", "40"]
+
+
+def test_a_deletion_prints_its_job_and_is_waited_for(stub: Stub) -> None:
+    deletion = "checkpoint:shop:c1.delete"
+    stub.tell("DELETE", "/v1/checkpoints/checkpoint:shop:c1", (202, job("queued", id=deletion)))
+    result = say("checkpoint", "delete", "checkpoint:shop:c1")
+    assert (result.exit_code, result.stdout) == (0, f"{deletion}\n")
+    stub.tell("GET", f"/v1/jobs/{deletion}", (200, job("failed", id=deletion)))
+    assert say("checkpoint", "delete", "checkpoint:shop:c1", "--wait").exit_code == 5
+
+
 def test_site_add_makes_its_path_absolute(
     stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +358,26 @@ def test_an_unchanged_plan_is_not_applied(stub: Stub, tmp_path: Path) -> None:
     result = say("plan", "apply", "-f", str(file))
     assert (result.exit_code, result.stdout) == (0, "unchanged\n")
     assert [body["dry_run"] for body in stub.bodies("/v1/plans")] == [True]
+
+
+def test_apply_shows_the_binding_limit_and_what_it_is_over(stub: Stub, tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(PLAN)
+    status, answer = applied(["+ vms.db"], 1)
+    uses = [
+        {"message": "west sustains 9 StartSnapshot", "over": True},
+        {"message": "west sustains 36,000 node", "over": False},
+    ]
+    answer["command"]["details"]["capacity"] = uses
+    stub.tell("POST", "/v1/plans", (status, answer))
+    result = say("plan", "apply", "-f", str(file), "--over-capacity")
+    assert "over capacity: west sustains 9 StartSnapshot" in result.stdout
+    assert "36,000" not in result.stdout
+    assert [body["over_capacity"] for body in stub.bodies("/v1/plans")] == [True, True]
+    uses.pop(0)
+    result = say("plan", "apply", "-f", str(file), "--dry-run")
+    assert "  capacity: west sustains 36,000 node" in result.stdout
+    assert [body["over_capacity"] for body in stub.bodies("/v1/plans")][2:] == [False]
 
 
 def test_the_services_problems_are_told_with_file_and_line(stub: Stub, tmp_path: Path) -> None:

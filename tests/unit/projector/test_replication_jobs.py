@@ -50,7 +50,7 @@ def test_a_routine_iteration_is_a_job_with_steps_and_a_disk() -> None:
     found = jobs(world)
     job, disk = found[iteration()], found[f"{iteration()}.sda"]
     assert (job.kind, job.vm, job.state, job.percent) == ("iteration", "db", "completed", 100.0)
-    assert [step.state for step in job.steps] == ["completed"] * 4
+    assert [step.state for step in job.steps] == ["completed"] * 6
     assert (job.note, job.bytes_done) == ("first copy", 1024)
     assert (disk.disk, disk.parent_id, disk.state) == ("sda", iteration(), "completed")
     assert (disk.bytes_done, disk.bytes_total) == (1024, 4096)

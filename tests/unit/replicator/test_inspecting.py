@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from schemas.replicator import InspectSite
-from schemas.scheduler import SiteInspected, SiteRef
+from schemas.scheduler import SiteInspected, SiteLimit, SiteRef
+from services.replicator.budgets import budgets_of
 from services.replicator.inspecting import inspect_site
 from services.replicator.settings import ReplicatorSettings
+from shared.effects.port import Budget
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.memory import MemoryPlatform, MemorySite, MemoryVm
 from shared.testing.virtual import run_virtual
@@ -20,11 +22,12 @@ ONE_AT_A_TIME = SiteSettings(quotas={"DescribeInstances": Quota(burst=1, per_sec
 async def inspected(site: MemorySite, payload: InspectSite) -> SiteInspected:
     """What an inspection of the site answers."""
 
-    async def nothing(_: Any) -> None: ...
+    async def budgets(address: SiteRef) -> list[Budget]:
+        return budgets_of(address.site, MemoryPlatform(site).limits.budgets())
 
     tools: Any = SimpleNamespace(
         open_site=lambda _: MemoryPlatform(site),
-        define_budgets=nothing,
+        define_budgets=budgets,
         settings=ReplicatorSettings(),
     )
     effect: Any = SimpleNamespace(payload=payload)
@@ -46,3 +49,23 @@ def test_an_inspection_that_takes_too_long_says_so() -> None:
     answer = run_virtual(inspected(MemorySite("east", settings=never), asked))
     assert answer.problem is not None
     assert answer.problem.code == "timed-out"
+
+
+def test_an_inspection_brings_what_the_site_limits_and_how_many_disks_there_are() -> None:
+    settings = SiteSettings(
+        quotas={
+            "StartSnapshot": Quota(burst=5, per_second=0.5),
+            "snapshot-writes": Quota(concurrent=100),
+        }
+    )
+    site = MemorySite("east", settings=settings)
+    site.add_vm(MemoryVm("db", {"sda": bytes(4096), "sdb": bytes(4096)}))
+    asked = InspectSite(request="c1", site=EAST, for_stream="plan:shop", vms=("db",))
+    answer = run_virtual(inspected(site, asked))
+    assert answer.disks == 2
+    # What the site does not limit is not named.
+    assert {limit.name: limit for limit in answer.limits} == {
+        "StartSnapshot": SiteLimit(name="StartSnapshot", per_second=0.5),
+        "snapshot-writes": SiteLimit(name="snapshot-writes", concurrent=100),
+        "node": SiteLimit(name="node", concurrent=40),
+    }

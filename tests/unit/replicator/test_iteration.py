@@ -69,6 +69,19 @@ def test_steps_run_in_their_order() -> None:
     assert [step.name for step in world.event(said.IterationFinished).steps] == list(started.steps)
 
 
+def test_finding_changes_and_verifying_are_timed_as_the_disks_tell() -> None:
+    world = begun(disk_count=2)
+    world.run()
+    finished = world.event(said.IterationFinished)
+    timings = {timing.name: timing for timing in finished.steps}
+    first = finished.disks[0]
+    assert first.started_at is not None and first.changes_known_at is not None
+    assert timings["find-changes"].started_at == timings["transfer"].started_at
+    assert timings["find-changes"].ended_at == finished.disks[1].changes_known_at
+    assert timings["verify"].started_at == first.verified_from
+    assert timings["verify"].ended_at == timings["transfer"].ended_at
+
+
 def test_disks_of_a_vm_are_transferred_side_by_side() -> None:
     world = begun(disk_count=3)
     world.settle(f"{DB}/snapshot")

@@ -79,6 +79,10 @@ def header() -> PlanHeader:
     )
 
 
+TOOK = dt.timedelta(seconds=4)
+"""What copying a disk takes."""
+
+
 class World:
     """All streams of the service, and a platform that holds what its effects made."""
 
@@ -261,6 +265,10 @@ class World:
                     bytes_read=4096,
                     bytes_sent=1024,
                     generation=self._generation(payload),
+                    started_at=self.now - TOOK,
+                    changes_known_at=self.now - TOOK / 2,
+                    verified_from=self.now - TOOK / 4,
+                    ended_at=self.now,
                 )
                 return work.DiskCopied(result=result, carried=payload.carried)
             case work.FinalizeCopy():

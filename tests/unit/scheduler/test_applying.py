@@ -105,7 +105,8 @@ def test_a_site_that_does_not_exist_is_named_with_its_field() -> None:
 def test_an_unchanged_plan_makes_no_new_version() -> None:
     desk = desk_with("db", "web")
     answer = desk.apply(definition("web", "db"))
-    assert answer.details == {"changes": [], "version": 1, "unchanged": True}
+    changes, version = answer.details["changes"], answer.details["version"]
+    assert (changes, version, answer.details["unchanged"]) == ([], 1, True)
     assert desk.plan.version == 1
     assert len(desk.said(said.VmProtected)) == 2
 

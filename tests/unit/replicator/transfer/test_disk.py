@@ -81,6 +81,15 @@ async def test_a_first_copy_equals_the_snapshot_and_is_flushed() -> None:
     assert world.flushed == ["g1"]
     assert result.bytes_read == result.bytes_written == len(world.content)
     assert not result.compared
+    assert 0 <= result.changes_known_s <= result.seconds
+    assert result.verified_from_s is not None
+    assert 0 <= result.verified_from_s <= result.seconds
+
+
+async def test_where_no_block_is_to_be_verified_none_is_said_to_be() -> None:
+    world = World(bytes(4 * CHUNK))
+    result = await transfer(world, world.request(world.generation()))
+    assert result.verified_from_s is None
 
 
 async def test_zero_chunks_of_a_blank_generation_are_neither_written_nor_punched() -> None:

@@ -1,0 +1,56 @@
+"""How a dry run looks on a terminal: its calls in order, their budgets, how long at least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from services.cli.client import Client
+from services.cli.output import out, seconds, size, table
+
+
+async def with_calls(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """The job of a dry run with every call in its facts: a long list is kept beside the job."""
+    facts = job.get("facts", {})
+    if not job.get("dry_run") or len(facts.get("calls", ())) >= facts.get("calls_total", 0):
+        return job
+    page = await client.everything(f"/v1/jobs/{quote(job['id'], safe='')}/calls")
+    return {**job, "facts": {**facts, "calls": page["items"]}}
+
+
+def tell(job: dict[str, Any]) -> None:
+    """Print what the recovery would do; nothing where preflight found what is wrong."""
+    facts = job.get("facts", {})
+    if "calls" not in facts:
+        return
+    table(("#", "CALL", "VM", "BOOT", "DISK"), _calls(facts["calls"]), empty="no calls")
+    table(
+        ("BUDGET", "CALLS", "BURST", "PER SECOND", "AT LEAST"),
+        [
+            (name, f"{need['calls']:g}", _limit(need, "burst"), _limit(need, "per_second"),
+             seconds(need.get("seconds_min")))
+            for name, need in facts["budgets"].items()
+        ],
+        empty="no budgets",
+    )  # fmt: skip
+    out.print(
+        f"{facts['calls_total']} calls, {facts['vms']} VMs, {facts['disks']} disks, "
+        f"{size(facts['disk_bytes'])}"
+    )
+    out.print(
+        f"predicted duration: at least {seconds(facts['seconds_min'])} "
+        "(boot delays and budgets; building disks, booting and scripts come on top)",
+        soft_wrap=True,
+    )
+
+
+def _calls(calls: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [
+        (number, call["call"], call["vm"], call["boot_order"], call.get("disk"))
+        for number, call in enumerate(calls, start=1)
+    ]
+
+
+def _limit(need: dict[str, Any], name: str) -> str:
+    return f"{need[name]:g}" if name in need else "open"
