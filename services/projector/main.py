@@ -13,7 +13,7 @@ from services.projector.rebuild import Rebuilt, rebuild
 from shared.migrations import STORE_FILES, migrate_schema
 from shared.process import Process
 
-__all__ = ["Rebuilt", "build", "rebuild"]
+__all__ = ["SCHEMA", "Rebuilt", "build", "rebuild"]
 
 _LEASES = "projector"
 

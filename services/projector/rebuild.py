@@ -11,7 +11,7 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -69,7 +69,16 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     swap_s: float
 
 
-async def rebuild(dsn: str, *, settings: ProjectorSettings | None = None) -> Rebuilt:
+Told = Callable[[int, int], None]
+"""Is told how many rows are folded, of how many there were to fold."""
+
+
+async def rebuild(
+    dsn: str,
+    *,
+    settings: ProjectorSettings | None = None,
+    told: Told = lambda rows, of: None,
+) -> Rebuilt:
     """Rebuild the read models of a database beside the live ones, and swap.
 
     Reads only up to the live cursors: what the live projector has not folded yet, it folds
@@ -86,7 +95,7 @@ async def rebuild(dsn: str, *, settings: ProjectorSettings | None = None) -> Reb
         try:
             with translated("rebuild the read models"):
                 async with pool.acquire() as reader, pool.acquire() as writer:
-                    rebuilding = _Rebuild(reader, writer, settings)
+                    rebuilding = _Rebuild(reader, writer, settings, told)
                     with _tuned_interpreter():
                         await rebuilding.catch_up()
                     swap_s = await rebuilding.swap()
@@ -153,10 +162,11 @@ async def _drop_old(dsn: str) -> None:
 class _Rebuild:
     """One rebuild: reads ahead on one connection while it folds and writes on the other."""
 
-    def __init__(self, reader: Any, writer: Any, settings: ProjectorSettings) -> None:
+    def __init__(self, reader: Any, writer: Any, settings: ProjectorSettings, told: Told) -> None:
         self._reader = reader
         self._writer = writer
         self._settings = settings
+        self._told = told
         self._router = Router()
         self._documents = Documents(settings.rebuild_documents_max)
         self._documents.complete = True
@@ -199,6 +209,7 @@ class _Rebuild:
                 batch, positions = await self._fold(source, rows)
                 await self._written()
                 self._writing = asyncio.create_task(self._write_alone(batch, positions))
+                self._told(self.rows, sum(live.values()))
             await self._written()
         finally:
             await _ended(reading, self._writing)
