@@ -43,6 +43,7 @@ _POLL_S: Final = 0.01
 _LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 # The postmaster writes its status on the eighth line of its pid file; pg_ctl waits for it too.
 _STATUS_LINE: Final = 7
+_SOCKET_DIR_LINE: Final = 4
 
 # Given on the command line, not in postgresql.conf: a new build's settings reach an old cluster.
 SETTINGS: Final[dict[str, str]] = {
@@ -347,6 +348,20 @@ class EmbeddedPostgres:
         with self._log.open("rb") as log:
             log.seek(max(begin, self._log.stat().st_size - 2048))
             return log.read().decode(errors="replace").strip()
+
+
+def running_dsn(data_dir: Path, database: str = "postgres") -> str:
+    """URL of a server that serves `data_dir` at this moment, whoever owns it; "" without one."""
+    cluster = data_dir.expanduser().resolve() / "cluster"
+    try:
+        lines = (cluster / "postmaster.pid").read_text().split("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    if len(lines) <= _STATUS_LINE or lines[_STATUS_LINE].strip() != "ready":
+        return ""
+    if _server_process(int(lines[0]), cluster) is None:
+        return ""
+    return f"postgresql://{SUPERUSER}@/{database}?host={lines[_SOCKET_DIR_LINE]}"
 
 
 def _binaries() -> Path:

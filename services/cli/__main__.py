@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.commands import alerts, checkpoints, jobs, lab, nodes, plans, sites, status
+from services.cli.commands import alerts, checkpoints, jobs, lab, log, nodes, plans, sites, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ app.command()(status.queue)
 app.add_typer(alerts.app, name="alert")
 app.add_typer(status.app, name="event")
 app.command()(status.doctor)
+app.add_typer(log.app, name="log")
 app.add_typer(lab.app, name="lab")
 
 

@@ -11,6 +11,7 @@ import typer
 
 from schemas.units import UnitError, parse_duration_s
 from services.cli.client import ApiError, Client, Undecided, Unreachable
+from services.cli.database import NoDatabase
 from services.cli.output import Format, err
 from services.cli.planfile import PlanFileError
 from shared.errors import SeawallError
@@ -85,6 +86,8 @@ def tell(error: SeawallError) -> int:
         err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
     if isinstance(error, Unreachable):
         return UNREACHABLE
+    if isinstance(error, NoDatabase):
+        return NOT_FOUND
     if isinstance(error, Undecided):
         return TIMED_OUT
     if isinstance(error, ApiError):

@@ -40,7 +40,9 @@ POLICY = ReplicationPolicy(interval_s=900.0)
 class Logs:
     """The stores of all services that have a log, by name."""
 
-    def __init__(self, dsn: str, pools: Mapping[str, Pool], stores: Mapping[str, Any]) -> None:
+    def __init__(
+        self, dsn: str, pools: Mapping[str, Pool], stores: Mapping[str, PostgresStore]
+    ) -> None:
         self.dsn = dsn
         self._pools = pools
         self._stores = stores
@@ -82,6 +84,10 @@ class Logs:
             for source in SOURCES
             for partition in range(PARTITIONS)
         }
+
+    def store(self, source: str) -> PostgresStore:
+        """The store of a service."""
+        return self._stores[source]
 
     def projector(self, copy_id: str = "one", **settings: int) -> Projector:
         """A copy of the projector over these logs."""

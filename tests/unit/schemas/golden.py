@@ -8,8 +8,6 @@ broken promise to every log that was ever written: mend the type, not the file.
 from __future__ import annotations
 
 import datetime as dt
-import importlib
-import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,15 +18,10 @@ from msgspec import inspect
 
 import schemas
 from schemas import registry
+from schemas.language import import_all
 
 FOLDER = Path(schemas.__file__).parent / "golden"
 MOMENT = dt.datetime(2026, 11, 22, 20, 15, 30, 250000, tzinfo=dt.UTC)
-
-
-def import_all() -> None:
-    """Import the whole published language, so that the registry knows every type."""
-    for module in pkgutil.walk_packages(schemas.__path__, "schemas."):
-        importlib.import_module(module.name)
 
 
 def path_of(name: str, version: int) -> Path:

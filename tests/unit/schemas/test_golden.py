@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas import registry
+from schemas import language, registry
 from tests.unit.schemas import golden
 
-golden.import_all()
+language.import_all()
 PUBLISHED = {name: registry.struct_of(name) for name in registry.names()}
 # Tests publish types of their own; only the language is promised.
 CURRENT = [

@@ -1,0 +1,128 @@
+"""`seawall log …`: the services' logs themselves, worked on directly in the database.
+
+The services may run meanwhile; they need not. What acts on parked messages is in `parked.py`, what
+backs up and restores in `archive.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+
+from services.cli.database import reached
+from services.cli.output import Format, machine, out, table
+from services.cli.progress import ProgressLine
+from services.cli.run import DONE, FAILED, Output, guarded
+from shared.settings import read_settings
+from shared.telemetry.logs import configure_logs
+from shared.verify.report import Checked
+
+app = typer.Typer(no_args_is_help=True, help="Check, mend, back up and restore the logs.")
+
+
+def on_database(work: Callable[[str], Awaitable[int]], *, create: bool = False) -> NoReturn:
+    """Run `work` with the database's URL and exit with its code."""
+
+    configure_logs("warning")
+
+    async def main() -> int:
+        async with reached(read_settings(), create=create) as dsn:
+            return await work(dsn)
+
+    sys.exit(guarded(lambda: asyncio.run(main())))
+
+
+@app.command()
+def verify(
+    decode: Annotated[
+        bool, typer.Option("--decode", help="read every row, not only every type")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Check that every log is whole; exit code 5 where one is not. Never writes."""
+
+    async def work(dsn: str) -> int:
+        checked = await _verify(dsn, decode=decode)
+        if not machine(_report(checked), output):
+            _show(checked)
+        return FAILED if any(each.flaw_count for each in checked) else DONE
+
+    on_database(work)
+
+
+async def _verify(dsn: str, *, decode: bool) -> list[Checked]:
+    # Imported here, as for `up`: the other commands need neither the language nor the services.
+    from schemas.language import import_all
+    from services.projector.main import SCHEMA
+    from shared.process import LOGGED_SERVICES
+    from shared.verify.installation import Consumer, verify
+
+    import_all()
+    consumers = [Consumer(name, name) for name in LOGGED_SERVICES]
+    with ProgressLine() as line:
+        return await verify(
+            dsn,
+            LOGGED_SERVICES,
+            consumers=[*consumers, Consumer("projector", SCHEMA)],
+            decode=decode,
+            told=lambda service, rows: line.say(f"{service}: {rows:,} rows checked"),
+        )
+
+
+def _report(checked: Sequence[Checked]) -> dict[str, Any]:
+    return {
+        "whole": not any(each.flaw_count for each in checked),
+        "rows": sum(each.rows for each in checked),
+        "elapsed_s": round(sum(each.elapsed_s for each in checked), 3),
+        "items": msgspec.to_builtins(checked),
+        "next": None,
+    }
+
+
+def _show(checked: Sequence[Checked]) -> None:
+    rows = [
+        (each.service, f"{each.rows:,}", f"{each.streams:,}", each.types, each.cursors,
+         f"{each.elapsed_s:.1f} s", each.flaw_count or "whole")
+        for each in checked
+    ]  # fmt: skip
+    columns = ("SERVICE", "ROWS", "STREAMS", "TYPES", "CURSORS", "TOOK", "PROBLEMS")
+    table(columns, rows, empty="no logs")
+    for each in checked:
+        for flaw in each.flaws:
+            out.print(f"{each.service} {flaw.where}: {flaw.message} ({flaw.code})", markup=False)
+            out.print(f"  {flaw.remedy}", markup=False)
+        if (untold := each.flaw_count - len(each.flaws)) > 0:
+            out.print(f"{each.service}: {untold} more", markup=False)
+
+
+@app.command()
+def rebuild(output: Output = Format.TABLE) -> None:
+    """Fold the read models again from the logs beside the live ones, then swap them."""
+
+    async def work(dsn: str) -> int:
+        from services.projector.main import rebuild as rebuild_models
+
+        with ProgressLine() as line:
+            done = await rebuild_models(
+                dsn, told=lambda rows, of: line.say(f"{rows:,} of {of:,} rows folded")
+            )
+        figures = {
+            "rows": done.rows,
+            "elapsed_s": round(done.elapsed_s, 3),
+            "rows_per_s": round(done.rows / done.elapsed_s) if done.elapsed_s else 0,
+            "swap_s": round(done.swap_s, 4),
+        }
+        if not machine(figures, output):
+            out.print(
+                f"read models rebuilt from {done.rows:,} rows in {done.elapsed_s:.1f} s"
+                f" ({figures['rows_per_s']:,} rows/s); live writes waited"
+                f" {done.swap_s * 1000:.0f} ms"
+            )
+        return DONE
+
+    on_database(work)
