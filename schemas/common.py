@@ -60,6 +60,23 @@ class CommandSettled(Fact, frozen=True, kw_only=True):
     version: int = 0
 
 
+@published("common.message-skipped")
+class MessageSkipped(Fact, frozen=True, kw_only=True):
+    """A person dropped a message that its receiver could not decide; `reason` says why not.
+
+    The message itself stays where it was sent: row `seq` of the log of `source`.
+    """
+
+    source: str
+    topic: str
+    partition: int
+    seq: int
+    reason: str
+    parked_at: dt.datetime
+    type: str = ""
+    schema_version: int = 0
+
+
 class StepTiming(Fact, frozen=True, kw_only=True):
     """One finished step of a job, as a field of the event that ends it."""
 

@@ -9,9 +9,8 @@ until a person has seen to it. What went wrong here is told by `problems`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
 import structlog
 
 from schemas import registry
@@ -23,6 +22,7 @@ from shared.errors import Transient
 from shared.eventlog.port import EventStore, Fenced, Parked
 from shared.fold import Input, ServiceDefinition
 from shared.news import News, wait_news
+from shared.parked import TakingUp, Unreadable, body_of, unknown_type
 from shared.stepper import BATCH_MAX, BEHIND, Stepper, park
 
 log = structlog.get_logger()
@@ -35,9 +35,6 @@ LOOK_S = 10.0
 
 GAP_REST_S = 0.5
 """How long a partition with a gap is left alone before it is read again from its cursor."""
-
-UNKNOWN = "unknown type: "
-"""Begins the reason of a message parked because this build cannot read it; a restart reads it."""
 
 LAG_TIMEOUT_S = 1.5
 """`/readyz` tells of a database that hangs within 2 s."""
@@ -69,6 +66,8 @@ class Consumer:
         self._positions: dict[Where, int] = {}
         self._epochs: dict[Where, int] = {}
         self._look_at = 0.0
+        self._parked_at = 0.0
+        self._taking_up = TakingUp(definition, store, bus=bus, stepper=stepper, clock=clock)
         self._gaps: dict[Where, float] = {}
         self._held: frozenset[int] = frozenset()
         self._stale = True
@@ -131,6 +130,13 @@ class Consumer:
             await self._look()
         if not self._positions:
             return False
+        if self._stepper.parked_keys and self._clock.monotonic() >= self._parked_at:
+            self._parked_at = self._clock.monotonic() + self._poll_s
+            if await self._taking_up.round(self._positions):
+                # What is parked now is read from the store, which knows best.
+                self._stale = True
+                self._parked_at = 0.0
+                return True
         rows = await self._next_rows()
         inputs = self._inputs(rows)
         if not inputs:
@@ -232,16 +238,11 @@ class Consumer:
         if (row.source, row.topic, key_of(row.stream)) in self._stepper.parked_keys:
             return self._parked(row, position, BEHIND)
         try:
-            if row.type not in self._wanted:
-                registry.struct_of(row.type)
-                return Input(position=position)
-            body = registry.decode(row.type, row.schema_version, row.data)
-        except registry.UnknownType:
-            self.unknown_types.add(f"{row.type} version {row.schema_version}")
-            reason = f"{UNKNOWN}{row.type} version {row.schema_version}"
-            return self._first_parked(row, position, reason)
-        except msgspec.MsgspecError as unreadable:
-            return self._first_parked(row, position, f"{row.type} cannot be read: {unreadable}")
+            body = body_of(row, self._wanted)
+        except Unreadable as reason:
+            return self._first_parked(row, position, str(reason))
+        if body is None:
+            return Input(position=position)
         received = Received(
             body=body,
             meta=row.meta,
@@ -256,7 +257,9 @@ class Consumer:
     ) -> Input:
         self._stepper.parked_keys[row.source, row.topic, key_of(row.stream)] = row.seq
         log.error("bus.parked", service=self._definition.name, stream=row.stream, reason=reason)
-        return self._parked(row, position, reason)
+        each = self._parked(row, position, reason)
+        self.unknown_types |= _unknown_types(filter(None, [each.parked]))
+        return each
 
     def _parked(
         self, row: Recorded, position: tuple[str, int, str, int, int], reason: str
@@ -270,14 +273,9 @@ class Consumer:
             return await self._bus.lag(self._positions)
 
 
-def _unknown_types(parked: Sequence[Parked]) -> set[str]:
+def _unknown_types(parked: Iterable[Parked]) -> set[str]:
     """Types (with versions) that messages were parked for and that this build cannot read."""
-    unknown = set()
-    for reason in {each.reason for each in parked if each.reason.startswith(UNKNOWN)}:
-        name, _, version = reason.removeprefix(UNKNOWN).partition(" version ")
-        if not registry.knows(name, int(version)):
-            unknown.add(reason.removeprefix(UNKNOWN))
-    return unknown
+    return set(filter(None, map(unknown_type, parked)))
 
 
 def _reached(inputs: Sequence[Input]) -> dict[Where, int]:

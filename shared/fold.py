@@ -51,7 +51,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     `received` None only moves (a row of a type nobody handles, an effect put back).
     `position` is the row's (source, epoch, topic, partition, seq). `at_least` is the lowest
-    version of the effect's stream that a fresh state can have, `tried` how it went.
+    version of the effect's stream that a fresh state can have, `tried` how it went. `unparked` is
+    a message that waited; its cursor moved when it was set aside. `rows` say what was done with
+    it, beside what is decided.
     """
 
     received: Received | None = None
@@ -59,6 +61,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     fired: DueTimer | None = None
     settled: Settled | None = None
     parked: Parked | None = None
+    unparked: Parked | None = None
+    rows: tuple[NewRow, ...] = ()
     at_least: int = 0
     tried: Tried | None = None
 
@@ -181,6 +185,7 @@ class Folder:
         self._effects: list[NewEffect] = []
         self._settled: list[Settled] = []
         self._parked: list[Parked] = []
+        self._unparked: list[Parked] = []
         self._cancelled_effects: list[str] = []
         self._released_seats: list[tuple[str, str]] = []
         self._reserved: list[tuple[str, str]] = []
@@ -237,6 +242,7 @@ class Folder:
             released=self._released,
             snapshots=self._snapshots(),
             parked=self._parked,
+            unparked=self._unparked,
             read=[each for each in self._read.items() if self._is_where_it_was(*each)],
         )
 
@@ -254,6 +260,10 @@ class Folder:
             self._settled.append(each.settled)
         if each.parked is not None:
             self._parked.append(each.parked)
+        if each.unparked is not None:
+            self._unparked.append(each.unparked)
+        self._rows += each.rows
+        self.topics.update(row.topic for row in each.rows)
 
     def _route(self, received: Received) -> tuple[str, ...]:
         if isinstance(received.body, EffectOutcome | EffectTrouble):

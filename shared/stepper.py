@@ -92,6 +92,17 @@ class Stepper:
         if inputs:
             await self._wait(_Group(list(inputs), asyncio.get_running_loop().create_future()))
 
+    async def take_up(self, each: Input) -> bool:
+        """Decide and commit a parked message; False where it stays parked, or is not ours.
+
+        Only then may the next one of its key be taken up. What fails again is set aside again.
+        """
+        assert each.unparked is not None
+        key, seq = _parked_key(each.unparked), each.unparked.seq
+        self.parked_keys[key] = seq + 1
+        await self.submit([each])
+        return each.parked is None and self.parked_keys[key] > seq
+
     async def submit_alone(self, each: Input) -> None:
         """Decide and commit one input by itself: what its decider or the store raises is raised.
 
@@ -178,7 +189,7 @@ class Stepper:
             except Fenced as lost:
                 if lost.what == "cursor":
                     raise
-                inputs = [each for each in inputs if not _is_lost(each, lost)]
+                inputs = self._still_ours(inputs, lost)
                 if not inputs:
                     return
                 continue
@@ -203,6 +214,14 @@ class Stepper:
         middle = len(inputs) // 2
         await self._commit(inputs[:middle])
         await self._commit(inputs[middle:])
+
+    def _still_ours(self, inputs: Sequence[Input], lost: Fenced) -> list[Input]:
+        """The inputs without the lost ones; a parked message that another copy took up or set
+        aside meanwhile counts as parked here, until what is parked is read again."""
+        for each in inputs:
+            if each.unparked is not None and _is_lost(each, lost):
+                self.parked_keys[_parked_key(each.unparked)] = each.unparked.seq
+        return [each for each in inputs if not _is_lost(each, lost)]
 
     def _behind_parked(self, each: Input) -> Input:
         """The input, parked if an earlier message of its key was: perhaps in this very batch."""
@@ -311,8 +330,12 @@ class Stepper:
         reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
         if each.position is not None and each.received is not None:
             parked = park(each.position, each.received.stream, reason=reason, at=now)
-            self.parked_keys[parked.source, parked.topic, parked.key] = parked.seq
+            self.parked_keys[_parked_key(parked)] = parked.seq
             each = msgspec.structs.replace(each, parked=parked)
+        if each.unparked is not None:
+            again = msgspec.structs.replace(each.unparked, reason=reason)
+            self.parked_keys[_parked_key(again)] = again.seq
+            each = msgspec.structs.replace(each, parked=again)
         if each.settled is not None:
             put_back = msgspec.structs.replace(each.settled, requeue_at=later, keep=False)
             each = msgspec.structs.replace(each, settled=put_back)
@@ -334,6 +357,10 @@ def park(
     """The record of a message set aside; later ones of its stream's key wait behind it."""
     source, _, topic, partition, seq = position
     return Parked(source, topic, partition, seq, key_of(stream), reason, at)
+
+
+def _parked_key(parked: Parked) -> tuple[str, str, str]:
+    return parked.source, parked.topic, parked.key
 
 
 def _set_again(timer: DueTimer, due: dt.datetime) -> NewTimer:
@@ -363,4 +390,8 @@ def _is_lost(each: Input, lost: Fenced) -> bool:
         return each.settled.effect_id in lost.names
     if each.fired is not None:
         return f"{each.fired.stream}/{each.fired.name}" in lost.names
+    if each.unparked is not None:
+        message = each.unparked
+        where = (message.source, message.topic, message.partition, message.seq)
+        return "/".join(map(str, where)) in lost.names
     return False

@@ -13,13 +13,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from schemas.envelope import Recorded
 from schemas.ids import PARTITIONS
 from shared.clock import Clock
 from shared.errors import InvariantBroken
 from shared.eventlog.port import (
+    Asked,
     Conflict,
     CursorMove,
     DueTimer,
@@ -233,7 +234,9 @@ class MemoryStore:
         for parked in step.unparked:
             del self._parked[_message(parked)]
         for parked in step.parked:
-            self._parked[_message(parked)] = parked
+            held = self._parked.get(_message(parked))
+            asked = held.asked if held is not None else ""
+            self._parked[_message(parked)] = replace(parked, asked=asked)
 
     # Reading.
 
@@ -286,6 +289,11 @@ class MemoryStore:
 
     async def parked(self) -> Sequence[Parked]:
         return tuple(self._parked[key] for key in sorted(self._parked))
+
+    async def ask_parked(self, parked: Sequence[Parked], *, asked: Asked) -> int:
+        found = [key for each in parked if (key := _message(each)) in self._parked]
+        self._parked |= {key: replace(self._parked[key], asked=asked) for key in found}
+        return len(found)
 
     async def put_blob(self, content: bytes) -> str:
         check_blob(content)

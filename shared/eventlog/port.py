@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -163,8 +163,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     read: Sequence[tuple[str, int]] = ()
 
 
+Asked = Literal["", "retry", "skip"]
+"""What a person wants of a parked message: nothing yet, decide it again, or drop it."""
+
+
 class Parked(msgspec.Struct, frozen=True):
-    """A message set aside because it failed deterministically; later ones of its key wait."""
+    """A message set aside because it failed deterministically; later ones of its key wait.
+
+    `asked` is set by `EventStore.ask_parked` only: one that is set aside again is not asked for.
+    """
 
     source: str
     topic: str
@@ -173,6 +180,7 @@ class Parked(msgspec.Struct, frozen=True):
     key: str
     reason: str
     at: dt.datetime
+    asked: Asked = ""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -221,6 +229,9 @@ class EventStore(Protocol):
         """Seconds until the next timer by the store's clock; None if there is none."""
 
     async def parked(self) -> Sequence[Parked]: ...
+
+    async def ask_parked(self, parked: Sequence[Parked], *, asked: Asked) -> int:
+        """Leave a request with parked messages; gives how many of them are parked still."""
 
     async def put_blob(self, content: bytes) -> str:
         """Keep `content` under its SHA-256 (hex), which is returned. Repeats are free."""

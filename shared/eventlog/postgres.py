@@ -23,6 +23,7 @@ from shared.codec import decode_meta, encode_meta
 from shared.errors import SeawallError
 from shared.eventlog.columns import COMMIT_ARGUMENT_COUNT, commit_arguments
 from shared.eventlog.port import (
+    Asked,
     Conflict,
     DueTimer,
     Fenced,
@@ -46,6 +47,7 @@ from shared.postgres import (
 
 _SQL: Final = load_statements(Path(__file__).parent / "sql" / "queries.sql")
 _PARAMETERS: Final = ", ".join(f"${n}" for n in range(1, COMMIT_ARGUMENT_COUNT + 1))
+_MESSAGE: Final = ("source", "topic", "partition", "seq")
 _COMMIT: Final = f"select commit_step({_PARAMETERS})"
 
 
@@ -181,6 +183,10 @@ class PostgresStore:
 
     async def parked(self) -> Sequence[Parked]:
         return tuple(Parked(*row) for row in await self._fetch("parked"))
+
+    async def ask_parked(self, parked: Sequence[Parked], *, asked: Asked) -> int:
+        columns = [[getattr(p, name) for p in parked] for name in _MESSAGE]
+        return len(await self._fetch("ask_parked", asked, *columns))
 
     async def put_blob(self, content: bytes) -> str:
         """Keep `content` (at most BLOB_BYTES_MAX) under its SHA-256. Refuses a larger one."""

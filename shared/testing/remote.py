@@ -25,7 +25,7 @@ from shared.effects.port import (
     WorkQueue,
 )
 from shared.errors import Transient
-from shared.eventlog.port import DueTimer, EventStore, Loaded, Parked, Step
+from shared.eventlog.port import Asked, DueTimer, EventStore, Loaded, Parked, Step
 from shared.news import LocalNews
 
 T = TypeVar("T")
@@ -114,6 +114,11 @@ class RemoteStore:
 
     async def parked(self) -> Sequence[Parked]:
         return await self._wire.call("parked", self._store.parked)
+
+    async def ask_parked(self, parked: Sequence[Parked], *, asked: Asked) -> int:
+        return await self._wire.call(
+            "ask_parked", lambda: self._store.ask_parked(parked, asked=asked)
+        )
 
     async def put_blob(self, content: bytes) -> str:
         return await self._wire.call("put_blob", lambda: self._store.put_blob(content))

@@ -56,8 +56,14 @@ where partition = any ($1::int[])
 order by due limit 1;
 
 -- name: parked
-select source, topic, partition, seq, key, reason, at from parked
+select source, topic, partition, seq, key, reason, at, coalesce(asked, '') from parked
 order by source, topic, partition, seq;
+
+-- name: ask_parked
+update parked p set asked = nullif($1, '')
+from unnest($2::text[], $3::text[], $4::int[], $5::bigint[]) as w (source, topic, partition, seq)
+where p.source = w.source and p.topic = w.topic and p.partition = w.partition and p.seq = w.seq
+returning p.seq;
 
 -- name: put_blob
 insert into blobs (sha256, content) values ($1, $2) on conflict do nothing;

@@ -12,7 +12,7 @@ from shared.bus.memory import MemoryBus
 from shared.clock import SystemClock
 from shared.eventlog.memory import MemoryStore
 from shared.eventlog.port import EventStore, NewRow, Step
-from tests.contract.bus import consumers, suite
+from tests.contract.bus import consumers, suite, taken_up
 from tests.contract.bus.copies import COMMANDS, Harness
 
 
@@ -58,4 +58,8 @@ class TestMemoryConsumers(consumers.ConsumerContract):
 
 
 class TestMemoryParked(consumers.ParkedContract):
+    pass
+
+
+class TestMemoryTakenUp(taken_up.TakenUpContract):
     pass

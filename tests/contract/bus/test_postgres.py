@@ -12,7 +12,7 @@ from shared.bus.postgres import PostgresBus
 from shared.eventlog.postgres import PostgresStore
 from shared.migrations import STORE_FILES, migrate_schema
 from shared.postgres import open_pool
-from tests.contract.bus import consumers, suite
+from tests.contract.bus import consumers, suite, taken_up
 from tests.contract.bus.copies import Harness
 
 SERVICES = ("gateway", "counter")
@@ -79,4 +79,8 @@ class TestPostgresConsumers(consumers.ConsumerContract):
 
 
 class TestPostgresParked(consumers.ParkedContract):
+    pass
+
+
+class TestPostgresTakenUp(taken_up.TakenUpContract):
     pass

@@ -494,6 +494,25 @@ class ParkedContract:
         await store.commit(Step(unparked=[parked(7)], parked=[parked(7, "still unknown")]))
         assert list(await store.parked()) == [parked(7, "still unknown")]
 
+    async def test_a_request_stays_with_its_message_until_that_is_set_aside_again(
+        self, store: EventStore
+    ) -> None:
+        await store.commit(Step(parked=[parked(7), parked(9)]))
+        assert await store.ask_parked([parked(7), parked(8)], asked="retry") == 1
+        assert [each.asked for each in await store.parked()] == ["retry", ""]
+        await store.commit(Step(parked=[parked(7, "told again")]))
+        assert [each.asked for each in await store.parked()] == ["retry", ""]
+        await store.commit(Step(unparked=[parked(7)], parked=[parked(7)]))
+        assert [each.asked for each in await store.parked()] == ["", ""]
+
+    async def test_a_request_can_be_changed_and_taken_back(self, store: EventStore) -> None:
+        await store.commit(Step(parked=[parked(7)]))
+        await store.ask_parked([parked(7)], asked="retry")
+        await store.ask_parked([parked(7)], asked="skip")
+        assert [each.asked for each in await store.parked()] == ["skip"]
+        await store.ask_parked([parked(7)], asked="")
+        assert [each.asked for each in await store.parked()] == [""]
+
 
 class BlobContract:
     async def test_a_blob_is_kept_under_its_hash(self, store: EventStore) -> None:
