@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.commands import alerts, checkpoints, jobs, lab, log, nodes, plans, sites, status
+from services.cli.commands import alerts, archive, checkpoints, jobs, lab, log, nodes, parked, plans, sites, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,8 @@ app.command()(status.queue)
 app.add_typer(alerts.app, name="alert")
 app.add_typer(status.app, name="event")
 app.command()(status.doctor)
+for command in (parked.parked, parked.retry, parked.skip):
+    log.app.command()(command)
 app.add_typer(log.app, name="log")
 app.add_typer(lab.app, name="lab")
 

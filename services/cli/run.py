@@ -26,7 +26,7 @@ Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or y
 Wait = Annotated[bool, typer.Option("--wait", help="wait for the job's end")]
 
 
-def _duration(value: str) -> str:
+def duration(value: str) -> str:
     """Usage is checked before anything is asked for."""
     try:
         parse_duration_s(value)
@@ -36,7 +36,7 @@ def _duration(value: str) -> str:
 
 
 Timeout = Annotated[
-    str, typer.Option("--timeout", help="how long --wait waits, as 10m", callback=_duration)
+    str, typer.Option("--timeout", help="how long --wait waits, as 10m", callback=duration)
 ]
 Since = Annotated[str | None, typer.Option(help="from this time on, with a zone")]
 Until = Annotated[str | None, typer.Option(help="before this time, with a zone")]
@@ -77,6 +77,16 @@ def guarded(work: Callable[[], int], *, going: str = "") -> int:
         return tell(error)
 
 
+def confirm(question: str) -> None:
+    """Go on only after a yes; where nobody can answer, say how to."""
+    if not sys.stdin.isatty():
+        typer.echo(f"{question} Nobody can answer here: add --yes.", err=True)
+        raise typer.Exit(USAGE)
+    if not typer.confirm(question):
+        typer.echo("nothing was done", err=True)
+        raise typer.Exit(REFUSED)
+
+
 def tell(error: SeawallError) -> int:
     """Say what is wrong and how to mend it; gives the exit code."""
     err.print(f"error: {error.message}", markup=False, soft_wrap=True)
@@ -86,7 +96,7 @@ def tell(error: SeawallError) -> int:
         err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
     if isinstance(error, Unreachable):
         return UNREACHABLE
-    if isinstance(error, NoDatabase):
+    if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked"}:
         return NOT_FOUND
     if isinstance(error, Undecided):
         return TIMED_OUT

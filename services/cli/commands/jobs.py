@@ -16,8 +16,6 @@ from services.cli.jobs_view import details
 from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
 from services.cli.run import (
     DONE,
-    REFUSED,
-    USAGE,
     Cursor,
     Output,
     Since,
@@ -25,6 +23,7 @@ from services.cli.run import (
     Until,
     VmNames,
     Wait,
+    confirm,
     outcome_code,
     run,
 )
@@ -144,16 +143,6 @@ def cancel(job: JobId, output: Output = Format.TABLE) -> None:
     run(work)
 
 
-def _confirm(question: str) -> None:
-    """Go on only after a yes; where nobody can answer, say how to."""
-    if not sys.stdin.isatty():
-        typer.echo(f"{question} Nobody can answer here: add --yes.", err=True)
-        raise typer.Exit(USAGE)
-    if not typer.confirm(question):
-        typer.echo("nothing was done", err=True)
-        raise typer.Exit(REFUSED)
-
-
 def recover(
     plan: str,
     mode: Annotated[str, typer.Option(help="test|failover|migrate|reverse|failback")],
@@ -178,7 +167,7 @@ def recover(
 ) -> None:
     """Recover a plan's VMs at its recovery site."""
     if mode != "test" and not yes and not dry_run:
-        _confirm(f"{mode} of plan {plan} acts on production. Go on?")
+        confirm(f"{mode} of plan {plan} acts on production. Go on?")
 
     async def work(client: Client) -> int:
         body = {

@@ -6,35 +6,19 @@ backs up and restores in `archive.py`.
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from services.cli.database import reached
+from services.cli.direct import on_database
 from services.cli.output import Format, machine, out, table
 from services.cli.progress import ProgressLine
-from services.cli.run import DONE, FAILED, Output, guarded
-from shared.settings import read_settings
-from shared.telemetry.logs import configure_logs
+from services.cli.run import DONE, FAILED, Output
 from shared.verify.report import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Check, mend, back up and restore the logs.")
-
-
-def on_database(work: Callable[[str], Awaitable[int]], *, create: bool = False) -> NoReturn:
-    """Run `work` with the database's URL and exit with its code."""
-
-    configure_logs("warning")
-
-    async def main() -> int:
-        async with reached(read_settings(), create=create) as dsn:
-            return await work(dsn)
-
-    sys.exit(guarded(lambda: asyncio.run(main())))
 
 
 @app.command()
@@ -47,15 +31,16 @@ def verify(
     """Check that every log is whole; exit code 5 where one is not. Never writes."""
 
     async def work(dsn: str) -> int:
-        checked = await _verify(dsn, decode=decode)
-        if not machine(_report(checked), output):
-            _show(checked)
+        checked = await verified(dsn, decode=decode)
+        if not machine(report(checked), output):
+            show(checked)
         return FAILED if any(each.flaw_count for each in checked) else DONE
 
     on_database(work)
 
 
-async def _verify(dsn: str, *, decode: bool) -> list[Checked]:
+async def verified(dsn: str, *, decode: bool) -> list[Checked]:
+    """What a check of every log and cursor found."""
     # Imported here, as for `up`: the other commands need neither the language nor the services.
     from schemas.language import import_all
     from services.projector.main import SCHEMA
@@ -74,7 +59,8 @@ async def _verify(dsn: str, *, decode: bool) -> list[Checked]:
         )
 
 
-def _report(checked: Sequence[Checked]) -> dict[str, Any]:
+def report(checked: Sequence[Checked]) -> dict[str, Any]:
+    """The document of a check."""
     return {
         "whole": not any(each.flaw_count for each in checked),
         "rows": sum(each.rows for each in checked),
@@ -84,7 +70,8 @@ def _report(checked: Sequence[Checked]) -> dict[str, Any]:
     }
 
 
-def _show(checked: Sequence[Checked]) -> None:
+def show(checked: Sequence[Checked]) -> None:
+    """A table, and each problem with its remedy."""
     rows = [
         (each.service, f"{each.rows:,}", f"{each.streams:,}", each.types, each.cursors,
          f"{each.elapsed_s:.1f} s", each.flaw_count or "whole")

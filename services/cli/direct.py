@@ -1,0 +1,33 @@
+"""One way to run a command that works on the database itself, not through the API."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from services.cli.database import reached
+from services.cli.run import guarded
+from shared.settings import read_settings
+from shared.telemetry.logs import configure_logs
+
+
+def on_database(
+    work: Callable[[str], Awaitable[int]],
+    *,
+    before: Callable[[], object] = lambda: None,
+    create: bool = False,
+) -> NoReturn:
+    """Run `work` with the database's URL and exit with its code; `create` it if there is none.
+
+    `before` may refuse: no database is reached or made then.
+    """
+    configure_logs("warning")
+
+    async def main() -> int:
+        before()
+        async with reached(read_settings(), create=create) as dsn:
+            return await work(dsn)
+
+    sys.exit(guarded(lambda: asyncio.run(main())))
