@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from services.cli.commands import alerts, archive, checkpoints, jobs, lab, log, nodes, parked, plans, sites, status
+from services.cli.commands import (
+    alerts,
+    archive,
+    checkpoints,
+    jobs,
+    lab,
+    log,
+    nodes,
+    parked,
+    plans,
+    sites,
+    status,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +39,8 @@ app.add_typer(status.app, name="event")
 app.command()(status.doctor)
 for command in (parked.parked, parked.retry, parked.skip):
     log.app.command()(command)
+log.app.command()(archive.export)
+log.app.command("import")(archive.import_)
 app.add_typer(log.app, name="log")
 app.add_typer(lab.app, name="lab")
 
