@@ -7,6 +7,7 @@ from the parked ones: two copies cannot both take it. The consumer calls this be
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -36,6 +37,10 @@ UNKNOWN: Final = "unknown type: "
 
 TAKEN_EACH: Final = 100
 """Messages of a key taken up before the others of its service get their turn."""
+
+ARRIVES_S_MAX: Final = 5.0
+ARRIVES_POLL_S: Final = 0.05
+"""How long a parked row may take to come again before it counts as gone."""
 
 ACTOR: Final = "cli"
 """Whoever may reach the database may ask; that is all the log can say of them."""
@@ -117,8 +122,7 @@ class TakingUp:
         rows: dict[int, Recorded] = {}
         for parked in chain[:TAKEN_EACH]:
             if parked.seq not in rows:
-                found = await self._bus.fetch({where: parked.seq - 1}, count_max=BATCH_MAX)
-                rows = {row.seq: row for row in found}
+                rows = await self._rows_after(where, parked.seq - 1)
             each = self._input(parked, rows.get(parked.seq))
             done = await self._stepper.take_up(each)
             log.info(
@@ -128,11 +132,25 @@ class TakingUp:
             if not done:
                 return
 
+    async def _rows_after(self, where: Where, after: int) -> dict[int, Recorded]:
+        """What comes after a row that was passed long ago, once the next one is there.
+
+        A log answers at once. A broker's reader must go back first, while nobody asks it for what
+        comes later: that is why the consumer waits meanwhile.
+        """
+        until = self._clock.monotonic() + ARRIVES_S_MAX
+        while True:
+            found = await self._bus.fetch({where: after}, count_max=BATCH_MAX)
+            rows = {row.seq: row for row in found}
+            if after + 1 in rows or self._clock.monotonic() >= until:
+                return rows
+            await asyncio.sleep(ARRIVES_POLL_S)
+
     def _input(self, parked: Parked, row: Recorded | None) -> Input:
         if parked.asked == "skip":
             return self._skipped(parked, row)
         if row is None:
-            gone = f"row {parked.seq} is not in the log of {parked.source} any more"
+            gone = f"row {parked.seq} of {parked.source} does not come any more"
             return Input(unparked=parked, parked=replace(parked, reason=gone))
         try:
             body = body_of(row, self._wanted)

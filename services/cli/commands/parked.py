@@ -19,7 +19,7 @@ import typer
 from services.cli.direct import on_database
 from services.cli.output import Format, machine, moment, out, table
 from services.cli.run import DONE, FAILED, TIMED_OUT, Output, confirm
-from shared.errors import Refused, SeawallError
+from shared.errors import Permanent, Refused, SeawallError
 
 if TYPE_CHECKING:
     from shared.eventlog.port import Asked, Parked
@@ -185,9 +185,12 @@ async def _chains(
 
 async def _confirm(dsn: str, first: Parked) -> None:
     """Ask before a message is dropped, showing what it is."""
-    async with _store(dsn, first.source) as store:
-        rows = await store.read(first.topic, {first.partition: first.seq - 1}, count_max=1)
-    said = f"{rows[0].type} from {rows[0].stream}" if rows else "a row that is gone"
+    try:
+        async with _store(dsn, first.source) as store:
+            rows = await store.read(first.topic, {first.partition: first.seq - 1}, count_max=1)
+    except Permanent:  # The log of its sender is in another database.
+        rows = ()
+    said = f"{rows[0].type} from {rows[0].stream}" if rows else "a message that is not here"
     out.print(f"seq {first.seq} of {first.topic}/{first.partition}: {said}", markup=False)
     out.print(f"  {first.reason}", markup=False)
     confirm("It will never be decided. Drop it?")

@@ -18,6 +18,7 @@ from shared.decider import NOTHING, Decision, on
 from shared.eventlog.port import Asked, EventStore, Parked, Step
 from shared.fold import ServiceDefinition
 from shared.parked import TAKEN_EACH
+from shared.stepper import BEHIND
 from shared.testing.counter import DEFINITION, SERVICE, Begin, StartCounter
 from tests.contract.bus.copies import (
     KEYS,
@@ -79,11 +80,12 @@ async def ask(harness: Harness, asked: Asked) -> None:
 
 
 async def until_parked(harness: Harness, *seqs: int) -> list[Parked]:
-    """Wait until exactly these messages are parked and nobody asks for them."""
+    """Wait until exactly these messages are parked, and nothing will be done with them."""
 
     async def is_so() -> bool:
         found = await harness.counter.parked()
-        return [each.seq for each in found] == list(seqs) and not any(p.asked for p in found)
+        at_rest = not any(p.asked for p in found) and (not found or found[0].reason != BEHIND)
+        return at_rest and [each.seq for each in found] == list(seqs)
 
     await eventually(is_so, f"parked: {seqs}", within_s=THROUGH_S)
     return list(await harness.counter.parked())

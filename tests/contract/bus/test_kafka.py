@@ -25,7 +25,7 @@ from shared.eventlog.memory import MemoryStore
 from shared.eventlog.port import EventStore, NewRow, Step
 from shared.news import LocalNews
 from tests.brokers import kafka_servers
-from tests.contract.bus import consumers, suite
+from tests.contract.bus import consumers, suite, taken_up
 from tests.contract.bus.copies import COMMANDS, Harness
 from tests.waiting import eventually
 
@@ -212,4 +212,8 @@ class TestKafkaConsumers(consumers.ConsumerContract):
 
 
 class TestKafkaParked(consumers.ParkedContract):
+    pass
+
+
+class TestKafkaTakenUp(taken_up.TakenUpContract):
     pass

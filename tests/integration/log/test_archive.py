@@ -16,7 +16,6 @@ import pytest
 from schemas.envelope import events_topic
 from schemas.ids import partition_of
 from services.projector.settings import SOURCES
-from shared.archive import export as exports
 from shared.archive import files
 from shared.archive.errors import AnotherLog, Broken, NotAnExport, NotEmpty
 from shared.archive.export import Exported, export
@@ -220,7 +219,7 @@ async def test_many_exports_leave_few_segments_and_no_other_files(
 async def test_long_logs_are_cut_into_segments_in_a_chain(
     logs: Logs, archive: FolderArchive, monkeypatch: pytest.MonkeyPatch, new_database: NewDatabase
 ) -> None:
-    monkeypatch.setattr(exports.files, "ROWS_MAX", 3)
+    monkeypatch.setattr(files, "ROWS_MAX", 3)
     await save(logs, archive)
     await a_history(logs, "shop", vms=["late"])
     await save(logs, archive)
@@ -277,7 +276,7 @@ async def test_a_broken_chain_is_refused_and_its_file_named(
     place: int,
     named: int,
 ) -> None:
-    monkeypatch.setattr(exports.files, "ROWS_MAX", 4)
+    monkeypatch.setattr(files, "ROWS_MAX", 4)
     await save(logs, archive)
     names = segment_names(archive)
     assert len(names) > 2
