@@ -220,15 +220,16 @@ class _Export:
         return lines
 
     async def _add_blobs(self, service: str, blobs: Sequence[str]) -> None:
-        for sha256 in blobs:
+        for sha256 in await asyncio.to_thread(self._missing, blobs):
             name = files.blob_name(sha256)
-            if await asyncio.to_thread(self._archive.has, name):
-                continue
             content = await self._connection.fetchval(sql_of("blob", service), sha256)
             if content is None:
                 raise Transient(f"the blob {sha256} of {service} went away meanwhile")
             await self._put(name, await asyncio.to_thread(files.compress, content))
             self.done.blobs += 1
+
+    def _missing(self, blobs: Sequence[str]) -> list[str]:
+        return [each for each in blobs if not self._archive.has(files.blob_name(each))]
 
     async def _put_state(self, service: str, state: State, kept: ServiceFiles | None) -> File:
         content = await asyncio.to_thread(files.pack, state)

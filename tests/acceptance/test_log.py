@@ -133,6 +133,15 @@ def test_parked_messages_are_listed_retried_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "plane").mkdir()
     with ControlPlane(tmp_path / "plane") as plane:
         _park_and_take_up(plane, replicated(plane, tmp_path, "shop"))
+        asyncio.run(_send_unreadable(dsn_of(plane), "bank"))
+        wait_until(
+            lambda: said(plane, "log", "parked", "--key", "bank")["items"], "the key is parked"
+        )
+    # Nobody runs who could act on it: the request waits, and the command says so.
+    (asked,) = said(plane, "log", "retry", "scheduler", "bank", code=8)["items"]
+    assert asked["state"] == "asked"
+    (kept,) = said(plane, "log", "parked")["items"]
+    assert kept["asked"] == "retry"
 
 
 def _park_and_take_up(plane: ControlPlane, sites: Sites) -> None:
