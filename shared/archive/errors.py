@@ -30,6 +30,7 @@ class Broken(Refused):
             remedy="take the file from another copy of this export, or import an older export",
         )
         self.name = name
+        self.why = why
 
 
 class AnotherLog(Refused):

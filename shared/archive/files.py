@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import hashlib
+import zlib
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
@@ -217,6 +218,25 @@ def rows_of(
     if [row.seq for row in rows] != list(range(header.first, header.last + 1)):
         raise Broken(segment.name, f"its rows are not {header.first} to {header.last}")
     return rows
+
+
+def state_of(file: File, content: bytes | None) -> State:
+    """The state of a service. Raises Broken."""
+    return decoded(file.name, State, decompress(file.name, file.sha256, content))
+
+
+def blob_of(sha256: str, content: bytes | None) -> bytes:
+    """A blob. Raises Broken unless it is the one that its name says."""
+    name = blob_name(sha256)
+    if content is None:
+        raise Broken(name, "it is missing")
+    try:
+        blob = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as wrong:
+        raise Broken(name, f"it cannot be read: {wrong}") from wrong
+    if sha256_of(blob) != sha256:
+        raise Broken(name, "its content is not what its name says")
+    return blob
 
 
 def compress(content: bytes) -> bytes:

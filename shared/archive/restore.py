@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import gzip
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +19,7 @@ import msgspec
 
 from shared.archive import files
 from shared.archive.database import SQL, connected, sql_of
-from shared.archive.errors import Broken, NotEmpty
+from shared.archive.errors import NotEmpty
 from shared.archive.files import Effect, Segment, ServiceFiles, State, Timer
 from shared.archive.port import Archive
 from shared.errors import Refused
@@ -166,8 +164,7 @@ class _Import:
 
     async def _state(self, kept: ServiceFiles) -> State:
         content = await asyncio.to_thread(self._archive.get, kept.state.name)
-        document = files.decompress(kept.state.name, kept.state.sha256, content)
-        return files.decoded(kept.state.name, State, document)
+        return files.state_of(kept.state, content)
 
     async def _put_state(self, service: str, state: State) -> None:
         cursors = [self._cursor(*cursor) for cursor in state.cursors]
@@ -193,17 +190,8 @@ class _Import:
         return source, topic, partition, epoch, seq
 
     async def _blob(self, sha256: str) -> bytes:
-        name = files.blob_name(sha256)
-        content = await asyncio.to_thread(self._archive.get, name)
-        if content is None:
-            raise Broken(name, "it is missing")
-        try:
-            blob = gzip.decompress(content)
-        except (OSError, EOFError) as wrong:
-            raise Broken(name, f"it cannot be read: {wrong}") from wrong
-        if hashlib.sha256(blob).hexdigest() != sha256:
-            raise Broken(name, "its content is not what its name says")
-        return blob
+        content = await asyncio.to_thread(self._archive.get, files.blob_name(sha256))
+        return files.blob_of(sha256, content)
 
     async def _put_work(self, service: str, state: State) -> None:
         """Effects as they were, ready to be claimed under numbers above all before."""

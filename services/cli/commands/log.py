@@ -7,6 +7,7 @@ backs up and restores in `archive.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,7 @@ import typer
 from services.cli.direct import on_database
 from services.cli.output import Format, machine, out, table
 from services.cli.progress import ProgressLine
-from services.cli.run import DONE, FAILED, Output
+from services.cli.run import DONE, FAILED, Output, guarded
 from shared.verify.report import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Check, mend, back up and restore the logs.")
@@ -26,9 +27,14 @@ def verify(
     decode: Annotated[
         bool, typer.Option("--decode", help="read every row, not only every type")
     ] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="check an export instead")
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Check that every log is whole; exit code 5 where one is not. Never writes."""
+    if export is not None:
+        raise typer.Exit(guarded(lambda: _verify_export(export, output)))
 
     async def work(dsn: str) -> int:
         checked = await verified(dsn, decode=decode)
@@ -37,6 +43,21 @@ def verify(
         return FAILED if any(each.flaw_count for each in checked) else DONE
 
     on_database(work)
+
+
+def _verify_export(folder: Path, form: Format) -> int:
+    """Check the files of an export: no database is needed for that."""
+    from shared.archive.check import check
+    from shared.archive.port import FolderArchive
+
+    with ProgressLine() as line:
+        checked = check(
+            FolderArchive(folder.expanduser().absolute()),
+            told=lambda service, rows: line.say(f"{service}: {rows:,} rows checked"),
+        )
+    if not machine(report(checked), form):
+        show(checked)
+    return FAILED if any(each.flaw_count for each in checked) else DONE
 
 
 async def verified(dsn: str, *, decode: bool) -> list[Checked]:

@@ -17,6 +17,7 @@ from schemas.envelope import events_topic
 from schemas.ids import partition_of
 from services.projector.settings import SOURCES
 from shared.archive import files
+from shared.archive.check import check
 from shared.archive.errors import AnotherLog, Broken, NotAnExport, NotEmpty
 from shared.archive.export import Exported, export
 from shared.archive.port import FolderArchive
@@ -113,6 +114,8 @@ async def test_logs_and_state_come_back_the_same_under_the_next_epoch(
 ) -> None:
     await work_on(logs)
     saved = await save(logs, archive)
+    assert sum(each.rows for each in check(archive)) == saved.rows
+    assert [flaw for each in check(archive) for flaw in each.flaws] == []
     async with imported(new_database, archive) as copy:
         for service in SOURCES:
             for name in LOG_TABLES:
@@ -285,6 +288,8 @@ async def test_a_broken_chain_is_refused_and_its_file_named(
     with pytest.raises(Broken) as broken:
         await load(dsn, archive)
     assert broken.value.name == names[named]
+    told = [flaw.where for each in check(archive) for flaw in each.flaws]
+    assert told == [names[named]]
     async with open_logs(dsn) as copy:
         for service in SOURCES:
             assert await table(copy, f"{service}.log") == []
@@ -303,6 +308,7 @@ async def test_a_state_or_blob_that_is_missing_is_named(
         with pytest.raises(Broken) as broken:
             await load(new_database(), archive)
         assert broken.value.name == name
+        assert name in [flaw.where for each in check(archive) for flaw in each.flaws]
         archive.put(name, content)
     archive.put(blob, files.compress(b"something else"))
     with pytest.raises(Broken):
