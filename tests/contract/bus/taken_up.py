@@ -214,7 +214,11 @@ class TakenUpContract:
             await copies.until_problem("one", "does not know")
             published(name)(msgspec.defstruct("Next", []))
             await until_parked(harness)
-            assert await copies.problem("one") == ""
+
+            async def ready() -> bool:
+                return await copies.problem("one") == ""
+
+            await eventually(ready, "the copy is ready again")
         assert await answers(harness) == expected([A], [0])
 
     async def test_what_is_asked_of_a_restored_log_waits_until_that_is_seen_to(
