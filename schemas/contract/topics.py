@@ -19,6 +19,7 @@ PROGRESS: Final = "seawall.progress"
 DEAD_LETTER: Final = "seawall.dead-letter"
 
 SETTLED: Final = "common.command-settled"
+SKIPPED: Final = "common.message-skipped"
 """Said by every service that is asked: all but the gateway."""
 
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -80,7 +81,7 @@ def topics_of(name: str) -> tuple[str, ...]:
 
     Raises KeyError for a name that no rule here covers.
     """
-    if name == SETTLED:
+    if name in {SETTLED, SKIPPED}:
         return tuple(events_topic(service) for service in SERVICES if service in MESSAGES)
     first, _, rest = name.partition(".")
     if rest in MESSAGES.get(first, ()):

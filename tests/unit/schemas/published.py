@@ -17,7 +17,7 @@ import yaml
 import schemas
 from schemas import registry
 from schemas.contract import asyncapi, compatibility, types
-from tests.unit.schemas import golden
+from schemas.language import import_all
 
 ROOT = Path(schemas.__file__).parent
 FOLDER = ROOT / "jsonschema"
@@ -34,7 +34,7 @@ class _Plain(yaml.SafeDumper):
 
 def language() -> tuple[str, ...]:
     """Stored names that are promised; tests publish types of their own."""
-    golden.import_all()
+    import_all()
     return tuple(
         name
         for name in registry.names()
