@@ -35,6 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 EVERYTHING = frozenset(range(PARTITIONS))
 POLL_S = 0.02
+STEADY_S = 1.0
 
 
 class CaughtUp:
@@ -59,13 +60,20 @@ class CaughtUp:
 
     async def _catch_up(self, positions: Positions) -> None:
         await self._harness.published()
+        loop = asyncio.get_running_loop()
+        left, since = -1, loop.time()
 
         async def arrived() -> bool:
+            """All of it, or as much as is read ahead: a backlog that nobody takes stays away."""
+            nonlocal left, since
             await self._bus.fetch(positions, count_max=0)
             try:
-                return await self._bus.unread(positions) == 0
+                unread = await self._bus.unread(positions)
             except Transient:
-                return False
+                unread = -1
+            if unread != left:
+                left, since = unread, loop.time()
+            return unread == 0 or (unread > 0 and loop.time() - since > STEADY_S)
 
         await eventually(arrived, "all that was published has arrived", within_s=20)
 
