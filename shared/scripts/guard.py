@@ -464,6 +464,28 @@ class Script:
         return self._total, bytes(self._tail[-self._job["keep_bytes"] :])
 
 
+# -- record ------------------------------------------------------------------------------------
+
+
+class Record:
+    """What is left of this run for whoever comes after the service died (see record.py).
+
+    Locked while the guard lives. Not synced: it counts in the boot it names only.
+    """
+
+    def __init__(self, path: str) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, 0o600) if path else None
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, 0)
+
+    def add(self, line: str, content: bytes = b"") -> None:
+        """Note one more step of the run."""
+        if self._fd is not None:
+            _write(self._fd, f"{line}\n".encode() + content)
+
+
 # -- protocol ----------------------------------------------------------------------------------
 
 
@@ -478,16 +500,22 @@ def _receive(length: int) -> bytes | None:
     return bytes(data)
 
 
-def _send(data: bytes) -> None:
+def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(1, view) :]
+        view = view[os.write(descriptor, view) :]
 
 
-def _serve(job: dict[str, Any], folder: str) -> None:
+def _send(data: bytes) -> None:
+    _write(1, data)
+
+
+def _serve(job: dict[str, Any], folder: str, record: Record) -> None:
+    record.add(f"prepared {job['boot']}")
     _send(f"R {folder}\n".encode())
     if _receive(1) != b"G":
         return
+    record.add(f"started {time.time()}")
     script = Script(folder, job)
     ending = script.supervise()
     failure = script.start_failure()
@@ -496,7 +524,9 @@ def _serve(job: dict[str, Any], folder: str) -> None:
     total, tail = script.output()
     note = "; ".join(filter(None, (failure, _left_text(script.left), _clean(folder)))).encode()
     header = f"{ending.reason} {ending.status} {total} {len(note)}\n".encode()
-    _send(header + note + tail)
+    report = header + note + tail
+    record.add(f"ended {time.time()} {len(report)}", report)
+    _send(report)
 
 
 def _left_text(left: set[int]) -> str:
@@ -543,7 +573,7 @@ def main() -> int:
         job["tasks_before"] = tasks_of_user(uid)
         folder, _lock = _make_folder(job["folder_root"])
         _fill_folder(folder, job)
-        _serve(job, folder)
+        _serve(job, folder, Record(job["record"]))
     except BrokenPipeError:
         return 0
     except OSError as error:
