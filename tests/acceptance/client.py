@@ -13,6 +13,8 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+import msgspec
+
 from tests.acceptance.plane import Plane
 from tests.waiting import wait_until
 
@@ -20,8 +22,16 @@ ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
 ANSWER_S_MAX = 60.0
 
 
+class Accepted(msgspec.Struct):
+    """A command that was answered 202 or 200; `job` is the one it was given, if it has one."""
+
+    path: str
+    body: dict[str, Any]
+    job: str = ""
+
+
 class Client:
-    """Asks one plane; `accepted` are the commands that were answered 202 or 200.
+    """Asks one plane; `accepted` are the commands it took on, by idempotency key.
 
     Clients that ask side by side need prefixes of their own for their idempotency keys.
     """
@@ -30,7 +40,7 @@ class Client:
         self._plane = plane
         self._prefix = prefix
         self._number = 0
-        self.accepted: list[str] = []
+        self.accepted: dict[str, Accepted] = {}
 
     def request(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
         """One answered request, asked again while nobody answers. 4xx raises HTTPError."""
@@ -64,10 +74,11 @@ class Client:
         def decided() -> bool:
             nonlocal answer
             answer = self.request("POST", f"{path}?wait=5s", body or {}, key=key)
+            job = answer.get("job") or answer.get("id") or ""
+            self.accepted[key] = Accepted(path=path, body=body or {}, job=job)
             return answer.get("state") != "accepted"
 
         wait_until(decided, f"{path} is decided", within_s=ANSWER_S_MAX)
-        self.accepted.append(path)
         return answer
 
     def job(self, job: str) -> dict[str, Any]:

@@ -72,9 +72,9 @@ class SlowWorld(World):
     def _disk(self) -> Path:
         return self.east / "vms" / "db" / "sda.raw"
 
-    def change_disks(self) -> None:
+    def change_disks(self, plan: str = PLAN) -> None:
         """Much of the large disk is written anew, and a little of the others."""
-        super().change_disks()
+        super().change_disks(plan)
         seed = self._chance.randrange(1 << 30)
         for _ in tools.write_random(self._disk, seed=seed, count=CHANGED_MIB, size=MIB):
             pass
