@@ -20,6 +20,8 @@ from tests.waiting import wait_until
 
 ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
 ANSWER_S_MAX = 60.0
+JOB_POLL_S = 0.05
+"""Each look costs the watched processes a few milliseconds."""
 
 
 class Accepted(msgspec.Struct):
@@ -95,7 +97,7 @@ class Client:
             found = self.job(job)
             return found["state"] in ENDED
 
-        wait_until(ended, f"{job} ends", within_s=timeout_s)
+        wait_until(ended, f"{job} ends", within_s=timeout_s, poll_s=JOB_POLL_S)
         return found
 
 

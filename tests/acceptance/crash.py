@@ -29,7 +29,7 @@ from pathlib import Path
 from shared.embedded import EmbeddedPostgres
 from shared.errors import SeawallError
 from tests.acceptance import stopped
-from tests.acceptance.judge import Verdict
+from tests.acceptance.judge import RESUME_S_MAX, Verdict
 from tests.acceptance.trial import KINDS, POINT_MAX, Trial, run_trial, say, trial_of
 
 STOPPED = "stopped"
@@ -114,6 +114,7 @@ def _judged(index: int, trial: Trial, *, server: EmbeddedPostgres, keep: bool) -
 def _told(verdict: Verdict) -> str:
     """What was found, where anything was."""
     found = {name: getattr(verdict, name) for name in FOUND}
+    found["late"] = verdict.resume_s > RESUME_S_MAX
     return "; ".join(f"{name}: {what}" for name, what in found.items() if what) or "ok"
 
 

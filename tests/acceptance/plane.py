@@ -101,6 +101,11 @@ class Plane:
         """The services that run."""
         return {name for name, process in self.processes.items() if process.poll() is None}
 
+    def killed(self) -> set[str]:
+        """The services that died by SIGKILL and were not started again."""
+        code = -signal.SIGKILL
+        return {name for name, process in self.processes.items() if process.poll() == code}
+
     def kill(self, names: Collection[str]) -> None:
         """SIGKILL services and reap them."""
         for name in names:

@@ -129,7 +129,7 @@ class Killer(threading.Thread):
                 return set()
             self._plane.kill({trial.victim})
             return {trial.victim}
-        while not (dead := set(SERVICES) - self._plane.running()):
+        while not (dead := self._plane.killed()):
             if self._over.wait(LOOK_S):
                 return set()
         return dead
@@ -179,6 +179,8 @@ def _run_killed(
         say(plane.log_tail())
     over.set()
     killer.join(timeout=KILLER_S_MAX)
+    fallen = sorted(set(SERVICES) - plane.running())
+    verdict.unfinished += [f"{name} does not run any more" for name in fallen]
     judge_accepted(world, client.accepted.values(), verdict)
     verdict.killed = killer.killed
     if killer.resumed_at is not None:
