@@ -30,6 +30,7 @@ class Accepted(msgspec.Struct):
     path: str
     body: dict[str, Any]
     job: str = ""
+    settled: bool = False
 
 
 class Client:
@@ -77,8 +78,9 @@ class Client:
             nonlocal answer
             answer = self.request("POST", f"{path}?wait=5s", body or {}, key=key)
             job = answer.get("job") or answer.get("id") or ""
-            self.accepted[key] = Accepted(path=path, body=body or {}, job=job)
-            return answer.get("state") != "accepted"
+            settled = answer.get("state") != "accepted"
+            self.accepted[key] = Accepted(path=path, body=body or {}, job=job, settled=settled)
+            return settled
 
         wait_until(decided, f"{path} is decided", within_s=ANSWER_S_MAX)
         return answer
@@ -99,6 +101,16 @@ class Client:
 
         wait_until(ended, f"{job} ends", within_s=timeout_s, poll_s=JOB_POLL_S)
         return found
+
+    def script_steps(self, recovery: dict[str, Any]) -> dict[tuple[str, str], str]:
+        """(script, job) → state, of the scripts of a recovery and its VMs, as jobs show them."""
+        shown: dict[tuple[str, str], str] = {}
+        for job in (recovery, *map(self.job, recovery["children"])):
+            for step in job["steps"]:
+                hook, _, what = step["name"].partition("-")
+                if what == "script":
+                    shown[f"{job['vm'] or 'plan'}-{hook}", recovery["id"]] = step["state"]
+        return shown
 
 
 def encoded_scripts(scripts: dict[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from tests.acceptance.client import Accepted
-from tests.acceptance.world import PLANS, World
+from tests.acceptance.world import PLANS, VMS, World
 
 RESUME_S_MAX = 10.0
 
@@ -138,7 +138,7 @@ def judge_recovery(world: World, job: dict[str, Any], verdict: Verdict) -> None:
     of_job = {record["vm"]: record for record in records if record["job"] == job["id"]}
     if len(of_job) != sum(record["job"] == job["id"] for record in records):
         verdict.doubled.append(f"a VM has two instances of {job['id']}")
-    for vm in PLANS[job["plan"]]:
+    for vm in PLANS.get(job["plan"], VMS):
         record = of_job.get(vm)
         if record is None or record["power"] != "on":
             verdict.lost.append(f"{vm} is not up after {job['id']} {job['state']}")

@@ -24,7 +24,6 @@ import msgspec
 from shared.embedded import EmbeddedPostgres
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.judge import (
-    Script,
     Verdict,
     judge_accepted,
     judge_cleanup,
@@ -227,23 +226,12 @@ class Work:
         job = self._client.command(f"/v1/plans/{plan}/recover", {"mode": "test"})["id"]
         recovery = self._client.wait_job(job)
         judge_recovery(self._world, recovery, self._verdict)
-        shown = self._shown(recovery) if plan == PLAN else {}
+        shown = self._client.script_steps(recovery)
         judge_scripts(self._world.script_lines(), shown, self._verdict)
         if recovery["state"] != "completed" and "unknown" not in shown.values():
             self._verdict.lost.append(f"recovery {recovery['state']}: {self._why(recovery)}")
         cleanup = self._client.wait_job(self._client.command(f"/v1/jobs/{job}/cleanup")["id"])
         judge_cleanup(self._world, cleanup, self._verdict)
-
-    def _shown(self, recovery: dict[str, Any]) -> dict[Script, str]:
-        """The states of all its script steps, as the recovery and its VMs show them."""
-        shown: dict[Script, str] = {}
-        for job in (recovery, *map(self._client.job, recovery["children"])):
-            for step in job["steps"]:
-                hook, _, what = step["name"].partition("-")
-                if what == "script":
-                    script = f"{job['vm'] or 'plan'}-{hook}"
-                    shown[script, recovery["id"]] = step["state"]
-        return shown
 
     def _why(self, job: dict[str, Any]) -> str:
         told = [self._client.job(child) for child in job["children"]]

@@ -34,7 +34,7 @@ read -r context
 job=${{context#*'"job":"'}}
 job=${{job%%'"'*}}
 line start
-sleep 0.05
+sleep 0.1
 line end
 """
 
