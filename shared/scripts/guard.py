@@ -36,6 +36,7 @@ TICK_S = 0.25
 USAGE_EVERY_S = 0.5
 KILL_S_MAX = 5.0
 DRAIN_S_MAX = 2.0
+GRACE_S = 0.25  # a script that is at its end when its service dies may reach it, and is known
 JOB_S_MAX = 10.0
 START_FAILED_STATUS = 127
 _PR_SET_PDEATHSIG = 1
@@ -345,13 +346,15 @@ class Script:
         if self._reap():
             self.left = self._kill_tree()
         self._drain()
+        if ending.reason == "stopped" and self._status is not None and os.WIFEXITED(self._status):
+            return self._ended(self._status)
         return ending
 
     def _watch(self) -> Ending:
         poller = select.poll()
         for descriptor in (0, self._wake, self._output):
             poller.register(descriptor, select.POLLIN)
-        parent = os.getppid()
+        parent, gone = os.getppid(), False
         usage_due = self._started + USAGE_EVERY_S
         deadline = self._started + self._job["timeout_s"]
         while True:
@@ -367,11 +370,15 @@ class Script:
             # Nothing more is sent after `G`, so input that is readable has ended. The parent is
             # looked at too: a forked child of the service may hold the pipe open. (The kernel's
             # parent-death signal is no use here: it fires when the starting *thread* ends.)
-            if 0 in ready or self._stop or os.getppid() != parent:
-                return Ending("stopped", 0)
             now = time.monotonic()
+            if not gone and (0 in ready or os.getppid() != parent):
+                gone = True
+                poller.unregister(0)
+                deadline = min(deadline, now + GRACE_S)
+            if self._stop:
+                return Ending("stopped", 0)
             if now >= deadline:
-                return Ending("timeout", 0)
+                return Ending("stopped" if gone else "timeout", 0)
             if now >= usage_due:
                 usage_due = now + USAGE_EVERY_S
                 if reason := self._broken_limit():
