@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import tempfile
 import time
@@ -44,13 +45,18 @@ BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueEr
 
 
 def trials_of(*, seed: int, sweep: bool, kind: str = "") -> list[Trial]:
-    """As many trials as may be wanted, in order; a sweep is every k once, of commits and calls."""
+    """As many trials as may be wanted, in order.
+
+    A sweep is every k once, of commits and of calls, shuffled: a part of it is a sample of all.
+    """
     if sweep:
-        return [
-            trial_of(3 * k + place, seed, kind=swept, point=float(k))
+        swept = [
+            trial_of(3 * k + place, seed, kind=kind, point=float(k))
             for k in range(1, POINT_MAX + 1)
-            for place, swept in ((1, "commit"), (2, "call"))
+            for place, kind in ((1, "commit"), (2, "call"))
         ]
+        random.Random(seed).shuffle(swept)
+        return swept
     return [
         trial_of(number, seed, kind=kind or ("" if (number + 1) % STOPPED_EVERY else STOPPED))
         for number in range(TRIALS_MAX)
