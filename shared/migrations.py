@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -57,11 +58,10 @@ def find_migrations(folder: Path) -> list[Migration]:
 async def migrate(dsn: str, service: str, *, work_schema: str = "") -> list[str]:
     """Bring the service's store and its work queue up to date; gives what was applied.
 
-    Safe to call from any number of processes at once: they take turns.
+    Safe to call from any number of processes at once: they take turns, where anything is to do.
     """
     work = work_schema or work_schema_of(service)
-    applied = await migrate_schema(dsn, service, folder=STORE_FILES)
-    return applied + await migrate_schema(dsn, work, folder=WORK_FILES)
+    return await _migrate(dsn, ((service, STORE_FILES), (work, WORK_FILES)), phases=PHASES)
 
 
 async def migrate_schema(
@@ -71,16 +71,57 @@ async def migrate_schema(
 
     Raises InvariantBroken when an applied file was changed since.
     """
-    wanted = [migration for migration in find_migrations(folder) if migration.phase in phases]
-    with translated(f"migrate the schema {schema}"):
-        connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=_TIMEOUT_S
-        )
-        try:
-            await connection.execute("select pg_advisory_lock($1)", _LOCK)
-            return await _apply(connection, schema_name(schema), wanted)
-        finally:
-            await connection.close(timeout=CONNECT_TIMEOUT_S)  # which gives the lock back
+    return await _migrate(dsn, ((schema, folder),), phases=phases)
+
+
+async def _migrate(
+    dsn: str, schemas: Iterable[tuple[str, Path]], *, phases: tuple[str, ...]
+) -> list[str]:
+    applied: list[str] = []
+    connection: asyncpg.Connection | None = None
+    try:
+        for schema, folder in schemas:
+            wanted = [each for each in find_migrations(folder) if each.phase in phases]
+            with translated(f"migrate the schema {schema}"):
+                connection = connection or await asyncpg.connect(
+                    dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=_TIMEOUT_S
+                )
+                applied += await _bring(connection, schema_name(schema), wanted)
+    finally:
+        if connection is not None:
+            with translated("end the connection of the migrations"):
+                await connection.close(timeout=CONNECT_TIMEOUT_S)
+    return applied
+
+
+async def _bring(
+    connection: asyncpg.Connection, schema: str, wanted: list[Migration]
+) -> list[str]:
+    """Apply what is missing. A start that misses nothing, as most, waits for no other."""
+    there = await connection.fetchval("select to_regclass($1)", f'"{schema}".migrations')
+    if there is not None and not _missing(await _known(connection, schema), wanted, schema):
+        return []
+    await connection.execute("select pg_advisory_lock($1)", _LOCK)
+    try:
+        return await _apply(connection, schema, wanted)
+    finally:
+        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+
+
+async def _known(connection: asyncpg.Connection, schema: str) -> dict[int, asyncpg.Record]:
+    rows = await connection.fetch(f'select number, name, sha256 from "{schema}".migrations')
+    return {row["number"]: row for row in rows}
+
+
+def _missing(
+    known: Mapping[int, asyncpg.Record], wanted: list[Migration], schema: str
+) -> list[Migration]:
+    """Those not applied yet. Raises InvariantBroken for an applied one that was changed."""
+    for migration in wanted:
+        row = known.get(migration.number)
+        if row is not None and row["sha256"] != migration.sha256:
+            raise InvariantBroken(f"{schema}: {row['name']} was changed after it was applied")
+    return [migration for migration in wanted if migration.number not in known]
 
 
 async def _apply(
@@ -92,14 +133,8 @@ async def _apply(
         "create table if not exists migrations (number int primary key, name text not null,"
         " sha256 text not null, applied_at timestamptz not null default now())"
     )
-    rows = await connection.fetch("select number, name, sha256 from migrations")
-    known = {row["number"]: row for row in rows}
     applied: list[str] = []
-    for migration in wanted:
-        if (row := known.get(migration.number)) is not None:
-            if row["sha256"] != migration.sha256:
-                raise InvariantBroken(f"{schema}: {row['name']} was changed after it was applied")
-            continue
+    for migration in _missing(await _known(connection, schema), wanted, schema):
         async with connection.transaction():
             await connection.execute(migration.text)
             await connection.execute(

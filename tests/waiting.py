@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 _POLL_S = 0.02
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, within_s: float = 10.0) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, *, within_s: float = 10.0, poll_s: float = _POLL_S
+) -> None:
     """Return as soon as `condition` holds; AssertionError naming `what` after `within_s`."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 async def eventually(

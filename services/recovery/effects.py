@@ -21,6 +21,7 @@ from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun, Stop
 from shared.errors import Transient
+from shared.scripts import ScriptEndUnknown
 from shared.scripts.effect import run_script_work
 
 CALL_S_MAX: Final = 60.0
@@ -74,7 +75,7 @@ class ScriptHandler:
     async def run(self, effect: EffectRun) -> ScriptRan:
         """Run it, or raise OutcomeUnknown where it was started and its end is not known."""
         payload: RunScript = effect.payload
-        content = await self._content(effect, payload)
+        content, begun = await self._content(effect, payload)
         started = False
 
         async def record_start() -> None:
@@ -91,21 +92,23 @@ class ScriptHandler:
                 secrets=self._tools.secrets,
                 put_blob=self._tools.put_blob,
                 record_start=record_start,
+                run_id=effect.effect_id,
+                begun=begun,
             )
+        except ScriptEndUnknown as unknown:
+            raise _unknown() from unknown
         except asyncio.CancelledError:
             if started and effect.stopped is not Stop.CANCELLED:
                 raise _unknown() from None
             raise
         return ScriptRan(report=report)
 
-    async def _content(self, effect: EffectRun, payload: RunScript) -> bytes:
-        """The script, if it has not been started before; states are read as committed now."""
+    async def _content(self, effect: EffectRun, payload: RunScript) -> tuple[bytes, bool]:
+        """The script, and whether its start is on record; states are read as committed now."""
         stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
         states = await self._tools.read_states((effect.stream, stored))
         owner = states[effect.stream]
         run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
-        if run.run == payload.run and run.started:
-            raise _unknown()
         content = scripts.whole_content(states[stored])
         if content is None:
             # It comes from the gateway, the recovery from the scheduler: in no order.
@@ -114,7 +117,7 @@ class ScriptHandler:
                 code="script-not-stored",
                 remedy="apply the plan again, so that its scripts are uploaded",
             )
-        return content
+        return content, run.run == payload.run and run.started
 
 
 def _unknown() -> OutcomeUnknown:

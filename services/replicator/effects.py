@@ -21,6 +21,7 @@ from services.replicator.tools import Tools, within
 from shared.effects.policy import STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun, Stop
 from shared.errors import Permanent, Refused, Transient
+from shared.scripts import ScriptEndUnknown
 from shared.scripts.effect import run_script_work
 
 SCRIPT: Final = RetryPolicy(retries_max=3)
@@ -71,7 +72,7 @@ class ScriptHandler:
     async def run(self, effect: EffectRun) -> ScriptRan:
         """Run it, or raise OutcomeUnknown where it was started and its end is not known."""
         payload: RunScript = effect.payload
-        content = await self._content(effect, payload)
+        content, begun = await self._content(effect, payload)
         started = False
 
         async def record_start() -> None:
@@ -88,15 +89,19 @@ class ScriptHandler:
                 secrets=self._tools.secrets,
                 put_blob=self._tools.put_blob,
                 record_start=record_start,
+                run_id=effect.effect_id,
+                begun=begun,
             )
+        except ScriptEndUnknown as unknown:
+            raise _unknown() from unknown
         except asyncio.CancelledError:
             if started and effect.stopped is not Stop.CANCELLED:
                 raise _unknown() from None
             raise
         return ScriptRan(report=report)
 
-    async def _content(self, effect: EffectRun, payload: RunScript) -> bytes:
-        """The script, if it has not been started before; states are read as committed now."""
+    async def _content(self, effect: EffectRun, payload: RunScript) -> tuple[bytes, bool]:
+        """The script, and whether its start is on record; states are read as committed now."""
         stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
         states = await within(
             self._tools.read_states((effect.stream, stored)),
@@ -105,8 +110,6 @@ class ScriptHandler:
         )
         owner = states[effect.stream]
         run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
-        if run.run == payload.run and run.started:
-            raise _unknown()
         content = scripts.whole_content(states[stored])
         if content is None:
             # The content comes from the gateway, the iteration from the scheduler: in no order.
@@ -115,7 +118,7 @@ class ScriptHandler:
                 code="script-not-stored",
                 remedy="apply the plan again, so that its scripts are uploaded",
             )
-        return content
+        return content, run.run == payload.run and run.started
 
 
 def _unknown() -> OutcomeUnknown:

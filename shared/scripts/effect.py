@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from schemas.common import OUTPUT_TAIL_BYTES, ScriptReport, ScriptWork
 from shared.errors import SeawallError
+from shared.scripts.errors import ScriptEndUnknown
 from shared.scripts.runner import ScriptRunner
 from shared.scripts.spec import Runtime, ScriptResult, ScriptSpec
-from shared.secrets import Secret, SecretResolver
+from shared.secrets import Secret, SecretError, SecretResolver
 
 BLOB_S_MAX: Final = 10.0
 
@@ -30,15 +31,25 @@ async def run_script_work(
     secrets: SecretResolver,
     put_blob: PutBlob,
     record_start: Callable[[], Awaitable[None]],
+    run_id: str,
+    begun: bool,
 ) -> ScriptReport:
     """Run `content` once as `work` says and report how it ended.
+
+    `run_id` is the effect's; `begun`: its start is on record already, so that what came of that
+    is reported, or ScriptEndUnknown raised, and only a start that was never given is made good.
 
     Credentials are resolved now, and are in the context document under `credentials` by name;
     the report holds none of them. `record_start` is awaited directly before the process exists;
     if it raises, nothing starts. Raises SecretError or ScriptNotStarted before anything started;
     cancellation ends the script and goes on.
     """
-    credentials = {name: await secrets.resolve(ref) for name, ref in work.credentials.items()}
+    try:
+        credentials = {name: await secrets.resolve(ref) for name, ref in work.credentials.items()}
+    except SecretError as error:
+        if begun:
+            raise ScriptEndUnknown(error.message, remedy=error.remedy) from error
+        raise
     context: dict[str, Any] = {**work.context}
     if credentials:
         context["credentials"] = credentials
@@ -48,6 +59,8 @@ async def run_script_work(
         context=context,
         secrets=revealed,
         on_started=record_start,
+        run_id=run_id,
+        begun=begun,
     )
     return await _report(result, put_blob)
 

@@ -36,6 +36,7 @@ TICK_S = 0.25
 USAGE_EVERY_S = 0.5
 KILL_S_MAX = 5.0
 DRAIN_S_MAX = 2.0
+GRACE_S = 0.25  # a script that is at its end when its service dies may reach it, and is known
 JOB_S_MAX = 10.0
 START_FAILED_STATUS = 127
 _PR_SET_PDEATHSIG = 1
@@ -345,13 +346,15 @@ class Script:
         if self._reap():
             self.left = self._kill_tree()
         self._drain()
+        if ending.reason == "stopped" and self._status is not None and os.WIFEXITED(self._status):
+            return self._ended(self._status)
         return ending
 
     def _watch(self) -> Ending:
         poller = select.poll()
         for descriptor in (0, self._wake, self._output):
             poller.register(descriptor, select.POLLIN)
-        parent = os.getppid()
+        parent, gone = os.getppid(), False
         usage_due = self._started + USAGE_EVERY_S
         deadline = self._started + self._job["timeout_s"]
         while True:
@@ -367,11 +370,15 @@ class Script:
             # Nothing more is sent after `G`, so input that is readable has ended. The parent is
             # looked at too: a forked child of the service may hold the pipe open. (The kernel's
             # parent-death signal is no use here: it fires when the starting *thread* ends.)
-            if 0 in ready or self._stop or os.getppid() != parent:
-                return Ending("stopped", 0)
             now = time.monotonic()
+            if not gone and (0 in ready or os.getppid() != parent):
+                gone = True
+                poller.unregister(0)
+                deadline = min(deadline, now + GRACE_S)
+            if self._stop:
+                return Ending("stopped", 0)
             if now >= deadline:
-                return Ending("timeout", 0)
+                return Ending("stopped" if gone else "timeout", 0)
             if now >= usage_due:
                 usage_due = now + USAGE_EVERY_S
                 if reason := self._broken_limit():
@@ -464,6 +471,28 @@ class Script:
         return self._total, bytes(self._tail[-self._job["keep_bytes"] :])
 
 
+# -- record ------------------------------------------------------------------------------------
+
+
+class Record:
+    """What is left of this run for whoever comes after the service died (see record.py).
+
+    Locked while the guard lives. Not synced: it counts in the boot it names only.
+    """
+
+    def __init__(self, path: str) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, 0o600) if path else None
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, 0)
+
+    def add(self, line: str, content: bytes = b"") -> None:
+        """Note one more step of the run."""
+        if self._fd is not None:
+            _write(self._fd, f"{line}\n".encode() + content)
+
+
 # -- protocol ----------------------------------------------------------------------------------
 
 
@@ -478,16 +507,22 @@ def _receive(length: int) -> bytes | None:
     return bytes(data)
 
 
-def _send(data: bytes) -> None:
+def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(1, view) :]
+        view = view[os.write(descriptor, view) :]
 
 
-def _serve(job: dict[str, Any], folder: str) -> None:
+def _send(data: bytes) -> None:
+    _write(1, data)
+
+
+def _serve(job: dict[str, Any], folder: str, record: Record) -> None:
+    record.add(f"prepared {job['boot']}")
     _send(f"R {folder}\n".encode())
     if _receive(1) != b"G":
         return
+    record.add(f"started {time.time()}")
     script = Script(folder, job)
     ending = script.supervise()
     failure = script.start_failure()
@@ -496,7 +531,9 @@ def _serve(job: dict[str, Any], folder: str) -> None:
     total, tail = script.output()
     note = "; ".join(filter(None, (failure, _left_text(script.left), _clean(folder)))).encode()
     header = f"{ending.reason} {ending.status} {total} {len(note)}\n".encode()
-    _send(header + note + tail)
+    report = header + note + tail
+    record.add(f"ended {time.time()} {len(report)}", report)
+    _send(report)
 
 
 def _left_text(left: set[int]) -> str:
@@ -543,7 +580,7 @@ def main() -> int:
         job["tasks_before"] = tasks_of_user(uid)
         folder, _lock = _make_folder(job["folder_root"])
         _fill_folder(folder, job)
-        _serve(job, folder)
+        _serve(job, folder, Record(job["record"]))
     except BrokenPipeError:
         return 0
     except OSError as error:

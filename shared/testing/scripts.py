@@ -7,24 +7,27 @@ started it is frozen, and is ended by its guard when that process is dead.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from shared.effects.policy import RetryPolicy
-from shared.effects.running import EffectHandler, EffectRun
 from shared.scripts import ScriptRunner
-from shared.scripts.errors import ScriptNotStarted
+from shared.scripts.errors import ScriptEndUnknown, ScriptNotStarted
+from shared.scripts.runner import EARLIER_S_MAX
 from shared.scripts.spec import Outcome, Runtime, ScriptResult, ScriptSpec
 from shared.secrets import Secret
 from shared.testing.world import Host, World
 
 LOOK_S: Final = 0.5
 TICK_S: Final = 1e-5
-_effect: contextvars.ContextVar[str] = contextvars.ContextVar("effect", default="")
+ENDS: Final[Mapping[str, Outcome]] = {
+    "done": "done",
+    "failed": "failed",
+    "timed-out": "timed-out",
+}
+"""What a script comes to by itself; whatever else becomes of it is *killed*."""
 
 
 class Play(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,12 @@ class Machine:
     def __init__(self, world: World) -> None:
         self.world = world
         self.runs: list[Run] = []
+        self.guards: dict[str, Host] = {}
+
+    def guarded(self, run_id: str) -> bool:
+        """Whether the guard of a run lives: until its process has heard the end, or is dead."""
+        host = self.guards.get(run_id)
+        return host is not None and host.process.state != "dead"
 
     async def play(self, host: Host, run: Run, play: Play, *, timeout_s: float) -> None:
         """Let the script run to its end, or to that of the process that guards it."""
@@ -99,28 +108,42 @@ class MemoryRunner(ScriptRunner):
         context: Mapping[str, Any],
         secrets: Mapping[str, str | Secret],
         on_started: Callable[[], Awaitable[None]],
+        run_id: str = "",
+        begun: bool = False,
     ) -> ScriptResult:
         play = msgspec.json.decode(spec.content, type=Play)
+        if begun and (earlier := await self._earlier(run_id)) is not None:
+            return self._told(earlier, play)
         if self._chance.random() < play.not_prepared:
             raise ScriptNotStarted("no room to prepare the run", remedy="wait")
-        await on_started()
-        world = self._machine.world
-        run = Run(effect_id=_effect.get(), started_at=world.clock.now())
-        self._machine.runs.append(run)
-        world.noticed(self._host, "script")
-        await asyncio.get_running_loop().create_task(
-            self._machine.play(self._host, run, play, timeout_s=spec.timeout_s),
-            context=world.outside,
-        )
-        return self._result(run, play)
+        world, guards = self._machine.world, self._machine.guards
+        guards[run_id] = self._host
+        try:
+            await on_started()
+            run = Run(effect_id=run_id, started_at=world.clock.now())
+            self._machine.runs.append(run)
+            world.noticed(self._host, "script")
+            await asyncio.get_running_loop().create_task(
+                self._machine.play(self._host, run, play, timeout_s=spec.timeout_s),
+                context=world.outside,
+            )
+        finally:
+            guards.pop(run_id, None)
+        return self._told(run, play)
 
-    def _result(self, run: Run, play: Play) -> ScriptResult:
-        outcomes: dict[str, Outcome] = {
-            "done": "done",
-            "failed": "failed",
-            "timed-out": "timed-out",
-        }
-        outcome = outcomes.get(run.outcome, "killed")
+    async def _earlier(self, run_id: str) -> Run | None:
+        """The run that ended under this id; None if it was never started."""
+        for _ in range(int(EARLIER_S_MAX / LOOK_S)):
+            if not self._machine.guarded(run_id):
+                break
+            await asyncio.sleep(LOOK_S)
+        run = next((run for run in self._machine.runs if run.effect_id == run_id), None)
+        if self._machine.guarded(run_id) or (run is not None and run.outcome not in ENDS):
+            raise ScriptEndUnknown("the script was cut off, or runs on", remedy="look at it")
+        return run
+
+    def _told(self, run: Run, play: Play) -> ScriptResult:
+        outcome = ENDS.get(run.outcome, "killed")
         return ScriptResult(
             exit_code={"done": 0, "failed": 1}.get(outcome),
             outcome=outcome,
@@ -131,17 +154,3 @@ class MemoryRunner(ScriptRunner):
             ended_at=run.ended_at or self._machine.world.clock.now(),
             error=None if outcome == "done" else f"{play.name}: {outcome}; mend it",
         )
-
-
-class Named:
-    """A handler during whose run scripts know which effect they are run for."""
-
-    def __init__(self, handler: EffectHandler) -> None:
-        self._handler = handler
-        self.policy: RetryPolicy = handler.policy
-        self.resumable = handler.resumable
-
-    async def run(self, effect: EffectRun) -> msgspec.Struct | None:
-        """As the handler's own."""
-        _effect.set(effect.effect_id)
-        return await self._handler.run(effect)

@@ -39,6 +39,7 @@ from tests.acceptance.judge import (
     judge_cleanup,
     judge_doubles,
     judge_recovery,
+    judge_scripts,
     judge_snapshots,
 )
 from tests.acceptance.plane import Plane
@@ -181,6 +182,8 @@ class Operator(threading.Thread):
         job = self.client.command(f"{plan}/recover", {"mode": "test"})["id"]
         recovery = self.client.wait_job(job, timeout_s=JOB_S_MAX)
         judge_recovery(self._world, recovery, self.verdict)
+        shown = self.client.script_steps(recovery)
+        judge_scripts(self._world.script_lines(), shown, self.verdict)
         job = self.client.command(f"/v1/jobs/{job}/cleanup")["id"]
         judge_cleanup(self._world, self.client.wait_job(job, timeout_s=JOB_S_MAX), self.verdict)
         self._world.change_disks()
@@ -253,7 +256,7 @@ def _gather(
             judge_snapshots(world, operator.verdict)
         outcome.verdicts.append(operator.verdict)
         outcome.commands += operator.client.asked
-        outcome.settled += len(operator.client.accepted)
+        outcome.settled += sum(each.settled for each in operator.client.accepted.values())
         outcome.stall_s = max(outcome.stall_s, operator.client.stall_s)
     outcome.kills = chaos.kills
     outcome.wrong += chaos.broken
@@ -323,7 +326,8 @@ def report(outcome: Outcome) -> int:
             say(str(msgspec.to_builtins(verdict)))
     for line in (*outcome.gaps[:20], *outcome.wrong):
         say(line)
-    lost = sum(len(v.lost) + len(v.unfinished) for v in outcome.verdicts) + len(outcome.wrong)
+    lost = sum(len(v.lost + v.unfinished + v.unfounded) for v in outcome.verdicts)
+    lost += len(outcome.wrong)
     lost += outcome.commands - outcome.settled
     doubled = sum(len(v.doubled) for v in outcome.verdicts)
     unknown = sum(v.unknown for v in outcome.verdicts)

@@ -13,15 +13,28 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+import msgspec
+
 from tests.acceptance.plane import Plane
 from tests.waiting import wait_until
 
 ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
 ANSWER_S_MAX = 60.0
+JOB_POLL_S = 0.05
+"""Each look costs the watched processes a few milliseconds."""
+
+
+class Accepted(msgspec.Struct):
+    """A command that was answered 202 or 200; `job` is the one it was given, if it has one."""
+
+    path: str
+    body: dict[str, Any]
+    job: str = ""
+    settled: bool = False
 
 
 class Client:
-    """Asks one plane; `accepted` are the commands that were answered 202 or 200.
+    """Asks one plane; `accepted` are the commands it took on, by idempotency key.
 
     Clients that ask side by side need prefixes of their own for their idempotency keys.
     """
@@ -30,7 +43,7 @@ class Client:
         self._plane = plane
         self._prefix = prefix
         self._number = 0
-        self.accepted: list[str] = []
+        self.accepted: dict[str, Accepted] = {}
 
     def request(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
         """One answered request, asked again while nobody answers. 4xx raises HTTPError."""
@@ -64,10 +77,12 @@ class Client:
         def decided() -> bool:
             nonlocal answer
             answer = self.request("POST", f"{path}?wait=5s", body or {}, key=key)
-            return answer.get("state") != "accepted"
+            job = answer.get("job") or answer.get("id") or ""
+            settled = answer.get("state") != "accepted"
+            self.accepted[key] = Accepted(path=path, body=body or {}, job=job, settled=settled)
+            return settled
 
         wait_until(decided, f"{path} is decided", within_s=ANSWER_S_MAX)
-        self.accepted.append(path)
         return answer
 
     def job(self, job: str) -> dict[str, Any]:
@@ -84,8 +99,18 @@ class Client:
             found = self.job(job)
             return found["state"] in ENDED
 
-        wait_until(ended, f"{job} ends", within_s=timeout_s)
+        wait_until(ended, f"{job} ends", within_s=timeout_s, poll_s=JOB_POLL_S)
         return found
+
+    def script_steps(self, recovery: dict[str, Any]) -> dict[tuple[str, str], str]:
+        """(script, job) → state, of the scripts of a recovery and its VMs, as jobs show them."""
+        shown: dict[tuple[str, str], str] = {}
+        for job in (recovery, *map(self.job, recovery["children"])):
+            for step in job["steps"]:
+                hook, _, what = step["name"].partition("-")
+                if what == "script":
+                    shown[f"{job['vm'] or 'plan'}-{hook}", recovery["id"]] = step["state"]
+        return shown
 
 
 def encoded_scripts(scripts: dict[str, str]) -> dict[str, str]:

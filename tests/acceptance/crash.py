@@ -1,249 +1,149 @@
 """`make crash N=50 SEED=7`: kill −9 trials of six processes, judged from outside.
 
-A third of the trials kills at a random time, a third just after the k-th commit of a service, a
-third after the k-th platform call has returned and before its outcome is committed. One process
-or all of them die, every third time the Postgres postmaster too; then they start again.
-Last line: `lost=0 doubled=0 unfinished=0 unknown=n resume_max=…s`; exit 1 if a bound is broken.
+A third of the trials kills at a random time, a third just after the k-th commit, a third after
+the k-th platform call has returned and before its outcome is committed; k ≤ 200. *The k-th* is
+counted over all processes together: commits to the logs of the five services that have one, and
+calls that change something at a site. So k = 1 … 200 are 200 different moments of the main job
+and what follows it, and whoever made the commit or call dies: a k per service would lie beyond
+what most of them ever do. One process or all of them die, every third time the Postgres
+postmaster too; then they start again. Every 25th trial stops a replicator for 30 s instead
+(tests/acceptance/stopped.py). `SWEEP=1` does each of the 400 points once; `FROM=i` begins there.
+
+Last line: `lost=0 doubled=0 unfinished=0 unknown=n resume_max=…s killed=n`; exit 1 if a bound is
+broken, an *unknown* step has not a script with a start line and no end line, or fewer than 90 %
+of the trials that should kill did.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import random
-import shutil
 import sys
 import tempfile
-import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
+from shared.embedded import EmbeddedPostgres
 from shared.errors import SeawallError
-from tests.acceptance.client import Client, encoded_scripts
-from tests.acceptance.judge import (
-    Verdict,
-    judge_cleanup,
-    judge_doubles,
-    judge_recovery,
-    judge_snapshots,
-)
-from tests.acceptance.plane import SERVICES, Plane
-from tests.acceptance.world import PLAN, World
+from tests.acceptance import stopped
+from tests.acceptance.judge import RESUME_S_MAX, Verdict
+from tests.acceptance.trial import KINDS, POINT_MAX, Trial, run_trial, say, trial_of
 
-KINDS = ("time", "commit", "call")
-POINT_MAX = 200
-WORK_S = 5.0
-COMMITTING = ("gateway", "scheduler", "replicator", "recovery", "notifier")
-CALLING = ("replicator", "recovery")
+STOPPED = "stopped"
+STOPPED_EVERY = 25
+STOP_S = 30.0
+KILLED_SHARE_MIN = 0.9
+FOUND = ("lost", "doubled", "unfinished", "unfounded", "unknown")
+N_DEFAULT = 50
+TRIALS_MAX = 1000
 BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueError)
 """What may break a trial itself: it is told and counted as unfinished, and the others go on."""
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What dies when. `point` is seconds, or the k of the k-th commit or call."""
+def trials_of(*, seed: int, sweep: bool, kind: str = "") -> list[Trial]:
+    """As many trials as may be wanted, in order.
 
-    number: int
-    seed: int
-    kind: str
-    victim: str
-    point: float
-    everyone: bool
-    postmaster: bool
-
-
-def trial_of(number: int, seed: int) -> Trial:
-    """The trial of a number and seed, always the same."""
-    chance = random.Random(f"{seed}/{number}")
-    kind = KINDS[number % 3]
-    victim = chance.choice({"time": SERVICES, "commit": COMMITTING, "call": CALLING}[kind])
-    # The small numbers are where the main job is: half of the points lie below 25.
-    highest = chance.choice((25, POINT_MAX))
-    point = chance.uniform(0, WORK_S) if kind == "time" else float(chance.randint(1, highest))
-    return Trial(
-        number=number,
-        seed=seed,
-        kind=kind,
-        victim=victim,
-        point=point,
-        everyone=chance.random() < 0.5,
-        postmaster=number // 3 % 3 == 2,
-    )
-
-
-class Killer(threading.Thread):
-    """Waits for the moment, kills, starts again; `resumed_at` is when all were started again."""
-
-    def __init__(self, trial: Trial, plane: Plane, over: threading.Event) -> None:
-        super().__init__(name="killer")
-        self._trial = trial
-        self._plane = plane
-        self._over = over
-        self.resumed_at: float | None = None
-
-    def run(self) -> None:
-        """Kill once."""
-        trial = self._trial
-        if trial.kind == "time":
-            if self._over.wait(trial.point):
-                return
-        else:
-            while trial.victim in self._plane.running():
-                if self._over.wait(0.005):
-                    return
-        if trial.postmaster:
-            self._plane.postgres.kill()
-        dying = self._plane.running() if trial.everyone else {trial.victim}
-        self._plane.kill(dying)
-        if trial.postmaster:
-            self._plane.postgres.start()
-        self._plane.start_all()
-        self.resumed_at = time.time()
-
-
-def run_trial(trial: Trial, *, keep: bool = False) -> Verdict:
-    """One trial in a world of its own, removed afterwards unless `keep`."""
-    root = Path(tempfile.mkdtemp(prefix="seawall-crash-"))
-    root.chmod(0o755)
-    world = World(root, seed=trial.seed * 1000 + trial.number)
-    world.build()
-    verdict = Verdict()
-    over = threading.Event()
-    try:
-        with Plane(root) as plane:
-            armed = (
-                {} if trial.kind == "time" else {trial.victim: f"{trial.kind}:{trial.point:.0f}"}
-            )
-            plane.start_all(armed=armed)
-            if trial.kind == "time":
-                plane.wait_ready()
-            killer = Killer(trial, plane, over)
-            killer.start()
-            try:
-                _work(Client(plane), world, verdict)
-            except (AssertionError, OSError, KeyError, ValueError) as broken:
-                verdict.unfinished.append(f"{broken!r}"[:600])
-                say(plane.log_tail())
-            over.set()
-            killer.join(timeout=60)
-            if killer.resumed_at is not None:
-                verdict.resume_s = _resume_s(world, killer.resumed_at)
-        judge_doubles(world, verdict)
-        if not verdict.unfinished:
-            judge_snapshots(world, verdict)
-    finally:
-        over.set()
-        if keep:
-            say(f"kept {root}")
-        else:
-            shutil.rmtree(root, ignore_errors=True)
-    return verdict
-
-
-def _work(client: Client, world: World, verdict: Verdict) -> None:
-    """What an operator does: protect, replicate twice, test-recover, clean up."""
-    for site in ("east", "west"):
-        path = str(world.root / site)
-        body = {"name": site, "platform": "lab", "settings": {"path": path}}
-        client.command("/v1/sites", body)
-    plan = world.plan()
-    client.command("/v1/plans", {**plan, "scripts": encoded_scripts(plan["scripts"])})
-    for _ in range(2):
-        run = client.wait_job(client.command(f"/v1/plans/{PLAN}/run")["id"])
-        if run["state"] != "completed":
-            verdict.lost.append(f"replication {run['state']}: {_why(client, run)}")
-        world.change_disks()
-    recovery = client.command(f"/v1/plans/{PLAN}/recover", {"mode": "test"})
-    recovery = client.wait_job(recovery["id"])
-    judge_recovery(world, recovery, verdict)
-    cleanup = client.wait_job(client.command(f"/v1/jobs/{recovery['id']}/cleanup")["id"])
-    judge_cleanup(world, cleanup, verdict)
-
-
-def _why(client: Client, job: dict[str, Any]) -> str:
-    told = [client.job(child) for child in job["children"]]
-    return json.dumps([(child["vm"], child["state"], child["error"]) for child in told])
-
-
-def _resume_s(world: World, resumed_at: float) -> float:
-    """Seconds from the restart to the next platform call; 0 where none was to come."""
-    import datetime as dt
-
-    moments = [
-        dt.datetime.fromisoformat(call["at"]).timestamp()
-        for site in (world.east, world.west)
-        for call in world.calls(site)
-    ]
-    later = [moment - resumed_at for moment in moments if moment >= resumed_at]
-    return min(later, default=0.0)
-
-
-def say(text: str) -> None:
-    """Tell whoever waits."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def trials_of(*, count: int, seed: int, sweep: bool) -> list[Trial]:
-    """The trials of a run; a sweep is every k once, of commits and of calls."""
-    if not sweep:
-        return [trial_of(number, seed) for number in range(count)]
-    chance = random.Random(seed)
+    A sweep is every k once, of commits and of calls, shuffled: a part of it is a sample of all.
+    """
+    if sweep:
+        swept = [
+            trial_of(3 * k + place, seed, kind=kind, point=float(k))
+            for k in range(1, POINT_MAX + 1)
+            for place, kind in ((1, "commit"), (2, "call"))
+        ]
+        random.Random(seed).shuffle(swept)
+        return swept
     return [
-        msgspec.structs.replace(
-            trial_of(number * 3 + (1 if kind == "commit" else 2), seed),
-            kind=kind,
-            victim=chance.choice(COMMITTING if kind == "commit" else CALLING),
-            point=float(number + 1),
-        )
-        for number in range(POINT_MAX)
-        for kind in ("commit", "call")
+        trial_of(number, seed, kind=kind or ("" if (number + 1) % STOPPED_EVERY else STOPPED))
+        for number in range(TRIALS_MAX)
     ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run trials; the exit code."""
     parser = argparse.ArgumentParser(prog="make crash", description=__doc__)
-    parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--n", type=int, help=f"how many trials; {N_DEFAULT}, or all of a sweep")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--kind", choices=(*KINDS, STOPPED), default="", help="only this kind")
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--only", type=int, help="one trial by its number")
+    parser.add_argument("--first", type=int, default=0, help="the first trial's index")
     parser.add_argument("--keep", action="store_true", help="keep the folders of trials")
     chosen = parser.parse_args(arguments)
-    trials = trials_of(count=chosen.n, seed=chosen.seed, sweep=chosen.sweep)
-    if chosen.only is not None:
-        trials = [trial_of(chosen.only, chosen.seed)]
-    verdicts = []
-    for trial in trials:
-        began = time.monotonic()
+    trials = trials_of(seed=chosen.seed, sweep=chosen.sweep, kind=chosen.kind)
+    count = chosen.n or (len(trials) if chosen.sweep else N_DEFAULT)
+    trials = trials[chosen.first : chosen.first + count]
+    with _server() as server:
+        verdicts = [
+            _judged(index, trial, server=server, keep=chosen.keep)
+            for index, trial in enumerate(trials, chosen.first)
+        ]
+    return _report(trials, verdicts)
+
+
+@contextmanager
+def _server() -> Iterator[EmbeddedPostgres]:
+    """The Postgres of all trials; each has a database of its own in it."""
+    with tempfile.TemporaryDirectory(prefix="seawall-crash-server-") as folder:
+        Path(folder).chmod(0o755)
+        server = EmbeddedPostgres(Path(folder))
         try:
-            verdict = run_trial(trial, keep=chosen.keep)
-        except BREAKS:
-            traceback.print_exc()
-            verdict = Verdict(unfinished=["the trial itself broke"])
-        verdicts.append(verdict)
-        say(
-            f"{trial.number:3} {trial.kind:6} {trial.victim:10} {trial.point:6.1f}"
-            f" {'all' if trial.everyone else 'one'}{'+pg' if trial.postmaster else '   '}"
-            f" {time.monotonic() - began:5.1f} s  resume {verdict.resume_s:4.1f} s"
-            f"  {'ok' if verdict.good else msgspec.to_builtins(verdict)}"
-        )
-    return _report(verdicts)
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
-def _report(verdicts: list[Verdict]) -> int:
+def _judged(index: int, trial: Trial, *, server: EmbeddedPostgres, keep: bool) -> Verdict:
+    """Run one trial and tell how it went."""
+    began = time.monotonic()
+    try:
+        if trial.kind == STOPPED:
+            verdict = _stopped(trial)
+        else:
+            verdict = run_trial(trial, server=server, keep=keep)
+    except BREAKS:
+        traceback.print_exc()
+        verdict = Verdict(unfinished=["the trial itself broke"])
+    took_s = time.monotonic() - began
+    say(
+        f"{index:3} {trial.name:32} killed {verdict.killed or 'nobody: not reached':24}"
+        f" {took_s:5.1f} s  resume {verdict.resume_s:4.1f} s  load {os.getloadavg()[0]:4.1f}"
+        f"  {'' if verdict.good else 'WRONG '}{_told(verdict)}"
+    )
+    return verdict
+
+
+def _told(verdict: Verdict) -> str:
+    """What was found, where anything was."""
+    found = {name: getattr(verdict, name) for name in FOUND}
+    found["late"] = verdict.resume_s > RESUME_S_MAX
+    return "; ".join(f"{name}: {what}" for name, what in found.items() if what) or "ok"
+
+
+def _stopped(trial: Trial) -> Verdict:
+    verdict = stopped.run_trial(seconds=STOP_S, seed=trial.seed + trial.number).verdict
+    verdict.killed = "stopped"
+    return verdict
+
+
+def _report(trials: list[Trial], verdicts: list[Verdict]) -> int:
+    """The last line, and the exit code."""
     sums = {
         name: sum(len(getattr(verdict, name)) for verdict in verdicts)
         for name in ("lost", "doubled", "unfinished")
     }
-    unknown = sum(verdict.unknown for verdict in verdicts)
+    sums["unknown"] = sum(verdict.unknown for verdict in verdicts)
     resume = max((verdict.resume_s for verdict in verdicts), default=0.0)
+    kills = [v.killed for t, v in zip(trials, verdicts, strict=True) if t.kind != STOPPED]
+    killed = sum(map(bool, kills))
     counts = " ".join(f"{name}={count}" for name, count in sums.items())
-    sys.stdout.write(f"{counts} unknown={unknown} resume_max={resume:.1f}s\n")
-    return 0 if all(verdict.good for verdict in verdicts) else 1
+    sys.stdout.write(f"{counts} resume_max={resume:.1f}s killed={killed}\n")
+    enough = killed >= KILLED_SHARE_MIN * len(kills)
+    return 0 if enough and all(verdict.good for verdict in verdicts) else 1
 
 
 if __name__ == "__main__":

@@ -1,34 +1,50 @@
 """Judges a trial by the world outside: platform folders, call journals, script files, hashes.
 
-Never looks at the control plane's own tables.
+Never looks at the control plane's own tables. What jobs show, through the API, is judged too: as
+a claim about scripts that the scripts' own lines must bear out.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
-from tests.acceptance.world import VMS, World
+from tests.acceptance.client import Accepted
+from tests.acceptance.world import PLANS, VMS, World
+
+RESUME_S_MAX = 10.0
+
+Script = tuple[str, str]
+"""A script's name and the recovery it was started for."""
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """What was found wrong; `unknown` are script starts without an end."""
+    """What was found wrong, and how it went.
+
+    `unknown` are the script steps that jobs show as unknown; `unfounded` those of them that have
+    not a start line without an end line, and scripts cut off that are shown as anything else.
+    `killed` is who was killed, in words.
+    """
 
     lost: list[str] = []
     doubled: list[str] = []
     unfinished: list[str] = []
+    unfounded: list[str] = []
     unknown: int = 0
     resume_s: float = 0.0
+    killed: str = ""
 
     @property
     def good(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.lost or self.doubled or self.unfinished) and self.resume_s <= 10.0
+        wrong = self.lost or self.doubled or self.unfinished or self.unfounded
+        return not wrong and self.resume_s <= RESUME_S_MAX
 
 
 def judge_doubles(world: World, verdict: Verdict) -> None:
@@ -42,8 +58,78 @@ def judge_doubles(world: World, verdict: Verdict) -> None:
         verdict.doubled += [f"{key} {count}×" for key, count in done.items() if count > 1]
     starts = Counter(line[1:] for line in world.script_lines() if line[0] == "start")
     verdict.doubled += [f"script {key} {count}×" for key, count in starts.items() if count > 1]
-    ends = sum(line[0] == "end" for line in world.script_lines())
-    verdict.unknown = sum(starts.values()) - ends
+
+
+def judge_scripts(
+    lines: Iterable[tuple[str, str, str]], shown: Mapping[Script, str], verdict: Verdict
+) -> None:
+    """Every script of an ended recovery was run, and its step's state is what its lines tell.
+
+    Both lines: completed. A start alone: unknown. A script without its start line may be shown
+    as nothing: it has not run, and should have.
+    """
+    found = set(lines)
+    verdict.unknown += sum(state == "unknown" for state in shown.values())
+    for script, state in shown.items():
+        begun, over = ("start", *script) in found, ("end", *script) in found
+        told = "completed" if over else "unknown" if begun else "not run"
+        if state == "unknown" and told != "unknown":
+            verdict.unfounded.append(f"{script} is shown unknown and is {told}")
+        elif told == "unknown" and state != "unknown":
+            verdict.unfounded.append(f"{script} was cut off and is shown {state}")
+        elif state not in ("completed", "unknown") or told == "not run":
+            verdict.lost.append(f"{script} is shown {state} and is {told}")
+
+
+def judge_accepted(world: World, accepted: Iterable[Accepted], verdict: Verdict) -> None:
+    """Every command that was answered 202 has its result at the sites."""
+    done = [
+        (
+            call["call"],
+            call["job"] if call["call"] != "delete_instance" else call["key"],
+            call["vm"],
+        )
+        for site in (world.east, world.west)
+        for call in world.calls(site)
+        if call["outcome"] == "ok"
+    ]
+    for each in accepted:
+        missing = [found for found in _results(each) if not _holds(world, found, done)]
+        verdict.lost += [f"{each.path}: no {' '.join(found)}" for found in missing]
+
+
+def _results(command: Accepted) -> list[tuple[str, str, str]]:
+    """What must be found at the sites: (call, start of its job or key, VM)."""
+    match command.path.strip("/").split("/")[1:]:
+        case ["sites"]:
+            return [("check", "", command.body["name"])]
+        case ["plans"]:
+            plan = command.body["plan"]["name"]
+            return [("copy", plan, vm) for vm in PLANS[plan]]
+        case ["plans", plan, "run"]:
+            number = command.job.rpartition(":")[2] or "none"
+            calls = ("open_snapshot", "finalize", "close_snapshot")
+            jobs = {vm: f"iteration:{plan}:{vm}:{number}" for vm in PLANS[plan]}
+            return [(call, jobs[vm], vm) for call in calls for vm in PLANS[plan]]
+        case ["plans", plan, "recover"]:
+            job = command.job or "none"
+            return [
+                (call, job, vm) for call in ("create_instance", "power_on") for vm in PLANS[plan]
+            ]
+        case ["jobs", recovery, "cleanup"]:
+            plan = recovery.split(":")[1]
+            return [("delete_instance", f"{command.job or 'none'}/", vm) for vm in PLANS[plan]]
+    raise AssertionError(f"nobody knows what {command.path} leads to")
+
+
+def _holds(world: World, found: tuple[str, str, str], done: list[tuple[str, str, str]]) -> bool:
+    call, owner, vm = found
+    match call:
+        case "check":
+            return any(each["call"] == "check" for each in world.calls(world.root / vm))
+        case "copy":
+            return (world.west / "replicas" / owner / vm / "current.json").exists()
+    return any(name == call and job.startswith(owner) and of == vm for name, job, of in done)
 
 
 def judge_recovery(world: World, job: dict[str, Any], verdict: Verdict) -> None:
@@ -52,7 +138,7 @@ def judge_recovery(world: World, job: dict[str, Any], verdict: Verdict) -> None:
     of_job = {record["vm"]: record for record in records if record["job"] == job["id"]}
     if len(of_job) != sum(record["job"] == job["id"] for record in records):
         verdict.doubled.append(f"a VM has two instances of {job['id']}")
-    for vm in VMS:
+    for vm in PLANS.get(job["plan"], VMS):
         record = of_job.get(vm)
         if record is None or record["power"] != "on":
             verdict.lost.append(f"{vm} is not up after {job['id']} {job['state']}")
@@ -66,7 +152,10 @@ def _judge_disks(world: World, vm: str, folder: Path, verdict: Verdict) -> None:
         for call in world.calls(world.east)
         if call["call"] == "open_snapshot" and call["outcome"] == "ok" and call["vm"] == vm
     ]
-    for disk in sorted(snapshots[-1] if snapshots else {}):
+    if not snapshots:
+        verdict.lost.append(f"{vm} was recovered and no snapshot of it was ever opened")
+        return
+    for disk in sorted(snapshots[-1]):
         content = (folder / f"{disk}.raw").read_bytes()
         if hashlib.sha256(content).hexdigest() != snapshots[-1][disk]:
             verdict.lost.append(f"{vm}/{disk} differs from its last snapshot")

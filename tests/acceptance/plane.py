@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import urllib.request
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import asyncpg
+
 from shared.embedded import EmbeddedPostgres
 from tests.waiting import wait_until
 
@@ -18,19 +21,32 @@ SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "proje
 LEASE_S = 2.0
 HEARTBEAT_S = 0.5
 READY_S_MAX = 30.0
+SQL_S_MAX = 30.0
 
 
 class Plane:
-    """Six services on one embedded Postgres; use as a context."""
+    """Six services on one embedded Postgres; use as a context.
 
-    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    `server` is a running one to make a database of its own in, for those who start many planes
+    one after another: making a cluster takes as long as starting the services.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        server: EmbeddedPostgres | None = None,
+    ) -> None:
         self.home = root / "home"
-        self.postgres = EmbeddedPostgres(root / "postgres")
+        self.postgres = server or EmbeddedPostgres(root / "postgres")
+        self._database = root.name if server is not None else ""
         self.log = root / "services.log"
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,
+            "SEAWALL_KILL_COUNT": str(root / "kill-count"),
             "SEAWALL_HOME": str(self.home),
             "SEAWALL_PORT": str(self.port),
             "SEAWALL_LEASE": str(LEASE_S),
@@ -54,7 +70,11 @@ class Plane:
 
     def __enter__(self) -> Plane:
         self.home.mkdir(parents=True)
-        self._environment["SEAWALL_DATABASE_URL"] = self.postgres.start()
+        url = self.postgres.start()
+        if self._database:
+            asyncio.run(_execute(url, f'create database "{self._database}"'))
+            url = self.postgres.dsn(self._database)
+        self._environment["SEAWALL_DATABASE_URL"] = url
         return self
 
     def start(self, name: str, *, kill_after: str = "", label: str = "") -> None:
@@ -71,15 +91,20 @@ class Plane:
                 stderr=log,
             )
 
-    def start_all(self, *, armed: Mapping[str, str] | None = None) -> None:
-        """Start every service that does not run."""
+    def start_all(self, *, kill_after: str = "") -> None:
+        """Start every service that does not run; `kill_after` arms them together."""
         for name in SERVICES:
             if name not in self.running():
-                self.start(name, kill_after=(armed or {}).get(name, ""))
+                self.start(name, kill_after=kill_after)
 
     def running(self) -> set[str]:
         """The services that run."""
         return {name for name, process in self.processes.items() if process.poll() is None}
+
+    def killed(self) -> set[str]:
+        """The services that died by SIGKILL and were not started again."""
+        code = -signal.SIGKILL
+        return {name for name, process in self.processes.items() if process.poll() == code}
 
     def kill(self, names: Collection[str]) -> None:
         """SIGKILL services and reap them."""
@@ -121,7 +146,19 @@ class Plane:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self.postgres.stop()
+        if self._database:
+            drop = f'drop database "{self._database}" with (force)'
+            asyncio.run(_execute(self.postgres.start(), drop))
+        else:
+            self.postgres.stop()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url, timeout=SQL_S_MAX, command_timeout=SQL_S_MAX)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close(timeout=SQL_S_MAX)
 
 
 def _free_port() -> int:

@@ -34,6 +34,7 @@ from tests.acceptance.judge import (
     judge_cleanup,
     judge_doubles,
     judge_recovery,
+    judge_scripts,
     judge_snapshots,
 )
 from tests.acceptance.plane import LEASE_S, Plane
@@ -72,9 +73,9 @@ class SlowWorld(World):
     def _disk(self) -> Path:
         return self.east / "vms" / "db" / "sda.raw"
 
-    def change_disks(self) -> None:
+    def change_disks(self, plan: str = PLAN) -> None:
         """Much of the large disk is written anew, and a little of the others."""
-        super().change_disks()
+        super().change_disks(plan)
         seed = self._chance.randrange(1 << 30)
         for _ in tools.write_random(self._disk, seed=seed, count=CHANGED_MIB, size=MIB):
             pass
@@ -183,6 +184,7 @@ def _recover(client: Client, world: World, verdict: Verdict) -> None:
     recovery = client.command(f"/v1/plans/{PLAN}/recover", {"mode": "test"})
     recovery = client.wait_job(recovery["id"])
     judge_recovery(world, recovery, verdict)
+    judge_scripts(world.script_lines(), client.script_steps(recovery), verdict)
     cleanup = client.wait_job(client.command(f"/v1/jobs/{recovery['id']}/cleanup")["id"])
     judge_cleanup(world, cleanup, verdict)
 

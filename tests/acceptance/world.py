@@ -1,7 +1,12 @@
-"""A small world for trials: two lab sites, three VMs with disks of a few MiB, counting scripts.
+"""A small world for trials: two lab sites, VMs with disks of at most 2 MiB, counting scripts.
 
-Every script appends one line when it starts and one when it ends, with the job and step it was
-started for, to a file of the world: what the judge reads.
+The plan *shop* has three VMs that boot one after another, and scripts. *More* has further VMs
+that boot together, without scripts: quick work for trials whose kill is still to come.
+
+Every script appends one line when it starts and one when it ends, with its name and the job it
+was started for, to a file of the world: what the judge reads. The lines are the first and the
+last thing it does, by a shell, which is there at once and gone at once: a kill should not fall
+between a line and the start or end that it tells of.
 """
 
 from __future__ import annotations
@@ -19,18 +24,18 @@ from shared.platforms.lab import tools
 MIB = 1 << 20
 VMS = ("db", "app", "web")
 PLAN = "shop"
+MORE = "more"
+MORE_VMS = tuple(f"more-{number}" for number in range(6))
+PLANS = {PLAN: VMS, MORE: MORE_VMS}
 
-COUNTING = """
-import json, os, sys, time
-context = json.load(sys.stdin)
-where = {lines!r}
-def line(what):
-    vm = (context.get("vm") or {{}}).get("name")
-    with open(where, "a") as file:
-        file.write(json.dumps([what, {name!r}, context.get("job"), vm]) + "\\n")
-line("start")
-time.sleep(0.05)
-line("end")
+COUNTING = """\
+line() {{ echo "[\\"$1\\",\\"{name}\\",\\"$job\\"]" >> {lines}; }}
+read -r context
+job=${{context#*'"job":"'}}
+job=${{job%%'"'*}}
+line start
+sleep 0.1
+line end
 """
 
 
@@ -51,57 +56,56 @@ class World:
         os.chmod(self.lines, 0o666)
         self.west.mkdir()
         for number, vm in enumerate(VMS):
-            folder = self.east / "vms" / vm
-            folder.mkdir(parents=True)
             disks = ["sda", "sdb"] if number == 0 else ["sda"]
-            for disk in disks:
-                (folder / f"{disk}.raw").write_bytes(self._chance.randbytes(2 * MIB))
-            document = {
-                "name": vm,
-                "memory": "1GiB",
-                "disks": [{"name": disk, "file": f"{disk}.raw"} for disk in disks],
-                "networks": ["prod"],
-                "guest": {"boots_in": "100ms"},
-            }
-            (folder / "vm.yaml").write_text(yaml.safe_dump(document))
+            self._make_vm(vm, disks, size=2 * MIB, boots_in="100ms")
+        for vm in MORE_VMS:
+            self._make_vm(vm, ["sda"], size=MIB // 4, boots_in="10ms")
         (self.east / "site.yaml").write_text("journal: hashes\n")
         (self.west / "site.yaml").write_text("journal: true\n")
 
-    def change_disks(self) -> None:
-        """Some writes through the write protocol, to every VM."""
-        for vm in VMS:
+    def _make_vm(self, vm: str, disks: list[str], *, size: int, boots_in: str) -> None:
+        folder = self.east / "vms" / vm
+        folder.mkdir(parents=True)
+        for disk in disks:
+            (folder / f"{disk}.raw").write_bytes(self._chance.randbytes(size))
+        document = {
+            "name": vm,
+            "memory": "1GiB",
+            "disks": [{"name": disk, "file": f"{disk}.raw"} for disk in disks],
+            "networks": ["prod"],
+            "guest": {"boots_in": boots_in},
+        }
+        (folder / "vm.yaml").write_text(yaml.safe_dump(document))
+
+    def change_disks(self, plan: str = PLAN) -> None:
+        """Some writes through the write protocol, to every VM of a plan."""
+        for vm in PLANS[plan]:
             disk = self.east / "vms" / vm / "sda.raw"
             for _ in tools.write_random(
                 disk, seed=self._chance.randrange(1 << 30), count=3, size=64 * 1024
             ):
                 pass
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self, name: str = PLAN) -> dict[str, Any]:
         """The plan as `POST /v1/plans` takes it, and its scripts' contents."""
-        names = ["plan-pre", "plan-post", *(f"{vm}-post" for vm in VMS)]
-        scripts = {
-            f"{name}.py": COUNTING.format(lines=str(self.lines), name=name) for name in names
-        }
-        document = {
-            "name": PLAN,
+        document: dict[str, Any] = {
+            "name": name,
             "protected_site": "east",
             "recovery_site": "west",
             "replication": {"interval": "1h"},
-            "recovery": {
-                "pre_script": {"run": "plan-pre.py", "runtime": "python"},
-                "post_script": {"run": "plan-post.py", "runtime": "python"},
-            },
-            "vms": [
-                {
-                    "name": vm,
-                    "boot_order": order,
-                    "post_script": {
-                        "run": f"{vm}-post.py", "runtime": "python", "on_failure": "continue",
-                    },
-                }
-                for order, vm in enumerate(VMS, 1)
-            ],
-        }  # fmt: skip
+            "vms": [{"name": vm} for vm in PLANS[name]],
+        }
+        if name != PLAN:
+            return {"plan": document, "scripts": {}}
+        document["recovery"] = {
+            "pre_script": {"run": "plan-pre.sh"},
+            "post_script": {"run": "plan-post.sh"},
+        }
+        for order, vm in enumerate(document["vms"], 1):
+            vm["boot_order"] = order
+            vm["post_script"] = {"run": f"{vm['name']}-post.sh", "on_failure": "continue"}
+        names = ["plan-pre", "plan-post", *(f"{vm}-post" for vm in VMS)]
+        scripts = {f"{each}.sh": COUNTING.format(lines=self.lines, name=each) for each in names}
         return {"plan": document, "scripts": scripts}
 
     def calls(self, site: Path) -> list[dict[str, Any]]:
@@ -115,8 +119,8 @@ class World:
                 continue
         return found
 
-    def script_lines(self) -> list[tuple[str, str, str, str]]:
-        """(start or end, script, job, vm) as the scripts themselves wrote it."""
+    def script_lines(self) -> list[tuple[str, str, str]]:
+        """(start or end, script, job) as the scripts themselves wrote it."""
         return [tuple(json.loads(line)) for line in self.lines.read_text().splitlines()]
 
     def instances(self) -> list[Path]:

@@ -41,7 +41,7 @@ from shared.process import QUICK_RETURN_KINDS
 from shared.secrets import SecretResolver
 from shared.service import Service
 from shared.testing.remote import Wire
-from shared.testing.scripts import Machine, MemoryRunner, Named
+from shared.testing.scripts import Machine, MemoryRunner
 from shared.testing.sites import MemorySites, WatchedSite
 from shared.testing.world import Host, Knobs, World
 
@@ -203,7 +203,7 @@ def _projector(host: Host) -> Projector:
 def _work(host: Host, service: Service, handlers: dict[str, EffectHandler] | Any) -> None:
     service.work(
         host.queue(service.name),
-        {kind: Named(handler) for kind, handler in handlers.items()},
+        handlers,
         heartbeat_s=host.knobs.heartbeat_s,
         chance=host.chance("worker"),
     )

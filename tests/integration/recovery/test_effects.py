@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +21,7 @@ from schemas.plans import ReadyProbe
 from services.recovery.polling import is_ready
 from shared.effects.policy import OutcomeUnknown
 from shared.effects.running import Stop
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.platforms.ports import Call, Instance
 from tests.integration.recovery.lab import DISK, Lab
 from tests.unit.recovery.test_cleanup import CLEANUP, clean
@@ -263,11 +264,33 @@ async def test_a_script_that_was_started_before_is_not_started_again(
     begin(lab, vm("db", pre_script=pre))
     effect_id = await go_to(lab, "db/pre-script")
     await lab.do(effect_id)
+    again = await lab.do(effect_id)
+    assert lines.read_text() == "start\n"
+    assert again.report.outcome == "done", "what came of the first start is told"
+    shutil.rmtree(lab.home / "scripts" / ".runs")
     with pytest.raises(OutcomeUnknown):
         await lab.do(effect_id)
     assert lines.read_text() == "start\n"
     await lab.run()
     assert lab.world.event(said.VmScriptEnded).timing.state == "unknown"
+
+
+async def test_a_script_whose_start_was_recorded_and_never_given_is_started(lab: Lab) -> None:
+    await lab.add_copy("db")
+    begin(lab, vm("db", pre_script=lab.add_script("exit 0\n", on_failure="fail_vm")))
+    effect_id = await go_to(lab, "db/pre-script")
+    run = lab.effect_run(effect_id)
+    report = run.report
+
+    async def dies(fact: Any) -> None:
+        await report(fact)
+        raise Transient("the service dies here", remedy="start it again")
+
+    run.report = dies  # type: ignore[method-assign]
+    with pytest.raises(Transient):
+        await lab.handlers["run-script"].run(run)
+    await lab.run()
+    assert lab.world.event(said.VmScriptEnded).timing.state == "completed"
 
 
 @pytest.mark.parametrize(

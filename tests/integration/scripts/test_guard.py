@@ -27,7 +27,7 @@ async def nothing(): pass
 async def main(base, content):
     runner = ScriptRunner(home=Path(base) / "homes", work_root=Path(base) / "work")
     spec = ScriptSpec(content=content.encode(), runtime="sh")
-    await runner.run(spec, context={"a": 1}, secrets={}, on_started=nothing)
+    await runner.run(spec, context={"a": 1}, secrets={}, on_started=nothing, run_id="a")
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -66,6 +66,16 @@ async def test_kill_9_of_the_service_ends_the_whole_tree_within_two_seconds(lab:
         await eventually(lambda: not any(map(alive, pids)), within_s=2, what="script tree gone")
         await eventually(lambda: not alive(guard.pid), within_s=2, what="guard gone")
         assert lab.folders() == []
+
+
+async def test_a_script_at_its_end_when_the_service_is_killed_reaches_it_and_is_known(
+    lab: Lab,
+) -> None:
+    content = f"echo $$ > {lab.scratch}/shell; sleep 0.02; exit 3\n"
+    async with service(lab, content) as process:
+        process.send_signal(signal.SIGKILL)
+    result = await lab.run(content, run_id="a", begun=True)
+    assert (result.outcome, result.exit_code) == ("failed", 3)
 
 
 async def test_sigterm_to_the_guard_ends_the_script_as_killed(lab: Lab) -> None:

@@ -48,6 +48,8 @@ class Lab:
         context: Mapping[str, Any] | None = None,
         secrets: Mapping[str, str] | None = None,
         on_started: Callable[[], Awaitable[None]] | None = None,
+        run_id: str = "",
+        begun: bool = False,
         **limits: Any,
     ) -> ScriptResult:
         async def nothing() -> None:
@@ -58,6 +60,8 @@ class Lab:
             context=context or {},
             secrets=secrets or {},
             on_started=on_started or nothing,
+            run_id=run_id,
+            begun=begun,
         )
 
     def folders(self) -> list[Path]:

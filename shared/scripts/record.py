@@ -1,0 +1,94 @@
+"""What is known of a run whose service died: the record that its guard kept of it.
+
+One file per run, locked while the guard lives: `prepared`, then `started` before the script's
+process exists, then `ended` with the guard's report. It tells a start that was announced and
+never given from a script that ran, and keeps an end that nobody lived to hear. It counts on the
+machine and in the boot it was written in; one that is missing, torn or foreign says nothing.
+
+A record holds raw output: only the service's own user can read it, and it goes soon after the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+KEEP_S = 60.0
+"""How long the record of a run stays whose service heard of its end: until it has told it."""
+
+KEEP_S_MAX = 24 * 3600.0
+"""How long a record waits for a service to come back."""
+
+
+class Earlier(NamedTuple):
+    """How an earlier start of a run went; `report` is the guard's, where it ended."""
+
+    state: Literal["not-started", "ended", "unknown"]
+    report: bytes = b""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+UNKNOWN = Earlier("unknown")
+
+
+def boot_id() -> str:
+    """What tells one boot of this machine from another; "" where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def record_path(folder: Path, run_id: str) -> Path:
+    """The file of a run, in a folder that is made where it is missing. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / hashlib.sha256(run_id.encode()).hexdigest()[:32]
+
+
+def read_record(path: Path) -> Earlier | None:
+    """What the record says; None while its guard lives. Blocking, never waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return UNKNOWN
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return _read(file.read(), boot=boot_id())
+
+
+def _read(raw: bytes, *, boot: str) -> Earlier:
+    prepared, begun, rest = raw.partition(b"\n")
+    if not boot or not begun or prepared != f"prepared {boot}".encode():
+        return UNKNOWN
+    if not rest:
+        return Earlier("not-started")
+    started, _, rest = rest.partition(b"\n")
+    header, _, report = rest.partition(b"\n")
+    match started.split(), header.split():
+        case [[b"started", begin], [b"ended", end, length]] if int(length) == len(report):
+            if not report.startswith(b"stopped "):
+                return Earlier("ended", report, _moment(begin), _moment(end))
+    return UNKNOWN
+
+
+def _moment(text: bytes) -> datetime:
+    return datetime.fromtimestamp(float(text), UTC)
+
+
+def sweep_records(folder: Path) -> None:
+    """Remove records that nobody came back for. Blocking."""
+    oldest = time.time() - KEEP_S_MAX
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < oldest:
+                path.unlink()
