@@ -60,6 +60,22 @@ class CommandSettled(Fact, frozen=True, kw_only=True):
     version: int = 0
 
 
+@published("common.message-parked")
+class MessageParked(Fact, frozen=True, kw_only=True):
+    """A service set a message aside, because it cannot decide it; later ones of its key wait.
+
+    It stands in the topic of dead letters. The message itself stays where it was sent: row `seq`
+    of the log of `source`.
+    """
+
+    source: str
+    topic: str
+    partition: int
+    seq: int
+    key: str
+    reason: str
+
+
 @published("common.message-skipped")
 class MessageSkipped(Fact, frozen=True, kw_only=True):
     """A person dropped a message that its receiver could not decide; `reason` says why not.

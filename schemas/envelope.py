@@ -58,6 +58,10 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     stream: str = ""
 
 
+DEAD_LETTER_TOPIC = "seawall.dead-letter"
+"""Where services tell of messages that they set aside."""
+
+
 def events_topic(service: str) -> str:
     """The topic of a service's facts."""
     return f"seawall.{service}.events"

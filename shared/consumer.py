@@ -20,10 +20,10 @@ from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import EventStore, Fenced, Parked
-from shared.fold import Input, ServiceDefinition
+from shared.fold import BEHIND, Input, ServiceDefinition
 from shared.news import News, wait_news
 from shared.parked import TakingUp, Unreadable, body_of, unknown_type
-from shared.stepper import BATCH_MAX, BEHIND, Stepper, park
+from shared.stepper import BATCH_MAX, Stepper, park
 
 log = structlog.get_logger()
 

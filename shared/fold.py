@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from schemas import registry
-from schemas.common import Command, CommandSettled
-from schemas.envelope import Meta, Received, commands_topic, events_topic
+from schemas.common import Command, CommandSettled, MessageParked
+from schemas.envelope import DEAD_LETTER_TOPIC, Meta, Received, commands_topic, events_topic
 from schemas.ids import family_of, key_of, partition_of
 from shared.decider import Decision, EffectOutcome, EffectTrouble, Family, Handler
 from shared.errors import InvariantBroken, Refused
@@ -34,6 +34,9 @@ from shared.eventlog.port import (
 
 SNAPSHOT_EVERY = 50
 """Events after which a stream's folded state is written again (architecture.md §3)."""
+
+BEHIND = "waits behind an earlier message of its key"
+"""Why a message is parked that was never tried: an earlier one of its key could not be decided."""
 
 EVENT_BYTES_MAX = 64 * 1024
 """A fact is small: content belongs in blobs, rosters in streams of their own."""
@@ -260,10 +263,25 @@ class Folder:
             self._settled.append(each.settled)
         if each.parked is not None:
             self._parked.append(each.parked)
+            if each.parked.reason != BEHIND:
+                self._tell_parked(each.parked)
         if each.unparked is not None:
             self._unparked.append(each.unparked)
         self._rows += each.rows
         self.topics.update(row.topic for row in each.rows)
+
+    def _tell_parked(self, parked: Parked) -> None:
+        told = MessageParked(
+            source=parked.source,
+            topic=parked.topic,
+            partition=parked.partition,
+            seq=parked.seq,
+            key=parked.key,
+            reason=parked.reason,
+        )
+        stream = f"parked:{parked.key}:{self._definition.name}"
+        meta = Meta(occurred_at=parked.at)
+        self._append(DEAD_LETTER_TOPIC, stream, 0, told, meta, parked.key)
 
     def _route(self, received: Received) -> tuple[str, ...]:
         if isinstance(received.body, EffectOutcome | EffectTrouble):

@@ -24,8 +24,8 @@ from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.errors import Refused
 from shared.eventlog.port import EventStore, NewRow, Parked
-from shared.fold import Input, ServiceDefinition, refusal
-from shared.stepper import BATCH_MAX, BEHIND, Stepper
+from shared.fold import BEHIND, Input, ServiceDefinition, refusal
+from shared.stepper import BATCH_MAX, Stepper
 
 log = structlog.get_logger()
 

@@ -30,7 +30,7 @@ from shared.eventlog.port import (
     Parked,
     Step,
 )
-from shared.fold import Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
+from shared.fold import BEHIND, Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
 from shared.news import WORK_TOPIC, timers_topic
 
 log = structlog.get_logger()
@@ -45,8 +45,6 @@ ATTEMPTS_MAX = 8
 ALONE_ATTEMPTS_MAX = 50
 CONFLICT_PAUSE_S = 0.02
 """A single input loses to other copies by chance, never for good: so many times would be a bug."""
-
-BEHIND = "waits behind an earlier message of its key"
 
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 SET_ASIDE_S = 60.0

@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from schemas import registry
-from schemas.contract.topics import DEAD_LETTER, MESSAGES, PROGRESS, SERVICES, topics_of
+from schemas.contract.topics import MESSAGES, PROGRESS, SERVICES, topics_of
 from schemas.contract.types import file_name
-from schemas.envelope import commands_topic, events_topic
+from schemas.envelope import DEAD_LETTER_TOPIC, commands_topic, events_topic
 from schemas.ids import PARTITIONS
 from schemas.views import Progress
 
@@ -49,7 +49,6 @@ _ALWAYS: Final = (
     "ce_epoch", "ce_seq", "ce_version", "ce_schemaversion", "ce_actor",
 )  # fmt: skip
 _PROGRESS_MESSAGE: Final = "progress"
-_DEAD_MESSAGE: Final = "dead-letter"
 
 
 def document() -> dict[str, Any]:
@@ -80,7 +79,6 @@ def document() -> dict[str, Any]:
             "messages": {
                 **{name: _message(name) for name in names},
                 _PROGRESS_MESSAGE: _progress(),
-                _DEAD_MESSAGE: _dead(),
             },
             "schemas": {"CloudEvent": _headers(), **_progress_schemas()},
         },
@@ -106,8 +104,9 @@ def _channels(names: list[str]) -> Iterator[tuple[str, Any]]:
         yield topic, _channel(topic, text, [name for name in names if topic in topics_of(name)])
     text = "How far running jobs are. Lossy: no order, no repeats, nothing is kept for long."
     yield PROGRESS, _channel(PROGRESS, text, [_PROGRESS_MESSAGE])
-    text = "What a service set aside, for an operator: `seawall log parked` shows the same."
-    yield DEAD_LETTER, _channel(DEAD_LETTER, text, [_DEAD_MESSAGE])
+    text = "What services set aside, for an operator: `seawall log parked` shows the same."
+    dead = [name for name in names if DEAD_LETTER_TOPIC in topics_of(name)]
+    yield DEAD_LETTER_TOPIC, _channel(DEAD_LETTER_TOPIC, text, dead)
 
 
 def _channel(topic: str, text: str, messages: list[str]) -> dict[str, Any]:
@@ -167,16 +166,6 @@ def _progress() -> dict[str, Any]:
         "summary": "How far one running job is at this moment.",
         "payload": _ref("schemas", Progress.__name__),
         "bindings": _keyed("the job"),
-    }
-
-
-def _dead() -> dict[str, Any]:
-    return {
-        "name": "seawall.dead-letter",
-        "summary": "A message as it came, with its headers, that could not be decided.",
-        "headers": _ref("schemas", "CloudEvent"),
-        "payload": {"description": "the message's own document"},
-        "bindings": _keyed("that of the message"),
     }
 
 

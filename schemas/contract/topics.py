@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from schemas.envelope import commands_topic, events_topic
+from schemas.envelope import DEAD_LETTER_TOPIC, commands_topic, events_topic
 
 SERVICES: Final = ("gateway", "scheduler", "replicator", "recovery", "notifier")
 """Services with a log, and so with a topic of events."""
 
 PROGRESS: Final = "seawall.progress"
-DEAD_LETTER: Final = "seawall.dead-letter"
+PARKED: Final = "common.message-parked"
+"""Said by any service that cannot decide a message, in the topic of dead letters."""
 
 SETTLED: Final = "common.command-settled"
 SKIPPED: Final = "common.message-skipped"
@@ -83,6 +84,8 @@ def topics_of(name: str) -> tuple[str, ...]:
     """
     if name in {SETTLED, SKIPPED}:
         return tuple(events_topic(service) for service in SERVICES if service in MESSAGES)
+    if name == PARKED:
+        return (DEAD_LETTER_TOPIC,)
     first, _, rest = name.partition(".")
     if rest in MESSAGES.get(first, ()):
         return (commands_topic(first),)

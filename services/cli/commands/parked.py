@@ -250,7 +250,7 @@ async def _until_taken_up(store: PostgresStore, chains: Sequence[Sequence[Parked
 
 
 def _became(chain: Sequence[Parked], now: Sequence[Parked]) -> Chain:
-    from shared.stepper import BEHIND
+    from shared.fold import BEHIND
 
     first = chain[0]
     where = (first.source, first.topic, first.key)

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from schemas.envelope import commands_topic, events_topic
+from schemas.envelope import DEAD_LETTER_TOPIC, commands_topic, events_topic
 from shared.bus.kafka.control import Again, Control, Told
 from shared.bus.kafka.hints import Hints
 from shared.bus.kafka.publisher import KafkaPublisher
@@ -55,7 +55,9 @@ class KafkaFabric:
         self, store: EventStore, owned: Callable[[], frozenset[int]], *, news: News
     ) -> KafkaOutlet:
         """The way out of one service's log."""
-        topics = [events_topic(store.service), *map(commands_topic, self._services)]
+        topics = [
+            events_topic(store.service), DEAD_LETTER_TOPIC, *map(commands_topic, self._services)
+        ]  # fmt: skip
         publisher = KafkaPublisher(self._settings, name=f"{self._name}-{store.service}")
         relay = Relay(store, publisher, topics=topics, clock=self._clock, news=news, owned=owned)
         return KafkaOutlet(

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from schemas.envelope import commands_topic, events_topic
+from schemas.envelope import DEAD_LETTER_TOPIC, commands_topic, events_topic
 from schemas.ids import PARTITIONS
 from shared.bus.kafka.settings import REQUEST_TIMEOUT_S, KafkaSettings
 from shared.errors import Permanent, Refused, Transient
@@ -20,7 +20,6 @@ CONTROL_TOPIC: Final = "seawall.control"
 """Logs tell their epoch and heads there, readers ask for rows again. Compacted, one partition."""
 
 PROGRESS_TOPIC: Final = "seawall.progress"
-DEAD_LETTER_TOPIC: Final = "seawall.dead-letter"
 
 PROGRESS_RETENTION_S: Final = 3600
 _MESSAGE_BYTES_MAX: Final = 1024 * 1024

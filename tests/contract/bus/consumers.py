@@ -24,6 +24,7 @@ from tests.contract.bus.copies import (
     Flawed,
     Harness,
     answers,
+    dead_letters,
     expected,
     reached,
     row,
@@ -226,6 +227,7 @@ class ParkedContract:
         assert found == {**expected([twin], range(2)), **expected([A, B], [0])}
         first, *behind = await harness.counter.parked()
         assert (first.key, first.seq) == (A, 2)
+        assert await dead_letters(harness) == [(A, 2, first.reason)]
         assert reason in first.reason
         assert [(each.key, each.seq) for each in behind] == [(A, 3), (A, 5)]
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas import registry
 from schemas.common import CommandSettled
-from schemas.envelope import Meta, Recorded, commands_topic, events_topic
+from schemas.envelope import DEAD_LETTER_TOPIC, Meta, Recorded, commands_topic, events_topic
 from schemas.ids import PARTITIONS, key_of, partition_of
 from shared.bus.port import Bus, Positions
 from shared.clock import SystemClock
@@ -206,6 +206,14 @@ async def answers(harness: Harness) -> dict[str, list[str]]:
             told = body.command_id if body.outcome == "done" else f"{body.command_id} {body.code}"
             found[key_of(recorded.stream)].append(told)
     return dict(found)
+
+
+async def dead_letters(harness: Harness) -> list[tuple[str, int, str]]:
+    """(key, seq, reason) of what the counter service told in the topic of dead letters."""
+    every = dict.fromkeys(range(PARTITIONS), 0)
+    rows = await harness.counter.read(DEAD_LETTER_TOPIC, every, count_max=1000)
+    told = [registry.decode(row.type, row.schema_version, row.data) for row in rows]
+    return [(each.key, each.seq, each.reason) for each in told]
 
 
 async def _events(harness: Harness) -> Sequence[Recorded]:

@@ -16,9 +16,8 @@ from schemas.ids import PARTITIONS
 from schemas.registry import published
 from shared.decider import NOTHING, Decision, on
 from shared.eventlog.port import Asked, EventStore, Parked, Step
-from shared.fold import ServiceDefinition
+from shared.fold import BEHIND, ServiceDefinition
 from shared.parked import TAKEN_EACH
-from shared.stepper import BEHIND
 from shared.testing.counter import DEFINITION, SERVICE, Begin, StartCounter
 from tests.contract.bus.copies import (
     KEYS,
