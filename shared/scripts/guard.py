@@ -487,10 +487,10 @@ class Record:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._fd, 0)
 
-    def add(self, line: str, content: bytes = b"") -> None:
-        """Note one more step of the run."""
+    def add(self, line: str) -> None:
+        """Note one more step of the run; nothing of what the script printed."""
         if self._fd is not None:
-            _write(self._fd, f"{line}\n".encode() + content)
+            os.write(self._fd, f"{line}\n".encode())
 
 
 # -- protocol ----------------------------------------------------------------------------------
@@ -507,14 +507,10 @@ def _receive(length: int) -> bytes | None:
     return bytes(data)
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _send(data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _send(data: bytes) -> None:
-    _write(1, data)
+        view = view[os.write(1, view) :]
 
 
 def _serve(job: dict[str, Any], folder: str, record: Record) -> None:
@@ -531,9 +527,9 @@ def _serve(job: dict[str, Any], folder: str, record: Record) -> None:
     total, tail = script.output()
     note = "; ".join(filter(None, (failure, _left_text(script.left), _clean(folder)))).encode()
     header = f"{ending.reason} {ending.status} {total} {len(note)}\n".encode()
-    report = header + note + tail
-    record.add(f"ended {time.time()} {len(report)}", report)
-    _send(report)
+    told = b'"outputs"' in tail.rstrip().rpartition(b"\n")[2]
+    record.add(f"ended {time.time()} {ending.reason} {ending.status} {int(told)}")
+    _send(header + note + tail)
 
 
 def _left_text(left: set[int]) -> str:

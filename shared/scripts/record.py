@@ -1,11 +1,12 @@
 """What is known of a run whose service died: the record that its guard kept of it.
 
 One file per run, locked while the guard lives: `prepared`, then `started` before the script's
-process exists, then `ended` with the guard's report. It tells a start that was announced and
-never given from a script that ran, and keeps an end that nobody lived to hear. It counts on the
-machine and in the boot it was written in; one that is missing, torn or foreign says nothing.
+process exists, then `ended` and how. It tells a start that was announced and never given from a
+script that ran, and keeps an end that nobody lived to hear. It counts on the machine and in the
+boot it was written in; one that is missing, torn or foreign says nothing.
 
-A record holds raw output: only the service's own user can read it, and it goes soon after the end.
+A record holds nothing of what the script printed, where secrets may be: its output is lost with
+the service, and an end whose outputs later scripts would be given counts as unknown.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ KEEP_S_MAX = 24 * 3600.0
 
 
 class Earlier(NamedTuple):
-    """How an earlier start of a run went; `report` is the guard's, where it ended."""
+    """How a start of a run went; `report` is as the guard's (results.py), where it ended."""
 
     state: Literal["not-started", "ended", "unknown"]
     report: bytes = b""
@@ -36,6 +37,7 @@ class Earlier(NamedTuple):
 
 
 UNKNOWN = Earlier("unknown")
+OUTPUT_LOST = b"(what it printed was lost: its service was ended before it had recorded it)\n"
 
 
 def boot_id() -> str:
@@ -67,21 +69,21 @@ def read_record(path: Path) -> Earlier | None:
 
 
 def _read(raw: bytes, *, boot: str) -> Earlier:
-    prepared, begun, rest = raw.partition(b"\n")
-    if not boot or not begun or prepared != f"prepared {boot}".encode():
+    lines = raw.decode("ascii", "replace").split("\n")
+    if not boot or lines.pop() or not lines or lines[0] != f"prepared {boot}":
         return UNKNOWN
-    if not rest:
-        return Earlier("not-started")
-    started, _, rest = rest.partition(b"\n")
-    header, _, report = rest.partition(b"\n")
-    match started.split(), header.split():
-        case [[b"started", begin], [b"ended", end, length]] if int(length) == len(report):
-            if not report.startswith(b"stopped "):
-                return Earlier("ended", report, _moment(begin), _moment(end))
+    match [line.split(" ") for line in lines[1:]]:
+        case []:
+            return Earlier("not-started")
+        case [["started", begin], ["ended", end, reason, status, told]] if reason != "stopped":
+            if reason == "exit" and status == "0" and told != "0":
+                return UNKNOWN
+            report = f"{reason} {status} {len(OUTPUT_LOST)} 0\n".encode() + OUTPUT_LOST
+            return Earlier("ended", report, _moment(begin), _moment(end))
     return UNKNOWN
 
 
-def _moment(text: bytes) -> datetime:
+def _moment(text: str) -> datetime:
     return datetime.fromtimestamp(float(text), UTC)
 
 
