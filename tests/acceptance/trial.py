@@ -178,8 +178,9 @@ def _run_killed(
         say(plane.log_tail())
     over.set()
     killer.join(timeout=KILLER_S_MAX)
-    fallen = sorted(set(SERVICES) - plane.running())
-    verdict.unfinished += [f"{name} does not run any more" for name in fallen]
+    for name, process in plane.processes.items():
+        if process.poll() is not None:
+            verdict.unfinished.append(f"{name} ended by itself with {process.returncode}")
     judge_accepted(world, client.accepted.values(), verdict)
     verdict.killed = killer.killed
     if killer.resumed_at is not None:

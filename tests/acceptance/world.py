@@ -92,7 +92,7 @@ class World:
             "name": name,
             "protected_site": "east",
             "recovery_site": "west",
-            # No tick of the grid falls into a trial: the copies are those of the runs it asked for.
+            # No tick of the grid falls into a trial: its copies are those of its own runs.
             "replication": {"interval": "30d"},
             "vms": [{"name": vm} for vm in PLANS[name]],
         }
