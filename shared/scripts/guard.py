@@ -27,6 +27,7 @@ import time
 
 TYPE_CHECKING = False  # importing `typing` for the real one would cost a third of the start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 FOLDER_PREFIX = "seawall-script-"
@@ -55,6 +56,7 @@ class Usage:
         self.parent = int(field[1])
         self.cpu_ticks = sum(int(value) for value in field[11:15])
         self.threads = int(field[17])
+        self.started = field[19]
         self.rss_pages = int(field[21])
 
 
@@ -100,33 +102,40 @@ def descendants(root: int) -> dict[int, Usage]:
     return found
 
 
-def _signal_all(pids: set[int], number: int) -> None:
+def _signal_one(pid: int, is_meant: Callable[[int], bool], number: int) -> bool:
+    """Signal a process if it still is the one that is meant: pids are soon given to others."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if meant := is_meant(pid):
+            signal.pidfd_send_signal(handle, number)
+        return meant
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _signal_all(tree: dict[int, Usage], pids: set[int], number: int) -> None:
+    def is_meant(pid: int) -> bool:
+        return (now := _read_usage(str(pid))) is not None and now.started == tree[pid].started
+
     for pid in pids:
-        try:
-            os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            continue
+        _signal_one(pid, is_meant, number)
 
 
 def kill_with_context(context_path: str) -> int:
-    """Kill every process whose initial environment names `context_path`; return how many.
-
-    For scripts whose guard died: their orphans belong to nobody's tree any more.
-    """
+    """Kill what a guard that died left: processes begun with the context; return how many."""
     marker = b"SEAWALL_CONTEXT=" + os.fsencode(context_path)
-    killed = 0
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                if marker not in file.read(READ_BYTES).split(b"\0"):
-                    continue
-            os.kill(int(name), signal.SIGKILL)
-            killed += 1
-        except OSError:
-            continue
-    return killed
+
+    def is_meant(pid: int) -> bool:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return marker in file.read(READ_BYTES).split(b"\0")
+
+    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
+    return sum(_signal_one(pid, is_meant, signal.SIGKILL) for pid in pids)
 
 
 def tasks_of_user(uid: int) -> int:
@@ -430,10 +439,9 @@ class Script:
     def _kill_tree(self) -> set[int]:
         """End every descendant; orphans are ours because the guard is their subreaper.
 
-        All are stopped before any is killed: a stopped process cannot fork away. Ended ones are
-        not collected until nothing runs: a chain that forks and exits faster than we look then
-        runs into its own process limit, because the uncollected count. Returns what was still
-        there after KILL_S_MAX (a process hung in the kernel).
+        All are stopped before any is killed: a stopped one cannot fork away. Ended ones are not
+        collected until nothing runs: a chain that forks faster than we look then meets its own
+        process limit. Returns what was still there after KILL_S_MAX (hung in the kernel).
         """
         deadline = time.monotonic() + KILL_S_MAX
         stopped: set[int] = set()
@@ -445,10 +453,10 @@ class Script:
             if time.monotonic() > deadline:
                 return alive
             if alive - stopped:
-                _signal_all(alive - stopped, signal.SIGSTOP)
+                _signal_all(tree, alive - stopped, signal.SIGSTOP)
                 stopped |= alive
                 continue
-            _signal_all(alive, signal.SIGKILL)
+            _signal_all(tree, alive, signal.SIGKILL)
             time.sleep(0.001)
 
     def _drain(self) -> None:
