@@ -58,6 +58,11 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     stream: str = ""
 
 
+def received_of(row: Recorded, body: Any, *, at: dt.datetime) -> Received:
+    """A row's message, decoded as `body`, on its way into a decider at the moment `at`."""
+    return Received(body=body, meta=row.meta, at=at, cause=row.event_id, stream=row.stream)
+
+
 DEAD_LETTER_TOPIC = "seawall.dead-letter"
 """Where services tell of messages that they set aside."""
 

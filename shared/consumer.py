@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from schemas import registry
-from schemas.envelope import Received, Recorded
+from schemas.envelope import Recorded, received_of
 from schemas.ids import PARTITIONS, key_of
 from shared.bus.port import Bus
 from shared.clock import Clock
@@ -243,13 +243,7 @@ class Consumer:
             return self._first_parked(row, position, str(reason))
         if body is None:
             return Input(position=position)
-        received = Received(
-            body=body,
-            meta=row.meta,
-            at=self._clock.now(),
-            cause=row.event_id,
-            stream=row.stream,
-        )
+        received = received_of(row, body, at=self._clock.now())
         return Input(received=received, position=position)
 
     def _first_parked(

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from schemas import registry
 from schemas.common import Command, MessageSkipped
-from schemas.envelope import Meta, Received, Recorded, events_topic
+from schemas.envelope import Meta, Recorded, events_topic, received_of
 from schemas.ids import partition_of
 from shared.bus.port import Bus
 from shared.clock import Clock
@@ -158,13 +158,7 @@ class TakingUp:
             return Input(unparked=parked, parked=replace(parked, reason=str(reason)))
         if body is None:
             return Input(unparked=parked)
-        received = Received(
-            body=body,
-            meta=row.meta,
-            at=self._clock.now(),
-            cause=row.event_id,
-            stream=row.stream,
-        )
+        received = received_of(row, body, at=self._clock.now())
         return Input(received=received, unparked=parked)
 
     def _skipped(self, parked: Parked, row: Recorded | None) -> Input:

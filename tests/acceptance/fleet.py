@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,7 +15,7 @@ from types import TracebackType
 
 from shared.embedded import EmbeddedPostgres
 from shared.testing.kafka import KafkaCluster
-from tests.acceptance.plane import HEARTBEAT_S, LEASE_S, SERVICES
+from tests.acceptance.plane import HEARTBEAT_S, LEASE_S, SERVICES, free_port
 from tests.waiting import wait_until
 
 COPIES = 2
@@ -33,7 +32,7 @@ class Fleet:
         self.postgres = EmbeddedPostgres(root / "postgres")
         self.kafka = KafkaCluster(root / "kafka", nodes=brokers)
         self.members: Sequence[str] = [f"{s}-{n}" for s in SERVICES for n in range(1, COPIES + 1)]
-        self._ports = {name: _free_port() for name in self.members if "gateway" in name}
+        self._ports = {name: free_port() for name in self.members if "gateway" in name}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment: dict[str, str] = {}
         self._asked = 0
@@ -146,10 +145,3 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -42,7 +42,7 @@ class Plane:
         self.postgres = server or EmbeddedPostgres(root / "postgres")
         self._database = root.name if server is not None else ""
         self.log = root / "services.log"
-        self.port = _free_port()
+        self.port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,
@@ -161,7 +161,8 @@ async def _execute(url: str, statement: str) -> None:
         await connection.close(timeout=SQL_S_MAX)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on at this moment."""
     import socket
 
     with socket.socket() as probe:

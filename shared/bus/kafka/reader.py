@@ -116,6 +116,7 @@ class KafkaBus:
         self._hint_at = 0.0
         self._turn = 0
         self._taken = asyncio.Event()
+        self._asking: set[asyncio.Task[None]] = set()
 
     # What a reader asks.
 
@@ -404,8 +405,8 @@ class KafkaBus:
             source, topic, partition = where
             log.warning("kafka.row-missing", where="/".join(map(str, where)), after=after)
             asking = Again(source=source, topic=topic, partition=partition, seq=after + 1)
-            _owned.add(task := asyncio.create_task(self._ask(asking)))
-            task.add_done_callback(_owned.discard)
+            self._asking.add(task := asyncio.create_task(self._ask(asking)))
+            task.add_done_callback(self._asking.discard)
 
     async def _ask(self, asking: Again) -> None:
         try:
@@ -421,9 +422,6 @@ class KafkaBus:
         if (queue := self._queues.get(where)) is not None:
             self._buffered[partition] -= len(queue.rows)
             self._queues[where] = _empty(after)
-
-
-_owned: set[asyncio.Task[None]] = set()
 
 
 async def _within(event: asyncio.Event, *, timeout_s: float) -> None:
