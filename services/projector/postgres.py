@@ -6,7 +6,7 @@ path does (`read`, or `read_next` while it is being rebuilt).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ from shared.postgres import COMMAND_TIMEOUT_S, FENCED, Pool, load_statements, tr
 
 SCHEMA: Final = "read"
 SQL_FOLDER: Final = Path(__file__).parent / "sql"
+
+COPY_TIMEOUT_S: Final = 30.0
 
 _SQL: Final = load_statements(SQL_FOLDER / "queries.sql")
 _DECODERS: Final = tuple(msgspec.json.Decoder(view.document) for view in VIEWS)
@@ -45,9 +47,9 @@ _LOADS: Final = tuple(f"select id, doc from {v.table} where id = any ($1::text[]
 _DELETES: Final = tuple(f"delete from {v.table} where id = any ($1::text[])" for v in VIEWS)
 
 
-async def write_documents(connection: Any, batch: Batch) -> None:
-    """Upsert and delete the batch's documents, one statement each per view."""
-    for index, documents in enumerate(batch.documents):
+async def write_documents(connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Upsert and delete documents, one statement each per view; `rows[i]` are of `VIEWS[i]`."""
+    for index, documents in enumerate(rows):
         if not documents:
             continue
         # Every copy writes rows in one order, so that two cannot wait for each other.
@@ -62,6 +64,23 @@ async def write_documents(connection: Any, batch: Batch) -> None:
             )
         if gone:
             await connection.execute(_DELETES[index], sorted(gone))
+
+
+async def insert_documents(connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Copy documents in, `rows[i]` into the table of `VIEWS[i]`; none of them may be there yet."""
+    now = await connection.fetchval("select now()")
+    for view, documents in zip(VIEWS, rows, strict=True):
+        if documents:
+            values = [column.value for column in view.columns]
+            await connection.copy_records_to_table(
+                view.table,
+                columns=["id", *(column.name for column in view.columns), "doc", "projected_at"],
+                records=[
+                    (row, *(value(document) for value in values), _encode(document), now)
+                    for row, document in documents.items()
+                ],
+                timeout=COPY_TIMEOUT_S,
+            )
 
 
 async def move_cursors(connection: Any, batch: Batch, generation: int) -> None:
@@ -119,7 +138,7 @@ class PostgresReadModel:
                     connection.transaction(),
                 ):
                     await move_cursors(connection, batch, self._generation)
-                    await write_documents(connection, batch)
+                    await write_documents(connection, batch.documents)
                     if batch.events:
                         columns = zip(*batch.events, strict=True)
                         await connection.execute(_SQL["append_events"], *map(list, columns))

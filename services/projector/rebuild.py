@@ -1,8 +1,10 @@
 """Folds all logs again into a second set of read models, and puts them in place of the first.
 
 The live projector goes on meanwhile: a rebuild folds what it has folded, up to its cursors, and
-keeps the positions it gave to events. The exception to topics-only (architecture.md §3): logs are
-read straight from each service's tables, read-only, in transactions that end within seconds.
+keeps the positions it gave to events. The tables fill without their indexes, which are made before
+the swap, and a document is written when it is let go (`write_back.py`). The exception to
+topics-only (architecture.md §3): logs are read straight from each service's tables, read-only, in
+transactions that end within seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ import structlog
 from schemas import registry
 from schemas.envelope import Recorded, events_topic
 from services.projector.postgres import (
+    COPY_TIMEOUT_S,
     SCHEMA,
     SQL_FOLDER,
+    insert_documents,
     load_documents,
     write_documents,
 )
-from services.projector.projection import Batch, Documents, Router, Where, Work, fold
+from services.projector.projection import Batch, Router, Where, Work, fold
 from services.projector.settings import SOURCES, ProjectorSettings
+from services.projector.views.events import EventRow
+from services.projector.write_back import Unwritten, WriteBack
 from shared.codec import decode_meta
 from shared.errors import Permanent, Refused, Transient
 from shared.migrations import migrate_schema
@@ -48,6 +54,9 @@ DROP_ATTEMPTS_MAX: Final = 5
 """Tries to drop the replaced tables while long queries still read them."""
 
 STATEMENT_TIMEOUT_S: Final = 30.0
+
+INDEX_TIMEOUT_S: Final = 3_600.0
+"""Making the indexes of a year's events takes minutes, not hours; nobody waits for them."""
 
 COLLECT_EVERY: Final = (200_000, 50, 50)
 """The garbage collector's thresholds during a rebuild: its batches are trees that go by
@@ -71,6 +80,9 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
 
 Told = Callable[[int, int], None]
 """Is told how many rows are folded, of how many there were to fold."""
+
+Placed = tuple[int | None, EventRow]
+"""An event with the position that the live tables gave it; None: they have lost it."""
 
 
 async def rebuild(
@@ -168,14 +180,15 @@ class _Rebuild:
         self._settings = settings
         self._told = told
         self._router = Router()
-        self._documents = Documents(settings.rebuild_documents_max)
-        self._documents.complete = True
+        self._documents = WriteBack(settings.rebuild_documents_max)
         self._writing: asyncio.Task[None] | None = None
         self._reached: dict[Where, int] = {}
+        self._epochs: dict[Where, int] = {}
         self.rows = 0
 
     async def catch_up(self) -> None:
         """Fold rounds of what the live projector has folded until few rows are left."""
+        indexes = await self._without_indexes()
         for _ in range(ROUNDS_MAX):
             live = await self._live()
             if self._behind(live) <= BEHIND_AT_SWAP_MAX:
@@ -187,7 +200,17 @@ class _Rebuild:
                 f"the logs grew faster than they were folded, {ROUNDS_MAX} times over",
                 remedy="rebuild at a quieter hour",
             )
+        await self._write_alone(self._documents.let_go(keep=0), [])
+        for definition in indexes:
+            await self._writer.execute(definition, timeout=INDEX_TIMEOUT_S)
         await self._writer.execute(_SQL["prune"], self._settings.keep_days)
+
+    async def _without_indexes(self) -> list[str]:
+        """Drop what only readers need; gives the statements that make it again."""
+        rows = await self._writer.fetch(_SQL["indexes"])
+        for row in rows:
+            await self._writer.execute(row["gone"])
+        return [row["made"] for row in rows]
 
     async def _live(self) -> dict[Where, int]:
         rows = await self._reader.fetch(_SQL["live_cursors"])
@@ -206,9 +229,9 @@ class _Rebuild:
             while rows := await reading:
                 reached = self._reached | _ends(source, rows)
                 reading = asyncio.create_task(self._read(source, live, reached))
-                batch, positions = await self._fold(source, rows)
+                unwritten, events = await self._fold(source, rows)
                 await self._written()
-                self._writing = asyncio.create_task(self._write_alone(batch, positions))
+                self._writing = asyncio.create_task(self._write_alone(unwritten, events))
                 self._told(self.rows, sum(live.values()))
             await self._written()
         finally:
@@ -227,16 +250,16 @@ class _Rebuild:
         if writing is not None:
             await writing
 
-    async def _write_alone(self, batch: Batch, positions: Sequence[int | None]) -> None:
+    async def _write_alone(self, unwritten: Unwritten, events: Sequence[Placed]) -> None:
         async with self._writer.transaction():
-            await self._write(batch, positions)
+            await self._write(unwritten, events)
 
     async def _fold(
         self, source: str, rows: Sequence[asyncpg.Record]
-    ) -> tuple[Batch, Sequence[int | None]]:
-        """Fold rows into a batch; gives it with its events' positions.
+    ) -> tuple[Unwritten, Sequence[Placed]]:
+        """Fold rows; gives the documents that were let go for it, and the events.
 
-        Documents count from now on, written or not. The work is done in a thread: on the loop it
+        The work is done in a thread: on the loop it
         would leave both connections idle, and the database with them.
         """
         try:
@@ -251,10 +274,13 @@ class _Rebuild:
                 await self._written()
                 found = await load_documents(self._writer, view, ids)
                 self._documents.loaded(view, ids, found)
-        batch = await asyncio.to_thread(self._folded, works)
-        self._reached |= {(m.source, m.topic, m.partition): m.after for m in batch.cursors}
+        batch, unwritten = await asyncio.to_thread(self._folded, works)
+        for move in batch.cursors:
+            where = (move.source, move.topic, move.partition)
+            self._reached[where], self._epochs[where] = move.after, move.epoch
         self.rows += len(rows)
-        return batch, [row["position"] for row in rows if row["version"] > 0]
+        positions = [row["position"] for row in rows if row["version"] > 0]
+        return unwritten, list(zip(positions, batch.events, strict=True))
 
     def _prepared(
         self, source: str, rows: Sequence[asyncpg.Record]
@@ -263,21 +289,19 @@ class _Rebuild:
         works = [self._router.work(_recorded(source, topic, row)) for row in rows]
         return works, self._documents.missing(works)
 
-    def _folded(self, works: Sequence[Work]) -> Batch:
+    def _folded(self, works: Sequence[Work]) -> tuple[Batch, Unwritten]:
         batch = fold(works, self._documents)
         self._documents.committed(batch)
-        self._documents.trim()
-        return batch
+        return batch, self._documents.let_go()
 
-    async def _write(self, batch: Batch, positions: Sequence[int | None]) -> None:
-        await write_documents(self._writer, batch)
-        await self._write_events(batch, positions)
-        await self._move(batch)
+    async def _write(self, unwritten: Unwritten, events: Sequence[Placed]) -> None:
+        await insert_documents(self._writer, unwritten.new)
+        await write_documents(self._writer, unwritten.stored)
+        if events:
+            await self._write_events(events)
 
-    async def _write_events(self, batch: Batch, positions: Sequence[int | None]) -> None:
-        if not batch.events:
-            return
-        lost = positions.count(None)
+    async def _write_events(self, events: Sequence[Placed]) -> None:
+        lost = sum(position is None for position, _ in events)
         fresh = iter(range(0))
         if lost:
             # Events that the live tables have lost are told again, at the end.
@@ -288,20 +312,21 @@ class _Rebuild:
             "events",
             records=[
                 (next(fresh) if position is None else position, *event, now)
-                for position, event in zip(positions, batch.events, strict=True)
+                for position, event in events
             ],
-            timeout=STATEMENT_TIMEOUT_S,
+            timeout=COPY_TIMEOUT_S,
         )
 
-    async def _move(self, batch: Batch) -> None:
-        moves = batch.cursors
+    async def _move(self) -> None:
+        """Set the new cursors to what was folded."""
+        reached = sorted(self._reached.items())
         await self._writer.execute(
             _SQL["move_cursors"],
-            [move.source for move in moves],
-            [move.epoch for move in moves],
-            [move.topic for move in moves],
-            [move.partition for move in moves],
-            [move.after for move in moves],
+            [source for (source, _, _), _ in reached],
+            [self._epochs[where] for where, _ in reached],
+            [topic for (_, topic, _), _ in reached],
+            [partition for (_, _, partition), _ in reached],
+            [seq for _, seq in reached],
         )
 
     async def swap(self) -> float:
@@ -321,6 +346,8 @@ class _Rebuild:
                     await self._write(*await self._fold(source, left))
             if self._behind(live):
                 raise Transient("the live projector ran ahead of the swap; rebuild again")
+            await self._write(self._documents.let_go(keep=0), [])
+            await self._move()
             await self._writer.execute(_SQL["prune"], self._settings.keep_days)
             await self._writer.execute(_SQL["take_over"])
             await self._writer.execute(_SQL["swap"])

@@ -18,4 +18,4 @@ class ProjectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: int = 30
     prune_every_s: float = 3_600.0
     rebuild_batch_max: int = 5_000
-    rebuild_documents_max: int = 200_000
+    rebuild_documents_max: int = 20_000

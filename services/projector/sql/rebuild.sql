@@ -9,6 +9,24 @@ drop schema if exists read_old cascade;
 set lock_timeout = '2s';
 drop schema if exists read_old cascade;
 
+-- name: indexes
+-- Everything but the keys of documents and cursors, by which a rebuild itself finds rows: how it
+-- goes, and how it is made again.
+select case when k.oid is null
+            then format('drop index %I', c.relname)
+            else format('alter table %I drop constraint %I', t.relname, k.conname) end as gone,
+       case when k.oid is null
+            then pg_get_indexdef(i.indexrelid)
+            else format('alter table %I add constraint %I %s', t.relname, k.conname,
+                        pg_get_constraintdef(k.oid)) end as made
+from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+    join pg_class t on t.oid = i.indrelid
+    left join pg_constraint k on k.conindid = i.indexrelid and k.contype in ('p', 'u')
+where c.relnamespace = 'read_next'::regnamespace
+    and (k.oid is null or t.relname = 'events')
+order by c.relname;
+
 -- name: live_cursors
 select source, topic, partition, seq from read.cursors;
 
