@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from schemas import registry
 from schemas.common import Command
@@ -21,9 +22,11 @@ from schemas.ids import partition_of, stream_id
 from services.gateway.ids import new_id
 from services.gateway.pulse import POLL_S, Pulse, wait
 from shared.clock import Clock
-from shared.errors import Refused
+from shared.errors import Refused, Transient
 from shared.eventlog.port import Conflict, EventStore, NameTaken, NewRow, Step
 from shared.news import News
+
+log = structlog.get_logger()
 
 MESSAGE_BYTES_MAX = 64 * 1024
 WAIT_S_MAX = 60.0
@@ -159,12 +162,19 @@ async def wait_for(
     pulse: Pulse,
     timeout_s: float,
 ) -> dict[str, Any] | None:
-    """The command's document once it is settled, or None when the time is over."""
+    """The command's document once it is settled, or None when the time is over.
+
+    Read models that cannot be read are no reason to fail: the command itself is recorded.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + min(timeout_s, WAIT_S_MAX)
     while True:
         beat = pulse.now()
-        found = await read(command_id)
+        try:
+            found = await read(command_id)
+        except Transient as away:
+            log.info("gateway.answer-not-read", command=command_id, error=away.message)
+            found = None
         if found is not None and found["state"] != "accepted":
             return found
         left_s = deadline - loop.time()

@@ -19,6 +19,7 @@ from services.gateway.problems import Invalid, problem, status_of
 from services.gateway.pulse import POLL_S, Pulse, wait
 from services.gateway.queries import Queries
 from shared.effects.port import WorkQueue
+from shared.errors import Transient
 from shared.settings import Settings
 
 POSITION_HEADER = "Seawall-Position"
@@ -200,8 +201,7 @@ def _with_version(request: web.Request, body: Command) -> Command:
 
 async def _undecided(gateway: Gateway, accepted: Accepted, *, waited: bool) -> web.Response:
     """202: the command is durable; its state is asked for at Location."""
-    found = await gateway.queries.command_state(accepted.command_id) if waited else None
-    parked = found is not None and found["state"] == "parked"
+    parked = waited and await _is_parked(gateway, accepted.command_id)
     body = {
         "command_id": accepted.command_id,
         "state": "parked" if parked else "accepted",
@@ -211,6 +211,14 @@ async def _undecided(gateway: Gateway, accepted: Accepted, *, waited: bool) -> w
     if accepted.position:
         headers[POSITION_HEADER] = accepted.position
     return answer(body, status=202, headers=headers)
+
+
+async def _is_parked(gateway: Gateway, command_id: str) -> bool:
+    try:
+        found = await gateway.queries.command_state(command_id)
+    except Transient:
+        return False  # not known: the command itself is recorded, whatever can be read
+    return found is not None and found["state"] == "parked"
 
 
 async def _settled(

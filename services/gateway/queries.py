@@ -22,7 +22,7 @@ from schemas.views import ENDED, Checkpoint, CheckpointMark, Job, Plan, Progress
 from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
 from shared.clock import Clock
-from shared.errors import SeawallError
+from shared.errors import SeawallError, Transient
 from shared.postgres import Pool, translated
 
 OWNERS: Final = frozenset({"scheduler", "replicator", "recovery", "notifier"})
@@ -85,7 +85,15 @@ class Queries:
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
         with translated("read the read models"):
             async with self._pool.acquire(timeout=5.0) as connection:
-                return await connection.fetch(sql, *arguments)
+                try:
+                    return await connection.fetch(sql, *arguments)
+                except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as absent:
+                    # A new installation's first second: the projector makes them as it starts.
+                    raise Transient(
+                        f"the read models are not there: {absent}",
+                        remedy="start the projector, which makes them",
+                        code="database-unavailable",
+                    ) from absent
 
     async def as_of(self) -> dict[str, Any]:
         """How fresh the read models are: last position, seconds behind."""
