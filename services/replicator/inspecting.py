@@ -29,13 +29,13 @@ PROBLEMS_MAX: Final = 50
 
 
 async def inspect_site(tools: Tools, effect: EffectRun) -> SiteInspected:
-    """Call the site and look up the VMs asked for."""
+    """Call the site and look up the VMs asked for. Raises Transient while our database is away."""
     payload: InspectSite = effect.payload
     answer = SiteInspected(
         request=payload.request, site=payload.site.site, for_stream=payload.for_stream
     )
     try:
-        return await within(
+        answer = await within(
             _look(tools, payload, answer),
             what=f"site {payload.site.site}",
             timeout_s=tools.settings.inspect_timeout_s,
@@ -43,6 +43,9 @@ async def inspect_site(tools: Tools, effect: EffectRun) -> SiteInspected:
     except (Transient, Permanent, Refused) as error:
         # Not retried: who asked can ask again, and should hear now what is wrong.
         return msgspec.structs.replace(answer, problem=problem_of(error))
+    # A failure of our own database is no answer of the site: the engine does this again.
+    budgets = await tools.define_budgets(payload.site)
+    return msgspec.structs.replace(answer, limits=limits_of(payload.site.site, budgets))
 
 
 def problem_of(error: SeawallError) -> Problem:
@@ -53,8 +56,6 @@ def problem_of(error: SeawallError) -> Problem:
 async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> SiteInspected:
     platform = tools.open_site(payload.site)
     site = await paced(platform.inventory.check)
-    budgets = await tools.define_budgets(payload.site)
-    answer = msgspec.structs.replace(answer, limits=limits_of(payload.site.site, budgets))
     facts: dict[str, Any] = {
         "platform": payload.site.platform,
         "capacity_free": site.capacity_free,

@@ -60,7 +60,7 @@ class Client:
                     answers.append(json.load(answer))
             except urllib.error.HTTPError as refused:
                 if refused.code < 500:
-                    refused.add_note(refused.read().decode(errors="replace"))
+                    refused.add_note(f"{method} {path}: {refused.read().decode(errors='replace')}")
                     raise
             except (OSError, ValueError):
                 return False

@@ -174,7 +174,8 @@ def _run_killed(
                 break
             work.round()
     except (AssertionError, OSError, LookupError, ValueError) as broken:
-        verdict.unfinished.append(f"{broken!r}"[:600])
+        told = [repr(broken), *getattr(broken, "__notes__", ())]
+        verdict.unfinished.append(" ".join(told)[:600])
         say(plane.log_tail())
     over.set()
     killer.join(timeout=KILLER_S_MAX)

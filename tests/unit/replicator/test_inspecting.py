@@ -5,12 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from schemas.replicator import InspectSite
 from schemas.scheduler import SiteInspected, SiteLimit, SiteRef
 from services.replicator.budgets import budgets_of
 from services.replicator.inspecting import inspect_site
 from services.replicator.settings import ReplicatorSettings
 from shared.effects.port import Budget
+from shared.errors import Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.memory import MemoryPlatform, MemorySite, MemoryVm
 from shared.testing.virtual import run_virtual
@@ -19,10 +22,14 @@ EAST = SiteRef(site="east", platform="memory", settings={})
 ONE_AT_A_TIME = SiteSettings(quotas={"DescribeInstances": Quota(burst=1, per_second=0.5)})
 
 
-async def inspected(site: MemorySite, payload: InspectSite) -> SiteInspected:
-    """What an inspection of the site answers."""
+async def inspected(
+    site: MemorySite, payload: InspectSite, *, away: Exception | None = None
+) -> SiteInspected:
+    """What an inspection of the site answers; `away`: what our own database raises."""
 
     async def budgets(address: SiteRef) -> list[Budget]:
+        if away is not None:
+            raise away
         return budgets_of(address.site, MemoryPlatform(site).limits.budgets())
 
     tools: Any = SimpleNamespace(
@@ -49,6 +56,13 @@ def test_an_inspection_that_takes_too_long_says_so() -> None:
     answer = run_virtual(inspected(MemorySite("east", settings=never), asked))
     assert answer.problem is not None
     assert answer.problem.code == "timed-out"
+
+
+def test_a_database_that_is_away_is_no_answer_of_the_site() -> None:
+    away = Transient("could not define budgets", code="database-unavailable")
+    asked = InspectSite(request="c1", site=EAST, for_stream="site:east")
+    with pytest.raises(Transient, match="could not define budgets"):
+        run_virtual(inspected(MemorySite("east"), asked, away=away))
 
 
 def test_an_inspection_brings_what_the_site_limits_and_how_many_disks_there_are() -> None:
