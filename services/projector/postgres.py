@@ -6,6 +6,7 @@ path does (`read`, or `read_next` while it is being rebuilt).
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ SCHEMA: Final = "read"
 SQL_FOLDER: Final = Path(__file__).parent / "sql"
 
 COPY_TIMEOUT_S: Final = 30.0
+"""For one batch that is copied in."""
 
 _SQL: Final = load_statements(SQL_FOLDER / "queries.sql")
 _DECODERS: Final = tuple(msgspec.json.Decoder(view.document) for view in VIEWS)
@@ -66,9 +68,10 @@ async def write_documents(connection: Any, rows: Sequence[Mapping[str, Any]]) ->
             await connection.execute(_DELETES[index], sorted(gone))
 
 
-async def insert_documents(connection: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+async def insert_documents(
+    connection: Any, rows: Sequence[Mapping[str, Any]], *, now: dt.datetime
+) -> None:
     """Copy documents in, `rows[i]` into the table of `VIEWS[i]`; none of them may be there yet."""
-    now = await connection.fetchval("select now()")
     for view, documents in zip(VIEWS, rows, strict=True):
         if documents:
             values = [column.value for column in view.columns]

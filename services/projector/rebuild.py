@@ -10,6 +10,7 @@ transactions that end within seconds.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gc
 import sys
 import time
@@ -259,8 +260,8 @@ class _Rebuild:
     ) -> tuple[Unwritten, Sequence[Placed]]:
         """Fold rows; gives the documents that were let go for it, and the events.
 
-        The work is done in a thread: on the loop it
-        would leave both connections idle, and the database with them.
+        The work is done in a thread: on the loop it would leave both connections idle, and the
+        database with them.
         """
         try:
             works, missing = await asyncio.to_thread(self._prepared, source, rows)
@@ -295,19 +296,19 @@ class _Rebuild:
         return batch, self._documents.let_go()
 
     async def _write(self, unwritten: Unwritten, events: Sequence[Placed]) -> None:
-        await insert_documents(self._writer, unwritten.new)
+        now = await self._writer.fetchval("select now()")
+        await insert_documents(self._writer, unwritten.new, now=now)
         await write_documents(self._writer, unwritten.stored)
         if events:
-            await self._write_events(events)
+            await self._write_events(events, now)
 
-    async def _write_events(self, events: Sequence[Placed]) -> None:
+    async def _write_events(self, events: Sequence[Placed], now: dt.datetime) -> None:
         lost = sum(position is None for position, _ in events)
         fresh = iter(range(0))
         if lost:
             # Events that the live tables have lost are told again, at the end.
             last = await self._writer.fetchval(_SQL["take_positions"], lost)
             fresh = iter(range(last - lost + 1, last + 1))
-        now = await self._writer.fetchval("select now()")
         await self._writer.copy_records_to_table(
             "events",
             records=[
