@@ -66,6 +66,9 @@ from schemas.scheduler_inbox import (
     PrioritisePlan as PrioritisePlan,
 )
 from schemas.scheduler_inbox import (
+    PutOff as PutOff,
+)
+from schemas.scheduler_inbox import (
     Recover as Recover,
 )
 from schemas.scheduler_inbox import (

@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Literal
 
+import msgspec
+
 from schemas.common import Command, Fact, HoldMode, Problem
 from schemas.plans import PlanDefinition
 from schemas.registry import published
@@ -61,8 +63,24 @@ class PlanCommand(Command, frozen=True, kw_only=True):
     expected_version: int = 0
 
 
+class PutOff(msgspec.Struct, frozen=True, kw_only=True):
+    """A command waits for news that is under way: since when, and until when at most."""
+
+    asked_at: dt.datetime
+    until: dt.datetime
+
+
+class PatientCommand(PlanCommand, frozen=True, kw_only=True):
+    """Base of commands that a refusal may wrong while news is under way.
+
+    `put_off` is the scheduler's own, where it reminds itself of the command; others leave it out.
+    """
+
+    put_off: PutOff | None = None
+
+
 @published("scheduler.delete-plan")
-class DeletePlan(PlanCommand, frozen=True, kw_only=True):
+class DeletePlan(PatientCommand, frozen=True, kw_only=True):
     """Stop protecting; copies at the target stay."""
 
 
@@ -105,7 +123,7 @@ class ResetVm(PlanCommand, frozen=True, kw_only=True):
 
 
 @published("scheduler.create-checkpoint")
-class CreateCheckpoint(PlanCommand, frozen=True, kw_only=True):
+class CreateCheckpoint(PatientCommand, frozen=True, kw_only=True):
     """Make a PIT checkpoint now. The gateway made `job` (a checkpoint stream id)."""
 
     job: str
@@ -119,10 +137,11 @@ class ChangeCheckpoint(Command, frozen=True, kw_only=True):
     plan: str
     checkpoint: str
     action: Literal["preserve", "unpreserve", "delete"]
+    put_off: PutOff | None = None
 
 
 @published("scheduler.recover")
-class Recover(PlanCommand, frozen=True, kw_only=True):
+class Recover(PatientCommand, frozen=True, kw_only=True):
     """Start a recovery. The gateway made `job` (a recovery stream id)."""
 
     job: str

@@ -24,6 +24,7 @@ from services.scheduler.domain import (
     ticks,
 )
 from services.scheduler.domain.names import plan_stream, site_stream, vm_stream
+from services.scheduler.domain.patience import patient
 from shared.decider import Decision, Family, Handler, on, on_many
 from shared.fold import ServiceDefinition
 
@@ -107,7 +108,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_many(
         said.DeletePlan,
         route=_to_plan_only,
-        decide=membership.delete_plan,
+        decide=patient(membership.delete_plan),
         expand=membership.streams_to_delete,
     ),
     _on_plan_and_vms(said.StartPlan, switching.start_plan),
@@ -136,11 +137,15 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         decide=checkpoints.checkpoint_due,
         expand=groups.streams_of_plan,
     ),
-    _on_plan_and_vms(said.CreateCheckpoint, checkpoints.create_checkpoint),
+    _on_plan_and_vms(said.CreateCheckpoint, patient(checkpoints.create_checkpoint)),
     on(said.CheckpointEnded, route=_to_plan, decide=checkpoints.checkpoint_ended),
     on(said.RetentionDue, route=_its_own, decide=checkpoints.retention_due),
-    on(said.ChangeCheckpoint, route=_to_plan, decide=checkpoints.change_checkpoint),
-    _on_plan_and_vms(said.Recover, recoveries.recover),
+    on_many(
+        said.ChangeCheckpoint,
+        route=_to_plan_only,
+        decide=patient(checkpoints.change_checkpoint),
+    ),
+    _on_plan_and_vms(said.Recover, patient(recoveries.recover)),
     on_many(
         said.ReleaseHolds,
         route=_to_plan_only,

@@ -8,8 +8,8 @@ compared with the SHA-256 journalled when the snapshot was opened), nothing is d
 snapshot is closed, no staged generation is left, and the woken process works: alone, it makes
 the next iteration.
 
-Last line: `lost=0 doubled=0 unfinished=0 staged_mib=… taken_over=…s stopped=…s`; exit 1 if
-anything is wrong.
+Last line: `lost=0 doubled=0 unfinished=0 unfounded=0 staged_mib=… taken_over=…s stopped=…s`; exit
+1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def _replicate(client: Client, world: World) -> None:
 
 def _completed(client: Client, job: str) -> None:
     ended = client.wait_job(job)
-    assert ended["state"] == "completed", (ended["state"], ended["error"], ended["children"])
+    if ended["state"] != "completed":
+        errors = [client.wait_job(child)["error"] for child in ended["children"]]
+        raise AssertionError((ended["state"], ended["error"], errors))
 
 
 def _stop_and_wake(
@@ -203,14 +205,14 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     outcome = run_trial(seconds=chosen.seconds, seed=chosen.seed)
     verdict = outcome.verdict
-    for name in ("lost", "doubled", "unfinished"):
-        for line in getattr(verdict, name):
+    counts = ""
+    for name in ("lost", "doubled", "unfinished", "unfounded"):
+        found = getattr(verdict, name)
+        for line in found:
             say(f"{name}: {line}")
-    counts = " ".join(
-        f"{name}={len(getattr(verdict, name))}" for name in ("lost", "doubled", "unfinished")
-    )
+        counts += f"{name}={len(found)} "
     sys.stdout.write(
-        f"{counts} staged_mib={outcome.staged_mib:.1f}"
+        f"{counts}staged_mib={outcome.staged_mib:.1f}"
         f" taken_over={outcome.taken_over_s:.1f}s stopped={outcome.stopped_s:.1f}s\n"
     )
     return 0 if verdict.good else 1

@@ -15,8 +15,9 @@ from schemas.envelope import Received
 from schemas.plans import CheckpointPolicy
 from schemas.replicator import DeleteCheckpoint, MakeCheckpoint
 from services.scheduler.domain.names import checkpoint_id, plan_stream, vm_stream
+from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import CheckpointEntry, Plan, jobs_using, standing
-from services.scheduler.domain.protected_vm import ProtectedVm
+from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming
 from services.scheduler.domain.retention import CheckpointFacts, expired, next_checkpoint
 from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
@@ -52,12 +53,13 @@ def create_checkpoint(states: Mapping[str, Any], received: Received) -> Mapping[
         return {}
     vms = _with_copy(states, plan, m.plan)
     if not vms:
-        raise Refused(
+        coming = any(copy_is_coming(states[vm_stream(m.plan, vm)]) for vm in plan.vms)
+        raise (NotYet if coming else Refused)(
             f"no VM of plan {m.plan!r} has a finished copy yet",
             code="no-copy",
             remedy=f"`seawall plan run {m.plan}` makes the first copies",
         )
-    at = received.meta.occurred_at
+    at = asked_at(received)
     return {stream: _make(plan, header, job=m.job, vms=vms, preserved=m.preserved, at=at)}
 
 
@@ -84,8 +86,13 @@ def retention_due(state: Plan, received: Received) -> Decision:
     return tidy(state, state.checkpoints, now=received.at)
 
 
-def change_checkpoint(state: Plan, received: Received) -> Decision:
+def change_checkpoint(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Preserve, unpreserve or delete by hand."""
+    ((stream, state),) = states.items()
+    return {stream: _change(state, received)}
+
+
+def _change(state: Plan, received: Received) -> Decision:
     m: said.ChangeCheckpoint = received.body
     entry = state.checkpoints.get(m.checkpoint)
     if entry is None:
@@ -194,7 +201,7 @@ def _delete(state: Plan, m: said.ChangeCheckpoint, entry: CheckpointEntry) -> De
         return NOTHING
     users = jobs_using(state, m.checkpoint)
     if users:
-        raise Refused(
+        raise NotYet(
             f"{m.checkpoint} is in use by {users[0]}",
             code="in-use",
             remedy="let the job end and clean it up first",
@@ -206,7 +213,7 @@ def _delete(state: Plan, m: said.ChangeCheckpoint, entry: CheckpointEntry) -> De
             remedy=f"`seawall checkpoint unpreserve {m.checkpoint}` first",
         )
     if entry.state == "creating":
-        raise Refused(
+        raise NotYet(
             f"{m.checkpoint} is still being made",
             code="busy",
             remedy="wait until it is available, or cancel its job",

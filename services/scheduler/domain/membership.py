@@ -30,6 +30,7 @@ from services.scheduler.domain.names import (
     vm_stream,
     vm_streams,
 )
+from services.scheduler.domain.patience import NotYet
 from services.scheduler.domain.plan import (
     Application,
     Plan,
@@ -127,7 +128,7 @@ def delete_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, D
     header = standing(plan, m.plan, expected_version=m.expected_version)
     jobs = holding_jobs(plan)
     if jobs:
-        raise Refused(
+        raise NotYet(
             f"plan {m.plan!r} is held by {', '.join(jobs[:5])}",
             code="busy",
             remedy="let the job end and clean it up first",

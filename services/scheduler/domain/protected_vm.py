@@ -57,6 +57,11 @@ def blocker(state: ProtectedVm) -> str:
     return ""
 
 
+def copy_is_coming(state: ProtectedVm) -> bool:
+    """Whether an iteration that would make a copy is under way, as far as is known here."""
+    return bool(state.iteration) or state.queued_at is not None
+
+
 def holders(state: ProtectedVm) -> dict[str, tuple[HoldMode, ...]]:
     """All jobs that hold the VM, the running iteration included."""
     if not state.iteration:

@@ -17,8 +17,9 @@ from schemas.sync_state import SyncFacts
 from services.scheduler.domain.checkpoints import tidy
 from services.scheduler.domain.holds import MODES, excluding_job, without
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
+from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
-from services.scheduler.domain.protected_vm import ProtectedVm, holders
+from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming, holders
 from services.scheduler.domain.skipping import check_skipped
 from services.scheduler.domain.ticks import start_queued
 from shared.decider import NOTHING, Decision, Send
@@ -30,7 +31,8 @@ LATEST = "latest"
 def recover(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Start a test recovery: every VM has a copy, no hold excludes it, then all in one step.
 
-    A dry run checks the same but for holds: it touches nothing.
+    A dry run checks the same but for holds: it touches nothing. `NotYet` where a job that goes on
+    is in the way.
     """
     m: said.Recover = received.body
     stream = plan_stream(m.plan)
@@ -122,7 +124,8 @@ def _check_copies(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm
         entry = plan.checkpoints.get(m.checkpoint)
         if entry is None or entry.state != "available":
             found = "is not available" if entry is not None else "does not exist"
-            raise Refused(
+            refusal = NotYet if entry is not None and entry.state == "creating" else Refused
+            raise refusal(
                 f"checkpoint {m.checkpoint!r} of plan {m.plan!r} {found}",
                 code="unknown-checkpoint",
                 remedy=f"`seawall checkpoint list {m.plan}` shows those that are available",
@@ -131,7 +134,8 @@ def _check_copies(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm
     if without_copy:
         shown = ", ".join(without_copy[:10])
         more = f" and {len(without_copy) - 10} more" if len(without_copy) > 10 else ""
-        raise Refused(
+        coming = m.checkpoint == LATEST and all(copy_is_coming(members[vm]) for vm in without_copy)
+        raise (NotYet if coming else Refused)(
             f"no finished copy of VM {shown}{more}",
             code="no-copy",
             remedy="let replication finish first, or choose other VMs with --vm",
@@ -151,7 +155,7 @@ def _check_holds(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]
         job = excluding_job(holders(state), wanted="test", ended_tests=ended)
         if job:
             action = f"`seawall cleanup {job}` first" if job in ended else "wait for it to end"
-            raise Refused(
+            raise NotYet(
                 f"VM {vm!r} is held by {job}", code="busy", remedy=f"{action}, then try again"
             )
 
@@ -204,7 +208,7 @@ def _start(
         on_error=m.on_error or header.recovery.on_error,
         dry_run=m.dry_run,
         # RTO counts from the operator's command, not from the moment it is decided.
-        requested_at=received.meta.occurred_at,
+        requested_at=asked_at(received),
         actor=received.meta.actor,
     )
     return Send(to="recovery", key=m.plan, message=message)

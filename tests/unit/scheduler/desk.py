@@ -89,12 +89,24 @@ class Desk:
             event for key, found in self.events.items() for event in found[before.get(key, 0) :]
         ]
 
-    def command(self, body_type: type[Any], **fields: Any) -> CommandSettled | None:
-        """Give a command; the answer, if it was decided at once."""
+    def command(
+        self, body_type: type[Any], *, patient: bool = True, **fields: Any
+    ) -> CommandSettled | None:
+        """Give a command; the answer, if it was decided at once.
+
+        `patient`: one that is put off is waited for, while no news comes in.
+        """
         self._commands += 1
         command_id = f"c{self._commands}"
         self.tell(body_type(command_id=command_id, **fields))
+        while patient and (again := self.put_off(command_id)):
+            self.fire(again)
         return self.answers.get(command_id)
+
+    def put_off(self, command_id: str) -> NewTimer | None:
+        """The reminder of a command that waits for news."""
+        name = f"again-{command_id}"
+        return next((timer for timer in self.timers.values() if timer.name == name), None)
 
     def until(self, moment: dt.datetime, *, count_max: int = 10_000) -> None:
         """Let time pass; every timer fires at its moment."""
