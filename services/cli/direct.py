@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
+
+import uvloop
 
 from services.cli.database import reached
 from services.cli.run import guarded
@@ -30,4 +31,4 @@ def on_database(
         async with reached(read_settings(), create=create) as dsn:
             return await work(dsn)
 
-    sys.exit(guarded(lambda: asyncio.run(main())))
+    sys.exit(guarded(lambda: uvloop.run(main())))
