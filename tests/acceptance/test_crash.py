@@ -8,12 +8,25 @@ import time
 import pytest
 
 from tests.acceptance import crash
+from tests.failures import failure_mode
 
 TRIALS_S_MAX = 180.0
 BUSY_LOAD_PER_CORE = 3.0
 """The trials themselves make 1 to 2: above this other work takes their time."""
 
 
+@failure_mode(
+    "A service",
+    "dead",
+    sees=(
+        "Its jobs stand still for as long as its lease (15 s) unless another copy runs; "
+        "scripts that were cut off are shown *unknown*."
+    ),
+    does=(
+        "Start it again, or let the supervisor do so. Look at scripts shown *unknown* "
+        "yourself: they are not run again."
+    ),
+)
 def test_twelve_trials_with_kill_9_lose_and_double_nothing(
     postgres_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.acceptance.operator import MIB, ControlPlane, Said, Sites
+from tests.failures import failure_mode
 from tests.waiting import wait_until
 
 GOOD = """\
@@ -204,6 +205,15 @@ def test_a_disk_that_shrinks_under_its_snapshot_fails_the_iteration(sites: Sites
     assert sites.left_behind() == []
 
 
+@failure_mode(
+    "Recovery site",
+    "dead",
+    sees=(
+        "Its storage is full: the iteration fails with `target-full`; the good copy and "
+        "all checkpoints stand."
+    ),
+    does="Make room or delete checkpoints; the next tick goes on.",
+)
 def test_a_full_target_fails_the_iteration_and_keeps_the_good_copy(sites: Sites) -> None:
     disk = sites.vm("db")
     sites.add()
@@ -279,6 +289,12 @@ def lives(marker: str) -> bool:
     )
 
 
+@failure_mode(
+    "Script",
+    "slow",
+    sees=("Ended at its time-out, with all its processes; the step shows the end of its output."),
+    does="Raise its `timeout`, or mend it.",
+)
 def test_a_script_that_hangs_is_ended_at_its_time_out_and_says_so(sites: Sites) -> None:
     job = recovered(sites, "echo waiting; exec sleep 86431", timeout="1s")
     step = step_of(job, "pre-script")

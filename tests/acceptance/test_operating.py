@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.acceptance.operator import ControlPlane, Said, Sites
+from tests.failures import failure_mode
 from tests.waiting import wait_until
 
 SLOW_S = 4
@@ -210,6 +211,15 @@ def test_a_checkpoint_that_cannot_be_deleted_is_an_alert_until_it_is(shop: Sites
     assert checkpoints(shop)[checkpoint][0] == "deleted"
 
 
+@failure_mode(
+    "Recovery site",
+    "cut off",
+    sees=(
+        "Something cannot be removed: the alert names it, and the removal is tried again "
+        "until it is done."
+    ),
+    does="Mend what the alert says. It resolves by itself.",
+)
 def test_a_cleanup_that_is_stuck_is_an_alert_until_it_is_done(shop: Sites) -> None:
     job = shop.recover()
     shop.settings(shop.west, faults={"delete_instance": 1.0})

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from tests.acceptance.outage import IN_FLIGHT_MIN, KINDS, run_outage
+from tests.failures import failure_mode
 
 
+@failure_mode(
+    "Postgres",
+    "dead",
+    sees=(
+        "`/readyz` of every service is 503 within 2 s; a command is answered 503 and "
+        "nothing of it is kept; running jobs stand still."
+    ),
+    does=(
+        "Start Postgres again. Work goes on by itself within 20 s; nothing failed, no "
+        "attempt was used, nothing is done twice."
+    ),
+)
 def test_work_in_flight_survives_an_outage_without_a_failure_or_a_repeat(
     postgres_server: str,
 ) -> None:

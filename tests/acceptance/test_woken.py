@@ -6,8 +6,18 @@ from shared.embedded import BinariesMissing
 from tests import parts
 from tests.acceptance import stopped
 from tests.acceptance.plane import LEASE_S
+from tests.failures import failure_mode
 
 
+@failure_mode(
+    "A service",
+    "slow",
+    sees=(
+        "A copy stands still for longer than its lease: another one takes its work over "
+        "and finishes it."
+    ),
+    does="Nothing. When it wakes, its writes are fenced off and it joins in again.",
+)
 def test_a_replicator_stopped_for_longer_than_its_lease_harms_nothing_when_it_wakes() -> None:
     try:
         outcome = stopped.run_trial(seconds=0)

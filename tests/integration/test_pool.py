@@ -11,6 +11,7 @@ import pytest
 
 from shared.errors import Transient
 from shared.postgres import Pool, open_pool, translated
+from tests.failures import failure_mode
 
 
 @pytest.fixture
@@ -56,6 +57,15 @@ async def test_many_of_both_kinds_share_one_connection(pool: Pool) -> None:
         assert len(set(await asyncio.gather(*work))) == 1
 
 
+@failure_mode(
+    "Postgres",
+    "slow",
+    sees=(
+        "Steps end in time with `database-unavailable` and are done again; "
+        "`seawall_lag_messages` rises."
+    ),
+    does="Look for long queries and a full disk. Nothing needs repeating by hand.",
+)
 async def test_a_loan_that_finds_none_ends_in_time(pool: Pool) -> None:
     async with pool.lend(timeout_s=5):
         with pytest.raises(Transient), translated("take a second connection"):

@@ -16,6 +16,7 @@ from shared.bus.kafka.topics import ensure_topics
 from shared.testing.counter import SERVICE
 from shared.testing.kafka import KafkaCluster
 from tests.brokers import kafka_cluster
+from tests.failures import failure_mode
 from tests.integration.kafka.fabric import TOPIC, Fabric
 
 SERVICES = ("gateway", SERVICE)
@@ -44,6 +45,18 @@ async def settings(
     yield found
 
 
+@failure_mode(
+    "Kafka",
+    "dead",
+    sees=(
+        "Commands are taken and answered 202; `/readyz` says that events are not "
+        "published; the lag rises."
+    ),
+    does=(
+        "Start the broker. What was recorded meanwhile is published from the relay's "
+        "mark, once and in order."
+    ),
+)
 async def test_a_broker_that_is_killed_and_comes_back_loses_and_doubles_nothing(
     cluster: KafkaCluster, settings: KafkaSettings
 ) -> None:
@@ -59,6 +72,14 @@ async def test_a_broker_that_is_killed_and_comes_back_loses_and_doubles_nothing(
         await fabric.until_read([reader], 1500, within_s=BACK_S)
 
 
+@failure_mode(
+    "Kafka",
+    "slow",
+    sees=(
+        "As when it is dead, for as long as it stands still; requests end by their own time-outs."
+    ),
+    does=("Look at the broker's disk and memory. Nothing is lost or doubled when it goes on."),
+)
 async def test_a_broker_that_stands_still_for_a_while_loses_and_doubles_nothing(
     cluster: KafkaCluster, settings: KafkaSettings
 ) -> None:
@@ -82,6 +103,18 @@ async def test_a_reader_that_starts_later_is_brought_everything(settings: KafkaS
         await fabric.until_read([late], 3000, within_s=BACK_S)
 
 
+@failure_mode(
+    "Kafka",
+    "lying",
+    sees=(
+        "Rows that a broker confirmed are missing: readers see the gap in the dense "
+        "sequence and never step over it."
+    ),
+    does=(
+        "Nothing: the source is asked to publish them again from its log. Check "
+        "replication and `min.insync.replicas`."
+    ),
+)
 async def test_rows_that_the_broker_lost_are_asked_for_and_published_again(
     settings: KafkaSettings,
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from shared.bus.kafka.settings import KafkaSettings
 from shared.bus.kafka.topics import ensure_topics
 from shared.errors import Permanent, Refused, Transient
+from tests.failures import failure_mode
 
 SERVICES = ("gateway", "counter")
 
@@ -43,6 +44,12 @@ async def test_more_copies_than_brokers_cannot_be_made_and_the_broker_says_so(
     await ensure_topics(SERVICES, settings)
 
 
+@failure_mode(
+    "Kafka",
+    "cut off",
+    sees="A service that starts says which brokers it cannot reach, and ends.",
+    does=("Check SEAWALL_KAFKA, the network and the listeners' names; start the service again."),
+)
 async def test_brokers_that_are_not_there_are_told_as_such(settings: KafkaSettings) -> None:
     nobody = msgspec.structs.replace(settings, servers=("127.0.0.1:1",))
     with pytest.raises(Transient) as away:

@@ -14,6 +14,7 @@ import yaml
 
 from shared.platforms.lab import tools
 from shared.platforms.ports import Instance
+from tests.failures import failure_mode
 from tests.integration.lab.sites import (
     VM,
     call,
@@ -106,6 +107,12 @@ async def test_a_recovered_guest_serves_its_disk_outlives_us_and_ends_with_its_c
         end(mark)
 
 
+@failure_mode(
+    "Guest",
+    "dead",
+    sees="The instance is on and has no heartbeat: its VM is not ready.",
+    does="Look at its console on the platform; the disk is the copy's.",
+)
 async def test_a_guest_that_died_has_no_heartbeat(tmp_path: Path) -> None:
     sites(tmp_path)
     made = await recovered(tmp_path)

@@ -29,6 +29,7 @@ from shared.eventlog.port import CursorMove, NewTimer, Parked, Step
 from shared.postgres import open_pool
 from shared.verify.installation import Consumer, verify
 from tests.contract.effects.work import META, effect, hold, seat, seats, slots
+from tests.failures import failure_mode
 from tests.integration.projector.logs import Logs, a_history, open_logs
 
 NewDatabase = Callable[[], str]
@@ -267,6 +268,12 @@ def rename(archive: FolderArchive, name: str, sha256: str) -> None:
     archive.put(files.MANIFEST, json.dumps(document).encode())
 
 
+@failure_mode(
+    "Log and read models",
+    "lying",
+    sees=("An export that was changed or is damaged is refused on import; the file is named."),
+    does="Import an older export, or fetch the file again.",
+)
 @pytest.mark.parametrize(
     ("harm", "place", "named"), [(drop, 1, 1), (spoil, 1, 1), (forge, 0, 1), (spoil, -1, -1)]
 )

@@ -25,6 +25,7 @@ from shared.errors import Permanent, Transient
 from shared.eventlog.port import NewRow, Step
 from shared.process import Process
 from shared.settings import Settings
+from tests.failures import failure_mode
 from tests.integration.notifier.mailbox import Mailbox, free_port, mailbox
 from tests.waiting import eventually
 
@@ -68,6 +69,12 @@ async def test_a_mail_arrives_whole_with_its_stable_id(box: Mailbox) -> None:
     assert box.recipients == [["a@example.org", "b@example.org"]]
 
 
+@failure_mode(
+    "Mail server",
+    "dead",
+    sees="Mails wait and are tried again for 72 hours; jobs and alerts are not affected.",
+    does="Mend SEAWALL_SMTP or the server.",
+)
 async def test_nobody_at_the_address_is_asked_again() -> None:
     with pytest.raises(Transient, match="does not answer"):
         await send(sender(f"127.0.0.1:{free_port()}"))
@@ -98,6 +105,15 @@ async def test_a_recipient_that_may_be_there_later_is_asked_again(box: Mailbox) 
         await send(sender(box.address))
 
 
+@failure_mode(
+    "Mail server",
+    "cut off",
+    sees=(
+        "The server lets Seawall in no more: the mail's record says so; it is not tried "
+        "again and again."
+    ),
+    does="Set SEAWALL_SMTP_USER and SEAWALL_SMTP_PASSWORD.",
+)
 async def test_a_login_is_used_and_a_wrong_one_is_permanent() -> None:
     with mailbox(login=True) as box:
         await send(sender(box.address, smtp_user="sw", smtp_password="right"))
@@ -108,6 +124,12 @@ async def test_a_login_is_used_and_a_wrong_one_is_permanent() -> None:
     assert len(box.mails) == 1
 
 
+@failure_mode(
+    "Mail server",
+    "lying",
+    sees=("A server that offers no encryption where it is demanded gets neither login nor mail."),
+    does="Mend the server's TLS, or set SEAWALL_SMTP_TLS knowingly.",
+)
 async def test_a_server_without_starttls_is_never_written_to_in_the_clear(box: Mailbox) -> None:
     with pytest.raises(Permanent, match="STARTTLS") as refused:
         await send(sender(box.address, smtp_tls="starttls"))
@@ -179,6 +201,12 @@ async def running(postgres_dsn: str, tmp_path: Path, box: Mailbox) -> AsyncItera
             news.cancel()
 
 
+@failure_mode(
+    "Mail server",
+    "slow",
+    sees="A busy server is asked again later; the mail arrives once, under its stable id.",
+    does="Nothing.",
+)
 async def test_an_ended_recovery_is_one_mail_even_after_a_server_that_was_busy(
     running: Running,
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from schemas import scheduler
 from shared.eventlog.port import Fenced
+from tests.failures import failure_mode
 from tests.integration.projector.logs import Logs, a_history, open_logs, running
 from tests.waiting import eventually
 
@@ -92,6 +93,15 @@ async def test_a_copy_whose_cursors_another_moved_writes_nothing(logs: Logs) -> 
     assert await logs.rows("select id, doc::text from jobs order by id") == before
 
 
+@failure_mode(
+    "A service",
+    "lying",
+    sees=(
+        "An older copy meets what only a newer build knows: it stops at that partition "
+        "alone, and says so in `/readyz`."
+    ),
+    does="Finish the upgrade: start that service in the newer build too.",
+)
 async def test_what_a_newer_build_says_stops_its_partition_only_and_shows(logs: Logs) -> None:
     await a_history(logs, "shop")
     await logs.say_unknown("scheduler", "plan:shop")
@@ -113,6 +123,15 @@ async def _is_there(logs: Logs, job: str) -> bool:
     return bool(rows) and rows[0]["state"] == "completed"
 
 
+@failure_mode(
+    "Postgres",
+    "lying",
+    sees=(
+        "A log was restored to an older state: its consumers stop at its partitions and "
+        "say so in `/readyz` and their logs."
+    ),
+    does="Finish the restore with a new epoch (docs/log.md), then `seawall log rebuild`.",
+)
 async def test_a_restored_log_is_noticed_and_not_folded(logs: Logs) -> None:
     await a_history(logs, "shop")
     projector = logs.projector()

@@ -12,6 +12,7 @@ from schemas.scheduler import PlanPrioritised
 from services.projector.rebuild import rebuild
 from services.projector.views import VIEWS
 from shared.errors import Refused
+from tests.failures import failure_mode
 from tests.integration.projector.logs import Logs, a_history, open_logs, running
 
 TABLES = (*(view.table for view in VIEWS), "events", "cursors")
@@ -46,6 +47,12 @@ async def test_a_rebuild_gives_the_rows_of_the_live_projector(logs: Logs) -> Non
     assert done.rows == sum(row["seq"] for row in live["cursors"])
 
 
+@failure_mode(
+    "Log and read models",
+    "dead",
+    sees="Lists and jobs are empty or wrong, though work goes on.",
+    does="`seawall log rebuild`: beside the live ones, swapped in at the end.",
+)
 async def test_a_rebuild_mends_rows_that_were_lost_or_spoilt(logs: Logs) -> None:
     await a_history(logs, "shop")
     await logs.project()

@@ -23,6 +23,7 @@ from shared.effects.policy import OutcomeUnknown
 from shared.effects.running import Stop
 from shared.errors import Permanent, Transient
 from shared.platforms.ports import Call, Instance
+from tests.failures import failure_mode
 from tests.integration.recovery.lab import DISK, Lab
 from tests.unit.recovery.test_cleanup import CLEANUP, clean
 from tests.unit.recovery.world import JOB, enrol, header, script, start, vm
@@ -133,6 +134,15 @@ async def test_cleanup_of_a_recovery_cancelled_half_way_removes_unattached_disks
     assert CLEANUP in lab.world.states
 
 
+@failure_mode(
+    "Recovery site",
+    "cut off",
+    sees=(
+        "The answer to a call is lost: it is asked for again under the same key, and what"
+        " it made is found."
+    ),
+    does="Nothing.",
+)
 async def test_a_hold_whose_answer_was_lost_is_found_and_let_go(lab: Lab) -> None:
     await lab.add_copy("db")
     begin(lab, vm("db"))
@@ -194,6 +204,12 @@ async def test_preflight_names_every_script_runtime_and_secret_that_is_missing(l
     assert set(found) == {"script-not-stored", "secret-unavailable"}
 
 
+@failure_mode(
+    "Recovery site",
+    "dead",
+    sees="A recovery fails in preflight, before anything is touched, and names the site.",
+    does="Mend the site, or recover at another one that has a copy.",
+)
 async def test_a_site_that_is_gone_fails_preflight_with_a_remedy(lab: Lab) -> None:
     await lab.add_copy("db")
     begin(lab, vm("db"))
@@ -408,10 +424,22 @@ async def test_a_guest_is_ready_when_its_port_accepts_or_its_path_says_so(
     assert await probe(kind, status=status) is ready
 
 
+@failure_mode(
+    "Guest",
+    "cut off",
+    sees="It runs but cannot be reached on its port: not ready.",
+    does="Check the isolated network and the guest's firewall.",
+)
 async def test_a_guest_that_does_not_listen_is_not_ready() -> None:
     assert await probe("tcp", port=1) is False
 
 
+@failure_mode(
+    "Guest",
+    "lying",
+    sees=("The agent says it is up and the service does not answer: the VM waits for its probe."),
+    does="Give VMs a TCP or HTTP probe where a heartbeat says too little.",
+)
 async def test_a_vm_waits_for_its_probe_not_for_its_heartbeat(lab: Lab) -> None:
     await lab.add_copy("db")
     begin(lab, vm("db", ready=ReadyProbe(kind="tcp", port=1, within_s=1)))

@@ -19,6 +19,7 @@ from shared.effects.policy import OutcomeUnknown
 from shared.effects.running import Stop
 from shared.errors import SeawallError
 from shared.platforms.lab.writer import LabDisk
+from tests.failures import failure_mode
 from tests.integration.replicator.lab import DB, SMALL_MARKS, Lab, Sinks, final
 from tests.unit.replicator.world import header
 
@@ -80,6 +81,15 @@ async def test_a_later_iteration_reads_what_changed_and_nothing_else(lab: Lab) -
     assert await lab.copied() == lab.original()
 
 
+@failure_mode(
+    "Protected site",
+    "lying",
+    sees=(
+        "The list of changes does not tell all: the disk is compared in full, and the "
+        "job's step says so."
+    ),
+    does="Find out what writes to the disk behind the platform's back. The copy is right.",
+)
 async def test_a_disk_changed_behind_its_back_is_compared_and_the_job_says_so(lab: Lab) -> None:
     lab.add_vm()
     lab.start()
@@ -321,6 +331,15 @@ async def test_a_cancel_that_fell_between_two_steps_is_noticed_by_the_transfer(l
     assert not lab.journal("west", "open_generation")
 
 
+@failure_mode(
+    "Protected site",
+    "cut off",
+    sees=(
+        "The answer to a snapshot's opening is lost: the iteration fails, the snapshot is"
+        " found by its tag and removed."
+    ),
+    does="Nothing. *A source snapshot is not removed* is an alert if it cannot be.",
+)
 async def test_a_snapshot_whose_opening_was_cut_off_is_found_and_removed(lab: Lab) -> None:
     lab.add_vm()
     lab.start()
@@ -443,6 +462,18 @@ async def test_a_site_that_answers_has_its_budgets_defined(lab: Lab) -> None:
     assert lab.defined == ["east"]
 
 
+@failure_mode(
+    "Protected site",
+    "dead",
+    sees=(
+        "Iterations fail with `site-gone`; the last copy and all checkpoints stand; the "
+        "RPO alert opens when the RPO is breached."
+    ),
+    does=(
+        "If the site is lost: `seawall recover`. Otherwise mend it; the next tick copies "
+        "what changed since."
+    ),
+)
 async def test_a_site_that_is_gone_is_a_problem_with_a_remedy(lab: Lab) -> None:
     (lab.home / "east").rmdir()
     answer = await inspect(lab)

@@ -20,6 +20,7 @@ from services.replicator.transfer import Mark, TransferSettings
 from shared.errors import Permanent, Refused, SeawallError, Transient
 from shared.platforms.lab.writer import LabDisk
 from shared.platforms.ports import Generation
+from tests.failures import failure_mode
 from tests.integration.replicator import iteration
 from tests.integration.replicator.iteration import SMALL_MARKS
 
@@ -291,6 +292,15 @@ async def test_a_stopped_process_that_wakes_after_its_takeover_harms_nothing(hom
         await assert_copied(sites, home, wanted, "after")
 
 
+@failure_mode(
+    "A service",
+    "lying",
+    sees=(
+        "A process that believes itself the owner of a copy finalizes it: refused, the "
+        "good copy stands."
+    ),
+    does="Nothing.",
+)
 async def test_a_stopped_process_that_wakes_before_the_switch_cannot_finalize(home: Path) -> None:
     async with iteration.open_sites(home) as sites:
         taken = await iteration.snapshot(sites, "it-1")

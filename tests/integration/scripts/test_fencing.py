@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from shared.scripts import guard
+from tests.failures import failure_mode
 from tests.integration.scripts.watching import Lab, alive, daemon, eventually, guards, wait_for
 
 MIB = 1024 * 1024
@@ -70,6 +71,12 @@ touch {printed}
     assert psutil.Process().memory_info().rss - own_before < 32 * MIB
 
 
+@failure_mode(
+    "Script",
+    "lying",
+    sees="Endless output is cut at the limit and does not hold up its time-out.",
+    does="Mend the script.",
+)
 async def test_output_that_never_stops_does_not_hold_the_timeout_up(lab: Lab) -> None:
     start = time.monotonic()
     result = await lab.run("yes", timeout_s=1)

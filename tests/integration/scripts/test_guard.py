@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from shared.scripts import ScriptRunner
+from tests.failures import failure_mode
 from tests.integration.scripts.watching import Lab, alive, daemon, eventually, guards, wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +90,12 @@ async def test_sigterm_to_the_guard_ends_the_script_as_killed(lab: Lab) -> None:
     assert lab.folders() == []
 
 
+@failure_mode(
+    "Script",
+    "dead",
+    sees="The step says that the script was killed; all it had started is ended.",
+    does=("Look at what it had done; scripts are never repeated unless they declare retries."),
+)
 async def test_kill_9_of_the_guard_ends_the_script_and_is_told(lab: Lab) -> None:
     # This daemon keeps its environment: without a guard nothing else tells whose it is.
     content = lasting(lab, in_daemon=f"setsid sh -c 'echo $$ > {lab.scratch}/daemon; sleep 600' &")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.scripts import ScriptEndUnknown, record, runner
+from tests.failures import failure_mode
 from tests.integration.scripts.watching import Lab, eventually, wait_for
 
 
@@ -64,6 +65,15 @@ async def test_a_failure_that_nobody_lived_to_hear_is_told(lab: Lab) -> None:
     assert (later.outcome, later.exit_code) == ("failed", 3)
 
 
+@failure_mode(
+    "Script",
+    "cut off",
+    sees=(
+        "The service died while it ran: the step is *unknown* and the job goes on as "
+        "`on_unknown` says."
+    ),
+    does="Find out on the machine what it did. It is not run again.",
+)
 async def test_a_script_that_was_cut_off_is_unknown(lab: Lab) -> None:
     content = f"{counting(lab)}sleep 600\n"
     run = asyncio.create_task(lab.run(content, run_id="a"))

@@ -13,6 +13,7 @@ from shared.effects.running import EffectRun, Progress, Stop
 from shared.errors import InvariantBroken, Permanent, Throttled, Transient
 from shared.eventlog.port import Fenced, Step
 from tests.contract.effects.work import Work, effect, hold, in_use, slots
+from tests.failures import failure_mode
 from tests.unit.effects.world import Handler, World, at_once, lasting, virtual
 
 
@@ -277,6 +278,15 @@ async def test_outcomes_survive_an_outage_and_no_attempt_is_used() -> None:
     assert all(outcome.attempts == 1 for outcome in world.outcomes.values())
 
 
+@failure_mode(
+    "A service",
+    "cut off",
+    sees=(
+        "`lease.unreachable`, then `lease.stopping-self` in its log; what it was doing is"
+        " given up before another may begin it."
+    ),
+    does="Mend the network. It takes work again as soon as it reaches the database.",
+)
 @virtual
 async def test_a_worker_cut_off_stops_itself_before_its_lease_ends() -> None:
     ended_at: list[float] = []
@@ -322,6 +332,17 @@ async def test_a_lease_that_outlived_the_outage_is_gone_on_with() -> None:
     assert [requeue.code for requeue in world.requeues] == ["given-back"]
 
 
+@failure_mode(
+    "Postgres",
+    "cut off",
+    sees=(
+        "A copy of a service that cannot reach it is not ready and stops its work before "
+        "its lease ends; another copy takes it over."
+    ),
+    does=(
+        "Nothing, if another copy runs. Otherwise mend the network; the copy goes on by itself."
+    ),
+)
 @virtual
 async def test_another_worker_takes_over_from_one_that_is_cut_off() -> None:
     world, cut_off, other = World(), Handler(lasting(60)), Handler(lasting(1))

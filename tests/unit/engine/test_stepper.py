@@ -18,6 +18,7 @@ from shared.eventlog.memory import MemoryStore
 from shared.fold import Input, ServiceDefinition
 from shared.stepper import Stepper
 from shared.testing.counter import DEFINITION, Begin, CounterStarted, StartCounter
+from tests.failures import failure_mode
 
 COMMANDS = commands_topic("counter")
 
@@ -78,6 +79,15 @@ async def test_a_refused_command_is_answered_with_its_code_beside_granted_ones(
     assert answers == {"c1": "", "again": "exists", "c2": ""}
 
 
+@failure_mode(
+    "Log and read models",
+    "cut off",
+    sees=(
+        "A message that cannot be decided is set aside with its key's later ones "
+        "(`seawall log parked`, `seawall_parked_keys`); all others go on."
+    ),
+    does="After an update `seawall log retry`, or `seawall log skip` with a reason.",
+)
 async def test_a_message_that_always_fails_is_parked_and_the_others_go_on() -> None:
     def explode(state: object, received: Received) -> object:
         raise KeyError("no such thing")

@@ -11,6 +11,7 @@ from schemas import recovery as said
 from schemas import recovery_work as work
 from schemas.scheduler import ReleaseHolds
 from shared.errors import Refused
+from tests.failures import failure_mode
 from tests.unit.recovery.world import JOB, World, enrol, header, start, vm
 
 CLEANUP = "cleanup:shop:k1"
@@ -95,6 +96,15 @@ def test_what_cannot_be_deleted_stays_listed_and_the_cleanup_may_be_repeated() -
     assert world.events(said.CleanupFinished)[-1].state == "completed"
 
 
+@failure_mode(
+    "Recovery site",
+    "lying",
+    sees=(
+        "A deletion was answered and the object is still listed: the cleanup does not "
+        "complete and names it."
+    ),
+    does=("Look at the object on the platform, remove what holds it, repeat `seawall cleanup`."),
+)
 def test_a_deletion_that_was_answered_but_is_still_listed_is_no_success() -> None:
     world = clean(recovered())
     listed(world, DISK)

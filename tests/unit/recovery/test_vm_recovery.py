@@ -14,6 +14,7 @@ from schemas.common import ScriptReport
 from schemas.plans import ReadyProbe
 from shared.decider import Need
 from shared.testing.spec import T0
+from tests.failures import failure_mode
 from tests.unit.recovery.world import JOB, World, enrol, header, script, vm
 
 STREAM = f"vm-{JOB}:db"
@@ -155,6 +156,15 @@ def test_a_disk_that_fails_stops_the_other_disks() -> None:
     assert step.state == "failed"
 
 
+@failure_mode(
+    "Guest",
+    "slow",
+    sees=(
+        "The VM fails at its readiness deadline with what was waited for; others go on, "
+        "as *on error* says."
+    ),
+    does="Give it more time in the plan, or repeat the recovery with this VM alone.",
+)
 def test_a_guest_that_never_answers_fails_at_its_deadline_and_is_not_watched_any_more() -> None:
     world = go_to(begun(), "release-copy")
     world.deliver(said.ReadyDeadline(), stream=STREAM)

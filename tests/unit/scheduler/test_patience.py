@@ -12,6 +12,7 @@ from schemas.common import CommandSettled
 from schemas.recovery import StartRecovery
 from schemas.replicator import MakeCheckpoint
 from services.scheduler.domain.patience import PATIENCE_S
+from tests.failures import failure_mode
 from tests.unit.scheduler.desk import Desk, desk_with
 
 JOB = "recovery:shop:1"
@@ -62,6 +63,15 @@ def cleaned_up(desk: Desk) -> None:
     desk.tell(said.RecoveryEnded(plan="shop", job=JOB, mode="test", state="completed"))
 
 
+@failure_mode(
+    "Log and read models",
+    "slow",
+    sees=(
+        "One service hears of a job's end later than the read models: the next command "
+        "waits up to 5 s for it instead of being refused."
+    ),
+    does="Nothing.",
+)
 def test_a_recovery_waits_for_the_news_that_its_copies_are_made() -> None:
     desk = running("db", "web")
     desk.end("db")

@@ -23,6 +23,7 @@ from services.replicator.transfer import (
 )
 from shared.errors import Permanent, SeawallError, Throttled, Transient
 from shared.platforms.ports import Extent, Generation
+from tests.failures import failure_mode
 from tests.unit.replicator.transfer.world import (
     CHUNK,
     KIB,
@@ -212,6 +213,15 @@ async def _transferred(world: World, base: bytes) -> None:
 # --- verification
 
 
+@failure_mode(
+    "Recovery site",
+    "lying",
+    sees=(
+        "What was written reads back otherwise: the transfer fails verification and the "
+        "copy is never switched."
+    ),
+    does="Distrust that storage. The copy before stands; `vm reset` makes a new one.",
+)
 async def test_content_that_the_target_lost_fails_the_transfer() -> None:
     world = World(random_bytes(20 * CHUNK))
     world.mangle = lambda offset, data: data[:-1] if offset == 3 * CHUNK else data
@@ -318,6 +328,15 @@ def test_a_call_that_never_answers_fails_the_transfer_in_bounded_time() -> None:
 # --- throttling
 
 
+@failure_mode(
+    "Recovery site",
+    "slow",
+    sees=(
+        "Writes wait as the site asks and the window of calls in flight shrinks; "
+        "throttled calls are counted in the job."
+    ),
+    does="`seawall queue` shows what budgets hold work up.",
+)
 def test_throttling_is_waited_for_as_asked_and_counted() -> None:
     async def story() -> None:
         world = World(random_bytes(40 * CHUNK))
@@ -341,6 +360,15 @@ def test_throttling_is_waited_for_as_asked_and_counted() -> None:
     in_virtual_time(story)
 
 
+@failure_mode(
+    "Protected site",
+    "slow",
+    sees=(
+        "Transfers wait as the site asks, without using attempts; one that never gets on "
+        "fails as `throttled`."
+    ),
+    does="Lower the plan's priority or its rate, or raise the site's limits.",
+)
 def test_a_site_that_throttles_for_ever_fails_the_transfer_as_throttled() -> None:
     async def story() -> None:
         world = World(random_bytes(4 * CHUNK))
