@@ -153,6 +153,11 @@ class KafkaCluster:
         return self._folder / "ca.pem"
 
     @property
+    def pids(self) -> list[int]:
+        """The processes of the brokers that run."""
+        return [node.process.pid for node in self._nodes if node.process and node.alive]
+
+    @property
     def count(self) -> int:
         return len(self._nodes)
 

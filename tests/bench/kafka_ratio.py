@@ -2,12 +2,15 @@
 
 1,000 runners × 8 legs, each begun by a message to the other service (shared/testing/race.py), two
 processes with a copy of both services. Both sides run in turn, in one run, on one server.
+`cpu_us_per_step` says who spent the processor's time on a step: our processes, the database, the
+broker. Where their sum times the rate is the machine, the ratio is one of costs, not of waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +31,7 @@ from shared.postgres import open_pool
 from shared.testing.kafka import KafkaCluster
 from shared.testing.race import SERVICES, RunLeg
 from tests.bench.harness import REPETITIONS, Goal, Measurement, folder, say
+from tests.bench.processes import cpu_s
 
 NAME = "kafka-ratio"
 UNIT = "ratio"
@@ -45,6 +49,8 @@ class Side:
     def __init__(self, name: str, dsn: str, home: Path, environment: Mapping[str, str]) -> None:
         self.name = name
         self.values: list[float] = []
+        self.costs: list[dict[str, float]] = []
+        self.pids: list[int] = []
         self._dsn = dsn
         self._home = home
         self._environment = environment
@@ -70,6 +76,7 @@ class Side:
             )
             for _ in range(PROCESSES)
         ]
+        self.pids = [process.pid for process in processes]
         try:
             yield
         finally:
@@ -123,15 +130,40 @@ async def run() -> Measurement:
             await side.once(100)
         for number in range(REPETITIONS):
             for side in sides:
+                before = _spent(side, server, cluster)
                 side.values.append(await side.once(RUNNERS))
+                after = _spent(side, server, cluster)
+                steps = RUNNERS * LEGS
+                side.costs.append({who: (after[who] - before[who]) / steps for who in after})
                 say(f"  {number + 1}/{REPETITIONS} {side.name}: {side.values[-1]:.0f} steps/s")
     postgres, kafka_values = (side.values for side in sides)
     ratios = tuple(k / p for k, p in zip(kafka_values, postgres, strict=True))
     median = sorted(ratios)[len(ratios) // 2]
     return Measurement(
         values=ratios,
-        parts={"kafka_ratio": median, "postgres": postgres, "kafka": kafka_values},
+        parts={
+            "kafka_ratio": median,
+            "postgres": postgres,
+            "kafka": kafka_values,
+            "cpu_us_per_step": {side.name: _median_costs(side) for side in sides},
+        },
     )
+
+
+def _median_costs(side: Side) -> dict[str, int]:
+    return {
+        who: round(statistics.median(cost[who] for cost in side.costs) * 1e6)
+        for who in side.costs[0]
+    }
+
+
+def _spent(side: Side, server: EmbeddedPostgres, cluster: KafkaCluster) -> dict[str, float]:
+    """Seconds of processor time so far."""
+    return {
+        "ours": sum(map(cpu_s, side.pids)),
+        "database": cpu_s(server.pid or 0),
+        "broker": sum(map(cpu_s, cluster.pids)),
+    }
 
 
 async def _database(dsn: str, name: str) -> str:

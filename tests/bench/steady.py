@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.acceptance.client import Client
 from tests.acceptance.plane import SERVICES, Plane
 from tests.bench.dispatch import DEFAULTS
 from tests.bench.harness import Goal, Measurement, folder, say
+from tests.bench.processes import cpu_s, memory_mib
 
 NAME = "steady"
 UNIT = "cores"
@@ -43,7 +43,6 @@ DISK_BYTES: Final = 1 << 20
 CLIENTS: Final = 2
 DUE_SHARE_MIN: Final = 0.95
 SQL_TIMEOUT_S: Final = 30.0
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _MIB: Final = 1 << 20
 
 ENDED = """
@@ -111,7 +110,9 @@ async def _measure(plane: Plane, home: Path) -> Measurement:
         after = await _spent(plane, connection)
     finally:
         await connection.close(timeout=SQL_TIMEOUT_S)
-    return _found(before, after, memory={name: _memory_mib(plane, name) for name in SERVICES})
+    return _found(
+        before, after, memory={name: memory_mib(plane.processes[name].pid) for name in SERVICES}
+    )
 
 
 def _found(before: Spent, after: Spent, *, memory: dict[str, float]) -> Measurement:
@@ -172,7 +173,7 @@ async def _spent(plane: Plane, connection: asyncpg.Connection[Any]) -> Spent:
     (row,) = await connection.fetch(ENDED, timeout=SQL_TIMEOUT_S)
     return Spent(
         at=time.monotonic(),
-        cpu_s={name: _cpu_s(plane, name) for name in SERVICES},
+        cpu_s={name: cpu_s(plane.processes[name].pid) for name in SERVICES},
         rows=int(await connection.fetchval(f"select {heads}", timeout=SQL_TIMEOUT_S)),
         database_bytes=await connection.fetchval(
             "select pg_database_size(current_database())", timeout=SQL_TIMEOUT_S
@@ -185,17 +186,3 @@ async def _spent(plane: Plane, connection: asyncpg.Connection[Any]) -> Spent:
 def _cores(before: Spent, after: Spent) -> dict[str, float]:
     elapsed_s = after.at - before.at
     return {name: (after.cpu_s[name] - before.cpu_s[name]) / elapsed_s for name in SERVICES}
-
-
-def _cpu_s(plane: Plane, name: str) -> float:
-    """Processor time of a service and of its children that have ended."""
-    stat = Path(f"/proc/{plane.processes[name].pid}/stat").read_text(encoding="ascii")
-    fields = stat.rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS_PER_S
-
-
-def _memory_mib(plane: Plane, name: str) -> float:
-    """A service's share of the machine's memory (PSS)."""
-    smaps = Path(f"/proc/{plane.processes[name].pid}/smaps_rollup").read_text(encoding="ascii")
-    kib = next(int(line.split()[1]) for line in smaps.splitlines() if line.startswith("Pss:"))
-    return kib / 1024
