@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -67,6 +68,7 @@ _COLUMNS: Final = [
 ]
 _START: Final = dt.datetime(2026, 11, 22, 20, 0, tzinfo=dt.UTC)
 _TIMEOUT_S: Final = 60.0
+_COPIED_AT_ONCE: Final = 40_000
 
 Said = tuple[str, str, int, Any]
 """Source, stream, version, event."""
@@ -83,7 +85,7 @@ async def run() -> Measurement:
 
 
 async def _measure(dsn: str) -> Measurement:
-    events = await _write_logs(dsn)
+    events = await write_logs(dsn)
     say(f"  {events} events in the logs")
     live_per_s = events / await _project(dsn, events)
     say(f"  projected live at {live_per_s:.0f} events/s")
@@ -112,7 +114,7 @@ async def _measure(dsn: str) -> Measurement:
 # ── The history ──────────────────────────────────────────────────────────────────────────────
 
 
-def _history() -> Iterator[Said]:
+def _history(ticks: int) -> Iterator[Said]:
     """Plans, their VMs, and then tick after tick an iteration of every VM."""
     east = SiteRef(site="east", platform="lab", settings={"path": "/srv/sites/east"})
     west = SiteRef(site="west", platform="lab", settings={"path": "/srv/sites/west"})
@@ -140,7 +142,7 @@ def _history() -> Iterator[Said]:
                 rpo_s=1800.0,
             )
             yield "scheduler", f"protected-vm:{plan}:{vm.name}", 1, protected
-    for tick in range(_TICKS):
+    for tick in range(ticks):
         for plan in _plan_names():
             for vm in vms:
                 started = replicator.IterationStarted(
@@ -208,27 +210,25 @@ def _iteration(started: replicator.IterationStarted, tick: int) -> Iterator[Said
     yield "scheduler", vm, 2 * tick + 3, recorded
 
 
-async def _write_logs(dsn: str) -> int:
-    """Copy the history straight into the logs: how it got there is not what is measured."""
+async def write_logs(dsn: str, *, ticks: int = _TICKS) -> int:
+    """Copy the history straight into the logs: how it got there is not what is measured.
+
+    Gives the number of events: 2,000 for each tick, and some hundred before the first.
+    """
     for source in SOURCES:
         await migrate(dsn, source)
     seqs: dict[tuple[str, int], int] = {}
-    records: dict[str, list[tuple[Any, ...]]] = {source: [] for source in SOURCES}
-    for source, stream, version, event in _history():
-        name, schema_version, data = registry.encode(event)
-        partition = partition_of(stream.split(":")[1])
-        seq = seqs[source, partition] = seqs.get((source, partition), 0) + 1
-        meta = encode_meta(Meta(occurred_at=_START, correlation_id=f"tick-{seq}"))
-        where = (events_topic(source), partition, seq, stream, version)
-        records[source].append((*where, name, schema_version, data.decode(), meta.decode()))
+    history = _history(ticks)
     connection = await asyncpg.connect(dsn, timeout=_TIMEOUT_S)
     try:
-        for source, rows in records.items():
-            if not rows:
-                continue
-            await connection.copy_records_to_table(
-                "log", schema_name=source, columns=_COLUMNS, records=rows, timeout=_TIMEOUT_S
-            )
+        while said := list(itertools.islice(history, _COPIED_AT_ONCE)):
+            records: dict[str, list[tuple[Any, ...]]] = {source: [] for source in SOURCES}
+            for source, *rest in said:
+                records[source].append(_row(source, *rest, seqs=seqs))
+            for source, rows in records.items():
+                await connection.copy_records_to_table(
+                    "log", schema_name=source, columns=_COLUMNS, records=rows, timeout=_TIMEOUT_S
+                )
         for (source, partition), seq in seqs.items():
             await connection.execute(
                 f"insert into {source}.heads values ($1, $2, $3)",
@@ -241,6 +241,17 @@ async def _write_logs(dsn: str) -> int:
     finally:
         await connection.close(timeout=_TIMEOUT_S)
     return sum(seqs.values())
+
+
+def _row(
+    source: str, stream: str, version: int, event: Any, *, seqs: dict[tuple[str, int], int]
+) -> tuple[Any, ...]:
+    name, schema_version, data = registry.encode(event)
+    partition = partition_of(stream.split(":")[1])
+    seq = seqs[source, partition] = seqs.get((source, partition), 0) + 1
+    meta = encode_meta(Meta(occurred_at=_START, correlation_id=f"tick-{seq}"))
+    where = (events_topic(source), partition, seq, stream, version)
+    return (*where, name, schema_version, data.decode(), meta.decode())
 
 
 # ── The live projector ───────────────────────────────────────────────────────────────────────
