@@ -26,8 +26,8 @@ from schemas.plans import (
 )
 from schemas.recovery import StoreRecoveryScript
 from schemas.replicator import StoreScript
-from shared.platforms.lab.limits import CALLS
 from shared.platforms.lab.settings import Quota, SiteSettings
+from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.memory import MemoryVm
 from shared.process import QUICK_RETURN_KINDS
 from shared.testing.scripts import Play

@@ -22,10 +22,10 @@ import msgspec
 from shared.errors import Permanent, SeawallError, Throttled, Transient
 from shared.platforms.lab.folder import SiteFolder, lock_fd, short_hash
 from shared.platforms.lab.journal import CallJournal
-from shared.platforms.lab.limits import CALLS
 from shared.platforms.lab.quotas import Quotas, Slots
 from shared.platforms.lab.settings import SiteSettings, read_site
 from shared.platforms.lab.sparse import Checkpoint
+from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Call
 
 T = TypeVar("T")

@@ -1,61 +1,12 @@
-"""The lab's call names, the quota each call spends, and the budgets of a site.
-
-One list: `latency`, `faults`, `quotas` of `site.yaml`, `calls.jsonl` and docs/lab.md use it.
-Owns no enforcement (`quotas`). Quota names follow the cloud whose limits they imitate.
-"""
+"""The budgets of a lab site. Owns no enforcement (`quotas`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
+from shared.platforms.lab.settings import SiteSettings
+from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import BudgetFacts
-
-if TYPE_CHECKING:
-    from shared.platforms.lab.settings import SiteSettings
-
-CALLS: Final[dict[str, tuple[str, ...]]] = {
-    "check": ("DescribeInstances",),
-    "list_vms": ("DescribeInstances",),
-    "open_snapshot": ("CreateSnapshots",),
-    "extents": ("ListChangedBlocks",),
-    "read_chunk": ("GetBlock",),
-    "close_snapshot": ("DeleteSnapshot",),
-    "list_snapshots": ("DescribeSnapshots",),
-    "open_generation": ("StartSnapshot", "snapshot-writes"),
-    "write_chunk": ("PutBlock",),
-    "zero_range": (),
-    "digest_chunk": (),
-    "read_back": ("GetBlock",),
-    "flush": (),
-    "adopt": (),
-    "finalize": ("CompleteSnapshot",),
-    "discard": ("DeleteSnapshot",),
-    "hold": (),
-    "release": (),
-    "current": ("DescribeSnapshots",),
-    "create_checkpoint": ("CopySnapshot",),
-    "delete_checkpoint": ("DeleteSnapshot",),
-    "list_checkpoints": ("DescribeSnapshots",),
-    "list_generations": ("DescribeSnapshots",),
-    "rebuild_disk": ("CreateVolume",),
-    "create_instance": ("RunInstances",),
-    "power_on": ("StartInstances",),
-    "power_off": ("StopInstances",),
-    "delete_instance": ("TerminateInstances",),
-    "delete_disk": ("DeleteVolume",),
-    "list_instances": ("DescribeInstances",),
-    "list_owned": ("DescribeTags",),
-    "find": ("DescribeTags",),
-}
-"""Every platform call and the quotas it spends, where `site.yaml` sets them."""
-
-QUOTAS: Final[tuple[str, ...]] = tuple(
-    sorted({quota for quotas in CALLS.values() for quota in quotas})
-)
-
-# Counts staged generations that exist, not calls in flight: a cloud counts pending snapshots.
-SEATS: Final = "snapshot-writes"
 
 
 class LabLimits:

@@ -15,8 +15,8 @@ from typing import Final
 
 from shared.errors import Throttled
 from shared.platforms.lab.folder import SiteFolder, component, locked
-from shared.platforms.lab.limits import SEATS
 from shared.platforms.lab.settings import Quota
+from shared.platforms.lab.vocabulary import SEATS
 
 _BUCKET: Final = struct.Struct("<dd")
 _LOCK_WAIT_S_MAX: Final = 2.0

@@ -15,7 +15,7 @@ import msgspec
 from schemas import rules
 from schemas.documents import DefinitionErrors, Fields, Mismatch, Node, Report, Rule, did_you_mean
 from shared.errors import Permanent
-from shared.platforms.lab.limits import CALLS, QUOTAS
+from shared.platforms.lab.vocabulary import CALLS, QUOTAS
 from shared.yamlfile import YamlDocument, YamlError, read_yaml
 
 JournalMode = Literal["off", "on", "hashes"]

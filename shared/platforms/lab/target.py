@@ -21,10 +21,10 @@ from shared.platforms.lab import copies, sparse, staging
 from shared.platforms.lab.calls import Frame
 from shared.platforms.lab.copies import CopyFolder
 from shared.platforms.lab.folder import locked
-from shared.platforms.lab.limits import SEATS
 from shared.platforms.lab.quotas import refuse_seat
 from shared.platforms.lab.space import Space
 from shared.platforms.lab.staging import StagedHandle
+from shared.platforms.lab.vocabulary import SEATS
 from shared.platforms.ports import CHUNK_BYTES, Call, CopyFacts, DigestName, Generation, Owned
 
 _HANDLE_COUNT_MAX: Final = 256

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from shared.errors import Refused, SeawallError, Throttled, Transient
-from shared.platforms.lab.limits import CALLS, SEATS
 from shared.platforms.lab.settings import Quota, SiteSettings
+from shared.platforms.lab.vocabulary import CALLS, SEATS
 from shared.platforms.ports import (
     CHUNK_BYTES,
     Call,

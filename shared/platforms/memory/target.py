@@ -11,7 +11,7 @@ import msgspec
 import xxhash
 
 from shared.errors import Permanent, Refused
-from shared.platforms.lab.limits import SEATS
+from shared.platforms.lab.vocabulary import SEATS
 from shared.platforms.memory.site import (
     Frame,
     HeldCopy,

@@ -8,8 +8,8 @@ import pytest
 import xxhash
 
 from shared.errors import Permanent, Refused, SeawallError, Throttled, Transient
-from shared.platforms.lab.limits import CALLS
 from shared.platforms.lab.settings import Quota, SiteSettings
+from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Extents
 from tests.contract.platforms.world import (
     BOOTS_IN_S,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shared.platforms.lab.limits import CALLS
+from shared.platforms.lab.vocabulary import CALLS
 
 PAGE = Path(__file__).parents[3] / "docs" / "lab.md"
 

@@ -9,7 +9,7 @@ from services.replicator.budgets import OPEN_COUNT, OPEN_RATE, QUOTAS, budgets_o
 from services.replicator.domain import work
 from services.replicator.progress import TransferProgress
 from shared.effects.port import Budget
-from shared.platforms.lab.limits import QUOTAS as LAB_QUOTAS
+from shared.platforms.lab.vocabulary import QUOTAS as LAB_QUOTAS
 from shared.platforms.ports import BudgetFacts
 
 
