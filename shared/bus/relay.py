@@ -30,6 +30,10 @@ BATCH_MAX = 1_000
 MARK_EVERY_S = 0.1
 """How late a mark may be: a commit for each batch would cost as much as publishing it."""
 
+ROUND_EVERY_S = 0.01
+"""Rounds of a busy log: each costs a look at all heads and a request per broker, so several
+commits share one. The first row after a rest does not wait."""
+
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -76,6 +80,7 @@ class Relay:
         """Publish until cancelled."""
         failures = 0
         while True:
+            began = self._clock.monotonic()
             try:
                 more = await self.round()
                 failures = 0
@@ -92,6 +97,8 @@ class Relay:
                 failures += 1
             if not more:
                 await wait_news(self._news, timeout_s=self._poll_s)
+            elif (early_s := began + ROUND_EVERY_S - self._clock.monotonic()) > 0:
+                await asyncio.sleep(early_s)
 
     def stand_again(self) -> None:
         """Begin the next round from the marks: a send failed, or another copy moved one."""
