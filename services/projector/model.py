@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from schemas.envelope import Recorded
-from services.projector.projection import Batch, Documents, Router, Where, fold
-from services.projector.views import VIEWS
-from services.projector.views.events import EventRow
+from schemas.folds import VIEWS
+from schemas.folds.events import EventRow
+from schemas.folds.router import Router
+from services.projector.projection import Batch, Documents, Where, fold
 from shared.eventlog.port import Fenced
 
 

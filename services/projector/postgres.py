@@ -14,9 +14,9 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from schemas.folds import VIEWS
+from schemas.folds.base import View
 from services.projector.projection import Batch, Where
-from services.projector.views import VIEWS
-from services.projector.views.base import View
 from shared.eventlog.port import Fenced
 from shared.postgres import COMMAND_TIMEOUT_S, FENCED, Pool, load_statements, translated
 

@@ -15,9 +15,10 @@ import structlog
 
 from schemas import registry
 from schemas.envelope import Recorded, events_topic
+from schemas.folds.router import Router, Work
 from schemas.ids import PARTITIONS
 from services.projector.model import ReadModel
-from services.projector.projection import Documents, Router, Where, Work, fold
+from services.projector.projection import Documents, Where, fold
 from services.projector.settings import SOURCES, ProjectorSettings
 from shared.bus.port import Bus
 from shared.clock import Clock

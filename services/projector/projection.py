@@ -8,44 +8,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import msgspec
 
-from schemas import registry
-from schemas.envelope import Recorded
-from services.projector.views import VIEWS
-from services.projector.views.base import Fold, Rows, View
-from services.projector.views.events import EventRow, event_row
+from schemas.folds import VIEWS
+from schemas.folds.events import EventRow, event_row
+from schemas.folds.router import Work, changed_by
 from shared.eventlog.port import CursorMove
 
 Where = tuple[str, str, int]
 """(source, topic, partition)."""
-
-_ABSENT: Final = object()
-
-
-class Target(NamedTuple):
-    """One route of one event type: the view by its place in VIEWS."""
-
-    view: int
-    fold: Fold
-    rows: Rows | None
-
-
-class Known(NamedTuple):
-    """A type this build knows: the version it writes, and where its events go."""
-
-    version: int
-    targets: tuple[Target, ...]
-
-
-class Work(NamedTuple):
-    """One row, decoded if any view wants it, with the documents it changes."""
-
-    recorded: Recorded
-    body: Any
-    changes: Sequence[tuple[int, str, Fold]]
 
 
 class Batch(msgspec.Struct):
@@ -54,45 +27,6 @@ class Batch(msgspec.Struct):
     documents: tuple[dict[str, Any], ...]
     events: list[EventRow]
     cursors: list[CursorMove]
-
-
-class Router:
-    """Which views an event of a type goes to; types are found out as they come."""
-
-    def __init__(self, views: Sequence[View] = VIEWS) -> None:
-        self._targets: dict[type, list[Target]] = {}
-        for index, view in enumerate(views):
-            for event, routes in view.routes.items():
-                targets = self._targets.setdefault(event, [])
-                targets += [Target(index, route.fold, route.rows) for route in routes]
-        self._known: dict[str, Known] = {}
-
-    def known(self, recorded: Recorded) -> Known:
-        """Raises UnknownType for a type or version of a newer build."""
-        known = self._known.get(recorded.type)
-        if known is None:
-            struct = registry.struct_of(recorded.type)
-            targets = tuple(self._targets.get(struct, ()))
-            known = self._known[recorded.type] = Known(registry.version_of(struct), targets)
-        if recorded.schema_version > known.version:
-            raise registry.UnknownType(
-                f"type {recorded.type!r} version {recorded.schema_version} is not known"
-            )
-        return known
-
-    def work(self, recorded: Recorded) -> Work:
-        """The row's work. Raises UnknownType."""
-        known = self.known(recorded)
-        if not known.targets:
-            return Work(recorded, None, ())
-        body = registry.decode(recorded.type, recorded.schema_version, recorded.data)
-        changes: list[tuple[int, str, Fold]] = []
-        for view, fold, rows in known.targets:
-            if rows is None:
-                changes.append((view, recorded.stream, fold))
-            else:
-                changes += [(view, row, fold) for row in rows(body, recorded)]
-        return Work(recorded, body, changes)
 
 
 class Documents:
@@ -148,15 +82,10 @@ class Documents:
 
 def fold(works: Sequence[Work], documents: Documents) -> Batch:
     """Fold the rows in order; every document they change must be in `documents`."""
-    changed: tuple[dict[str, Any], ...] = tuple({} for _ in VIEWS)
+    changed = changed_by(works, documents.get)
     events: list[EventRow] = []
     reached: dict[Where, tuple[int, int, int]] = {}
-    for recorded, body, changes in works:
-        for view, row, apply in changes:
-            document = changed[view].get(row, _ABSENT)
-            if document is _ABSENT:
-                document = documents.get(view, row)
-            changed[view][row] = apply(document, body, recorded, row)
+    for recorded, _, _ in works:
         if recorded.version > 0:
             events.append(event_row(recorded))
         where = (recorded.source, recorded.topic, recorded.partition)

@@ -24,6 +24,8 @@ import structlog
 
 from schemas import registry
 from schemas.envelope import Recorded, events_topic
+from schemas.folds.events import EventRow
+from schemas.folds.router import Router, Work
 from services.projector.postgres import (
     COPY_TIMEOUT_S,
     SCHEMA,
@@ -32,9 +34,8 @@ from services.projector.postgres import (
     load_documents,
     write_documents,
 )
-from services.projector.projection import Batch, Router, Where, Work, fold
+from services.projector.projection import Batch, Where, fold
 from services.projector.settings import SOURCES, ProjectorSettings
-from services.projector.views.events import EventRow
 from services.projector.write_back import Unwritten, WriteBack
 from shared.codec import decode_meta
 from shared.errors import Permanent, Refused, Transient

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from schemas.folds import VIEWS
 from services.projector.projection import Batch, Documents
-from services.projector.views import VIEWS
 
 Rows = tuple[dict[str, Any], ...]
 """`rows[i]` are documents of `VIEWS[i]` by id."""

@@ -29,8 +29,8 @@ from typing import Any, cast
 import asyncpg
 import msgspec
 
+from schemas.folds import VIEWS
 from services.projector.main import rebuild
-from services.projector.views import VIEWS
 from shared.errors import SeawallError
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.fleet import Fleet

@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from schemas.envelope import Meta, commands_topic
+from schemas.folds import VIEWS
 from schemas.ids import partition_of
-from services.projector.views import VIEWS
 from shared.clock import SystemClock
 from shared.embedded import running_dsn
 from shared.eventlog.port import NewRow, Step

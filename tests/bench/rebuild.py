@@ -21,6 +21,7 @@ import asyncpg
 from schemas import registry, replicator, scheduler
 from schemas.common import StepTiming
 from schemas.envelope import Meta, events_topic
+from schemas.folds import VIEWS
 from schemas.ids import partition_of
 from schemas.plans import ReplicationPolicy, VmDefinition
 from schemas.scheduler import PlanHeader, SiteRef
@@ -28,7 +29,6 @@ from services.projector.postgres import SQL_FOLDER, PostgresReadModel
 from services.projector.project import Projector
 from services.projector.rebuild import Rebuilt, rebuild
 from services.projector.settings import SOURCES
-from services.projector.views import VIEWS
 from shared.bus.postgres import PostgresBus
 from shared.clock import SystemClock
 from shared.codec import encode_meta

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from schemas.folds import VIEWS
 from schemas.scheduler import PlanPrioritised
 from services.projector.rebuild import rebuild
-from services.projector.views import VIEWS
 from shared.errors import Refused
 from tests.failures import failure_mode
 from tests.integration.projector.logs import Logs, a_history, open_logs, running

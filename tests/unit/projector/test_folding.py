@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from schemas import registry
 from schemas.envelope import Recorded
+from schemas.folds import VIEWS
+from schemas.folds.router import Router
 from schemas.joins import DONE_STEPS
 from schemas.views import ENDED
 from services.projector.model import MemoryReadModel, project
-from services.projector.projection import Documents, Router, fold
-from services.projector.views import VIEWS
+from services.projector.projection import Documents, fold
 from shared.eventlog.port import Fenced
 from tests.unit.projector.history import History, projected, protected
 from tests.unit.recovery import world as recovery

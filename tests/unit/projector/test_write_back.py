@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from schemas.folds import VIEWS
 from services.projector.projection import Batch
-from services.projector.views import VIEWS
 from services.projector.write_back import WriteBack
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from schemas.common import CommandSettled
 from schemas.envelope import Recorded
+from schemas.folds.base import Route, View, at
 from schemas.gateway import CommandAccepted
 from schemas.views import AcceptedCommand, SettledCommand
-from services.projector.views.base import Route, View, at
 
 
 def _row(event: Any, recorded: Recorded) -> Iterable[str]:

@@ -9,9 +9,9 @@ import msgspec
 
 from schemas import scheduler as said
 from schemas.envelope import Recorded
+from schemas.folds.base import Route, View, at, error_of
 from schemas.ids import key_of
 from schemas.views import Site
-from services.projector.views.base import Route, View, at, error_of
 
 
 def _row(event: Any, recorded: Recorded) -> Iterable[str]:

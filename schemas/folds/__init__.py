@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.projector.views import alerts, checkpoints, commands, jobs, plans, sites, vms
-from services.projector.views.base import View
+from schemas.folds import alerts, checkpoints, commands, jobs, plans, sites, vms
+from schemas.folds.base import View
 
 VIEWS: tuple[View, ...] = (
     sites.VIEW,

@@ -8,9 +8,9 @@ import msgspec
 
 from schemas import recovery as said
 from schemas.envelope import Recorded
+from schemas.folds import steps
+from schemas.folds.base import Route, at, error_of
 from schemas.views import Job, Step
-from services.projector.views import steps
-from services.projector.views.base import Route, at, error_of
 
 _replace = msgspec.structs.replace
 

@@ -9,9 +9,9 @@ import msgspec
 from schemas import scheduler as said
 from schemas.common import HoldMode
 from schemas.envelope import Recorded
+from schemas.folds.base import Column, Fold, Route, View, at, error_of
 from schemas.sync_state import NEW, fold_sync, sync_state
 from schemas.views import Vm, VmHold
-from services.projector.views.base import Column, Fold, Route, View, at, error_of
 
 _replace = msgspec.structs.replace
 

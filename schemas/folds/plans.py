@@ -9,9 +9,9 @@ import msgspec
 
 from schemas import scheduler as said
 from schemas.envelope import Recorded
+from schemas.folds.base import Column, Route, View, at
 from schemas.ids import key_of
 from schemas.views import LastRecovery, Plan, Rpo, Rto
-from services.projector.views.base import Column, Route, View, at
 
 _replace = msgspec.structs.replace
 

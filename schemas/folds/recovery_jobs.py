@@ -15,10 +15,10 @@ import msgspec
 from schemas import recovery as said
 from schemas.common import JobState
 from schemas.envelope import Recorded
+from schemas.folds import steps
+from schemas.folds.base import Route, at, error_of
 from schemas.scheduler import RecoveryMode
 from schemas.views import Counts, Instance, Job, JobKind, Step
-from services.projector.views import steps
-from services.projector.views.base import Route, at, error_of
 
 _replace = msgspec.structs.replace
 

@@ -8,8 +8,8 @@ import msgspec
 
 from schemas import notifier as said
 from schemas.envelope import Recorded
+from schemas.folds.base import Column, Route, View, at
 from schemas.views import Alert
-from services.projector.views.base import Column, Route, View, at
 
 _replace = msgspec.structs.replace
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from schemas import scheduler as said
 from schemas.envelope import Recorded
-from schemas.ids import key_of
-from schemas.views import Counts, Job, JobKind
-from services.projector.views import (
+from schemas.folds import (
     checkpoint_jobs,
     cleanup_jobs,
     recovery_jobs,
     replication_jobs,
 )
-from services.projector.views.base import Column, Route, View, at
+from schemas.folds.base import Column, Route, View, at
+from schemas.ids import key_of
+from schemas.views import Counts, Job, JobKind
 
 COLUMNS = (
     Column("kind", "text", lambda job: job.kind),

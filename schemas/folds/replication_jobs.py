@@ -14,10 +14,10 @@ import msgspec
 from schemas import replicator as said
 from schemas.common import StepTiming
 from schemas.envelope import Recorded
+from schemas.folds import steps
+from schemas.folds.base import Route, at, error_of
 from schemas.joins import MOVING_STEPS
 from schemas.views import Counts, Job, Step
-from services.projector.views import steps
-from services.projector.views.base import Route, at, error_of
 
 _replace = msgspec.structs.replace
 

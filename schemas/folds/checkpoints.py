@@ -10,9 +10,9 @@ import msgspec
 from schemas import replicator as said
 from schemas import scheduler
 from schemas.envelope import Recorded
+from schemas.folds.base import Column, Route, View, at, error_of
 from schemas.ids import key_of
 from schemas.views import Checkpoint, CheckpointCopy, CheckpointMark
-from services.projector.views.base import Column, Route, View, at, error_of
 
 _replace = msgspec.structs.replace
 
