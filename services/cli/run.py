@@ -39,6 +39,9 @@ Timeout = Annotated[
     str, typer.Option("--timeout", help="how long --wait waits, as 10m", callback=duration)
 ]
 Since = Annotated[str | None, typer.Option(help="from this time on, with a zone")]
+At = Annotated[
+    str | None, typer.Option(metavar="TIME", help="as it was at this time, with a zone")
+]
 Until = Annotated[str | None, typer.Option(help="before this time, with a zone")]
 Cursor = Annotated[
     str | None, typer.Option(help="go on where a page ended: what it gave as `next`")

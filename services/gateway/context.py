@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from schemas.common import Command
 from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
 from services.gateway.names import is_plain
+from services.gateway.past import Past
 from services.gateway.problems import Invalid, problem, status_of
 from services.gateway.pulse import POLL_S, Pulse, wait
 from services.gateway.queries import Queries
@@ -40,6 +42,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     commands: CommandBus
     queries: Queries
+    past: Past
     queue: WorkQueue
     pulse: Pulse
     blobs: Mapping[str, BlobReader]
@@ -131,6 +134,22 @@ def texts(document: dict[str, Any], field: str) -> dict[str, str]:
         _check_plain(f"{field}.{name}", name)
         _check_plain(f"{field}.{name}", each)
     return value
+
+
+def moment(name: str, value: str) -> dt.datetime:
+    """A moment that a parameter or field names, with its zone."""
+    try:
+        return units.parse_moment(value)
+    except units.UnitError as error:
+        raise Invalid(
+            f"{name}: found {value[:60]!r}", remedy=f"allowed: {error.allowed}"
+        ) from error
+
+
+def moment_of(request: web.Request, name: str) -> dt.datetime | None:
+    """The moment of a query parameter, None where it is not given."""
+    value = request.query.get(name)
+    return None if value is None else moment(name, value)
 
 
 def wait_s_of(request: web.Request) -> float:

@@ -14,6 +14,7 @@ from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.names import ids_in_paths
+from services.gateway.past import Past
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
@@ -116,13 +117,15 @@ async def build(process: Process) -> GatewayPart:
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = ensure_token(settings.home)
     pulse = Pulse(process.news)
-    queries = Queries(await process.pool("gateway"), clock=process.clock)
+    pool = await process.pool("gateway")
+    queries = Queries(pool, clock=process.clock)
     process.health.add("gateway", queries.problem)
     store = await process.store("gateway")
     gateway = Gateway(
         settings=settings,
         commands=CommandBus(store, clock=process.clock, news=process.news),
         queries=queries,
+        past=Past(pool, clock=process.clock),
         queue=await process.queue("recovery"),
         pulse=pulse,
         blobs={name: await process.store(name) for name in ("recovery", "replicator")},

@@ -138,6 +138,14 @@ _COMMAND: Final = {
     },
 }
 
+_TOLD: Final[Mapping[str, Mapping[str, Any]]] = {
+    "at": {
+        "description": "show it as it was at this moment, folded from what had happened by then",
+        "schema": {"type": "string", "format": "date-time"},
+    },
+}
+"""Query parameters that are more than a text."""
+
 _STATUSES: Final = {
     "401": "no valid token",
     "404": "no such resource",
@@ -236,7 +244,7 @@ def _parameters(route: web.RouteDef) -> list[dict[str, Any]]:
 
 
 def _query(*names: str) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "query", "schema": TEXT} for name in names]
+    return [{"name": name, "in": "query", **_TOLD.get(name, {"schema": TEXT})} for name in names]
 
 
 def _header(name: str) -> dict[str, Any]:
@@ -260,7 +268,8 @@ def _responses(route: web.RouteDef) -> dict[str, Any]:
             "content": _content({"anyOf": [_ref("Accepted"), _ref("Job")]}),
         }
     for status in _STATUSES:
-        if route.method != "GET" or status in ("401", "404", "422", "503"):
+        refusing = "at" in parameters.allowed(route.method, route.path) and status == "409"
+        if route.method != "GET" or refusing or status in ("401", "404", "422", "503"):
             found[status] = {"$ref": f"#/components/responses/{status}"}
     return found
 

@@ -28,6 +28,9 @@ LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
 TIMED: Final = frozenset({"checkpoints", "jobs", "alerts", "events"})
 """Listings of what has a moment: they take `since` and `until`. The others are of what stands."""
 
+TRAVELLED: Final = frozenset({"/v1/plans/{name}", "/v1/jobs/{job}"})
+"""What is also shown as it was at a moment: they take `at`."""
+
 PAGING: Final = ("limit", "cursor")
 STREAM: Final = ("plan", "job", "type", "after")
 _PREFIX: Final = "/v1/"
@@ -41,6 +44,8 @@ def allowed(method: str, path: str) -> tuple[str, ...]:
         return STREAM
     if path == "/v1/queue" or path.endswith("/calls"):
         return PAGING
+    if path in TRAVELLED:
+        return ("at",)
     view = path.removeprefix(_PREFIX)
     if view not in LISTINGS:
         return ()

@@ -16,6 +16,7 @@ from services.cli.jobs_view import details
 from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
 from services.cli.run import (
     DONE,
+    At,
     Cursor,
     Output,
     Since,
@@ -92,11 +93,11 @@ def list_jobs(
 
 
 @app.command()
-def show(job: JobId, output: Output = Format.TABLE) -> None:
-    """One job with its steps, errors and outputs."""
+def show(job: JobId, at: At = None, output: Output = Format.TABLE) -> None:
+    """One job with its steps, errors and outputs, as it is or was."""
 
     async def work(client: Client) -> int:
-        found = await dry_runs.with_calls(client, await client.job(job))
+        found = await dry_runs.with_calls(client, await client.get(job_path(job), at=at))
         if not machine(found, output):
             details(found, out)
             dry_runs.tell(found)

@@ -15,6 +15,7 @@ from services.cli.planfile import PlanFile, read_plan_file
 from services.cli.run import (
     DONE,
     USAGE,
+    At,
     Output,
     Timeout,
     VmNames,
@@ -144,11 +145,11 @@ def list_plans(
 
 
 @app.command()
-def show(plan: str, output: Output = Format.TABLE) -> None:
-    """One plan and its VMs."""
+def show(plan: str, at: At = None, output: Output = Format.TABLE) -> None:
+    """One plan and its VMs, as they are or were."""
 
     async def work(client: Client) -> int:
-        found = await client.get(plan_path(plan))
+        found = await client.get(plan_path(plan), at=at)
         if not machine(found, output):
             rpo, rto = found["rpo"], found["rto"]
             out.print(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 from aiohttp import web
 
-from schemas import units
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.notifier import ChangeAlert
 from schemas.recovery import CancelRecoveryJob, StartCleanup
 from schemas.replicator import CancelJob
 from schemas.scheduler import ChangeCheckpoint
 from services.gateway.commands import Asked, new_command_id
-from services.gateway.context import answer, ask, body_of, gateway_of, stand_at, text
+from services.gateway.context import (
+    answer,
+    ask,
+    body_of,
+    gateway_of,
+    moment,
+    moment_of,
+    stand_at,
+    text,
+)
 from services.gateway.ids import new_id
 from services.gateway.names import checked_key
 from services.gateway.problems import Invalid, NotFound
@@ -36,7 +43,9 @@ def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/jobs/ID, with its steps and children."""
+    """GET /v1/jobs/ID, with its steps and children; `?at=` as it was then."""
+    if (at := moment_of(request, "at")) is not None:
+        return answer(await gateway_of(request).past.job(_job_of(request), at))
     await stand_at(request)
     found = await gateway_of(request).queries.job(_job_of(request))
     if found is None:
@@ -140,7 +149,7 @@ async def change_alert(request: web.Request) -> web.Response:
     document = await body_of(request, "until")
     until = None
     if action == "snooze":
-        until = _moment(text(document, "until"))
+        until = moment("until", text(document, "until"))
     change: Any = action
     plan = _plan_of(alert, parts_min=4)
     if plan is None or family_of(alert) != "alert":
@@ -150,13 +159,6 @@ async def change_alert(request: web.Request) -> web.Response:
     command = ChangeAlert(command_id=new_command_id(), alert=alert, action=change, until=until)
     asked = Asked(to="notifier", key=plan, body=command)
     return await ask(request, asked, resource=f"alerts/{alert}")
-
-
-def _moment(value: str) -> dt.datetime:
-    try:
-        return units.parse_moment(value)
-    except units.UnitError as error:
-        raise Invalid(f"until: found {value!r}", remedy=f"allowed: {error.allowed}") from error
 
 
 ROUTES = [

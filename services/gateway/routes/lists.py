@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from aiohttp import web
 
-from schemas import units
-from services.gateway.context import answer, gateway_of, stand_at
+from services.gateway.context import answer, gateway_of, moment_of, stand_at
 from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
 from services.gateway.queries import Page
@@ -35,8 +32,8 @@ def _page(request: web.Request, view: str) -> Page:
         filters={name: query[name] for name in LISTINGS[view] if name in query},
         limit=limit_of(request),
         cursor=request.query.get("cursor", ""),
-        since=_moment(request, "since"),
-        until=_moment(request, "until"),
+        since=moment_of(request, "since"),
+        until=moment_of(request, "until"),
         oldest_first=order == "oldest",
     )
 
@@ -57,16 +54,6 @@ def offset_of(request: web.Request) -> int:
             f"cursor: found {value[:40]!r}", remedy="send `next` of the page before as it came"
         )
     return int(value)
-
-
-def _moment(request: web.Request, name: str) -> dt.datetime | None:
-    value = request.query.get(name)
-    if value is None:
-        return None
-    try:
-        return units.parse_moment(value)
-    except units.UnitError as error:
-        raise Invalid(f"{name}: found {value!r}", remedy=f"allowed: {error.allowed}") from error
 
 
 ROUTES = [web.get(f"/v1/{view}", listing) for view in LISTINGS if view != "nodes"]

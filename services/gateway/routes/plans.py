@@ -31,6 +31,7 @@ from services.gateway.context import (
     body_of,
     flag,
     gateway_of,
+    moment_of,
     names,
     stand_at,
     text,
@@ -100,9 +101,11 @@ def _script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, 
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/plans/NAME, with its version as ETag."""
-    await stand_at(request)
+    """GET /v1/plans/NAME, with its version as ETag; `?at=` as it was then, without one."""
     name = request.match_info["name"]
+    if (at := moment_of(request, "at")) is not None:
+        return answer(await gateway_of(request).past.plan(name, at))
+    await stand_at(request)
     found = await gateway_of(request).queries.resource("plans", name)
     if found is None:
         raise NotFound(f"no plan is named {name!r}", remedy="see GET /v1/plans")

@@ -204,7 +204,7 @@ async def test_sites_and_plans_are_filtered(desk: Desk) -> None:
         ("GET", "/v1/plans?until=2026-01-01T00:00:00Z", "'until'"),
         ("GET", "/v1/vms?since=2026-01-01T00:00:00Z&zz=1", "'since', 'zz'"),
         ("GET", "/v1/jobs?order=oldest", "'order'"),
-        ("GET", "/v1/plans/shop?at=now", "'at'"),
+        ("GET", "/v1/plans/shop?when=now", "'when'"),
         ("GET", "/v1/jobs/x?verbose=1", "'verbose'"),
         ("GET", "/v1/queue?plan=shop", "'plan'"),
         ("GET", "/v1/events/stream?colour=red", "'colour'"),

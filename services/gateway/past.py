@@ -1,0 +1,201 @@
+"""Time travel: a plan or a job as the read models had it at a moment, folded from the logs again.
+
+The folds are the projector's own (`schemas.folds`), so are the joins (`schemas.joins`). The one
+reading of logs by the gateway: only the streams of that plan or job, read-only, bounded in rows
+and seconds. What no event tells (progress) is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from schemas import registry
+from schemas.envelope import Recorded
+from schemas.folds.folded import Folded
+from schemas.ids import family_of, key_of, parts_of, stream_id
+from schemas.joins import job_now, plan_now
+from schemas.language import import_all
+from schemas.replicator import RunStarted
+from schemas.units import format_moment
+from schemas.views import Job, Vm
+from services.gateway.problems import Invalid, NotFound
+from shared.clock import Clock
+from shared.errors import Refused
+from shared.eventlog.past import (
+    Cut,
+    PastReader,
+    Stretch,
+    TooMuchHistory,
+    reading_past,
+    stream_of,
+    streams_under,
+)
+from shared.postgres import Pool
+
+ROWS_MAX: Final = 1_000_000
+"""Events of one answer, some 10 s of folding: 100 VMs on a grid of 15 minutes for 52 days."""
+
+TIMEOUT_S: Final = 30.0
+AT_ONCE_MAX: Final = 2
+"""Answers being folded at once: each has a connection of the gateway's few for as long."""
+
+JOB_PARTS: Final = 3
+"""Parts of a job's id at least: family, plan, and what tells it from others."""
+
+_PLANS: Final = "scheduler"
+_OWNERS: Final = {
+    "replication-run": "replicator",
+    "iteration": "replicator",
+    "checkpoint": "replicator",
+    "recovery": "recovery",
+    "vm-recovery": "recovery",
+    "cleanup": "recovery",
+}
+"""Families of jobs, by the service in whose log they are."""
+
+
+class Past:
+    """Reads documents as they were; `pool` may be any of the database that holds the logs."""
+
+    def __init__(self, pool: Pool, *, clock: Clock, rows_max: int = ROWS_MAX) -> None:
+        import_all()
+        self._pool = pool
+        self._clock = clock
+        self._rows_max = rows_max
+        self._turns = asyncio.Semaphore(AT_ONCE_MAX)
+
+    async def plan(self, name: str, at: dt.datetime) -> dict[str, Any]:
+        """A plan and its VMs. Raises NotFound, Invalid for the future, TooMuchHistory."""
+        self._check(at)
+        folded, cut = Folded(("plans", "vms")), Cut(at)
+        if ":" in name:
+            raise _not_then("plan", name, at, cut, remedy="see GET /v1/plans")
+        async with self._reader() as reader:
+            await reader.fold(stream_of(_PLANS, stream_id("plan", name)), folded, cut)
+            found = folded.tables["plans"].get(name)
+            if found is None:
+                raise _not_then("plan", name, at, cut, remedy="see GET /v1/plans")
+            vms = streams_under(_PLANS, f"protected-vm:{name}:")
+            await reader.fold(vms, folded, cut)
+        members: list[Vm] = list(folded.tables["vms"].values())
+        return _plain(plan_now(found, members, now=at))
+
+    async def job(self, job: str, at: dt.datetime) -> dict[str, Any]:
+        """A job with its children. Raises NotFound, Invalid for the future, TooMuchHistory."""
+        self._check(at)
+        folded, cut = Folded(("jobs", "job_requests")), Cut(at)
+        jobs: dict[str, Job] = folded.tables["jobs"]
+        parts = parts_of(job)
+        if len(parts) < JOB_PARTS or not all(parts):
+            raise _not_then("job", job, at, cut, remedy="see GET /v1/jobs")
+        async with self._reader() as reader:
+            for stretch in await _own_streams(reader, job):
+                await reader.fold(stretch, folded, cut)
+            if job not in jobs:
+                # Decided, perhaps, and not begun: the scheduler's word stands for it.
+                plan = stream_of(_PLANS, stream_id("plan", key_of(job)))
+                await reader.fold(plan, folded, Cut(at))
+            found = jobs.get(job) or folded.tables["job_requests"].get(job)
+            if found is None:
+                raise _not_then("job", job, at, cut, remedy="see GET /v1/jobs")
+            for stretch in await _child_streams(reader, job):
+                await reader.fold(stretch, folded, cut)
+        children = [each for each in jobs.values() if each.parent_id == job]
+        return _plain(job_now(found, children=children, now=at))
+
+    def _check(self, at: dt.datetime) -> None:
+        now = self._clock.now()
+        if at > now:
+            raise Invalid(
+                f"at: {format_moment(at)} is in the future: it is {format_moment(now)}",
+                remedy="ask for a moment that has passed",
+            )
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[PastReader]:
+        async with self._turns:
+            try:
+                async with (
+                    asyncio.timeout(TIMEOUT_S),
+                    reading_past(self._pool, rows_max=self._rows_max) as reader,
+                ):
+                    yield reader
+            except TimeoutError as late:
+                raise TooMuchHistory(
+                    f"the events were not folded within {TIMEOUT_S:g} s",
+                    remedy="ask for an earlier moment, for a job, or list the events themselves",
+                ) from late
+            except registry.UnknownType as unknown:
+                raise Refused(
+                    f"a newer build wrote events of this: {unknown}",
+                    remedy="run that build, or a newer one",
+                    code="newer-log",
+                ) from unknown
+
+
+class _Members:
+    """The iterations of a run, from its own events."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        started = registry.name_of(RunStarted)
+        self.passed_over = [name for name in registry.names() if name != started]
+        self.iterations: tuple[str, ...] = ()
+
+    def take(self, rows: Iterable[Recorded]) -> None:
+        """Keep what the run's start names."""
+        for row in rows:
+            started: RunStarted = registry.decode(row.type, row.schema_version, row.data)
+            _, plan, tick = parts_of(self._run)
+            named = tuple(stream_id("iteration", plan, vm, tick) for vm in started.vms)
+            self.iterations = started.iterations or named
+
+
+async def _own_streams(reader: PastReader, job: str) -> list[Stretch]:
+    """The stream that a job's document is folded from: its own, or up to one of its dots."""
+    source = _OWNERS.get(family_of(job))
+    if source is None:
+        return []
+    ends = [place for place, letter in enumerate(job) if letter == "."]
+    named = [job, *(job[:end] for end in ends)]
+    return [stream_of(source, each) for each in await reader.which_exist(source, named)]
+
+
+async def _child_streams(reader: PastReader, job: str) -> list[Stretch]:
+    """Where jobs whose parent a job is are folded from, other than from its own stream."""
+    parts = parts_of(job)
+    if len(parts) != JOB_PARTS:
+        return []
+    family, plan, key = parts
+    if family == "recovery":
+        return [streams_under("recovery", f"vm-recovery:{plan}:{key}:")]
+    if family == "replication-run":
+        members = _Members(job)
+        await reader.fold(stream_of("replicator", job), members, Cut(None))
+        return [stream_of("replicator", each) for each in members.iterations]
+    return []
+
+
+def _not_then(what: str, name: str, at: dt.datetime, cut: Cut, *, remedy: str) -> NotFound:
+    """Why there was no such thing at a moment."""
+    then = format_moment(at)
+    if cut.began_at is None:
+        return NotFound(f"no {what} is named {name!r}, now or at {then}", remedy=remedy)
+    if cut.began_at > at:
+        first = format_moment(cut.began_at)
+        return NotFound(
+            f"{what} {name!r} was not there at {then}: it begins at {first}",
+            remedy="ask for a moment after that",
+        )
+    return NotFound(f"{what} {name!r} was not there any more at {then}", remedy=remedy)
+
+
+def _plain(document: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(document)
+    return plain
