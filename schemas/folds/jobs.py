@@ -6,7 +6,7 @@ a command answered with a job id is never followed by *no such job*.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from schemas import scheduler as said
@@ -20,6 +20,16 @@ from schemas.folds import (
 from schemas.folds.base import Column, Route, View, at
 from schemas.ids import key_of
 from schemas.views import Counts, Job, JobKind
+
+SERVICES: Mapping[str, str] = {
+    "replication-run": "replicator",
+    "iteration": "replicator",
+    "checkpoint": "replicator",
+    "recovery": "recovery",
+    "vm-recovery": "recovery",
+    "cleanup": "recovery",
+}
+"""Families of jobs, by the service in whose log they are."""
 
 COLUMNS = (
     Column("kind", "text", lambda job: job.kind),

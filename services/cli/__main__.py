@@ -16,6 +16,7 @@ from services.cli.commands import (
     nodes,
     parked,
     plans,
+    reconcile,
     sites,
     status,
 )
@@ -41,6 +42,7 @@ for command in (parked.parked, parked.retry, parked.skip):
     log.app.command()(command)
 log.app.command()(archive.export)
 log.app.command("import")(archive.import_)
+log.app.command()(reconcile.reconcile)
 app.add_typer(log.app, name="log")
 app.add_typer(lab.app, name="lab")
 

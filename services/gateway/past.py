@@ -18,6 +18,7 @@ import msgspec
 from schemas import registry
 from schemas.envelope import Recorded
 from schemas.folds.folded import Folded
+from schemas.folds.jobs import SERVICES
 from schemas.ids import family_of, key_of, parts_of, stream_id
 from schemas.joins import job_now, plan_now
 from schemas.language import import_all
@@ -49,15 +50,6 @@ JOB_PARTS: Final = 3
 """Parts of a job's id at least: family, plan, and what tells it from others."""
 
 _PLANS: Final = "scheduler"
-_OWNERS: Final = {
-    "replication-run": "replicator",
-    "iteration": "replicator",
-    "checkpoint": "replicator",
-    "recovery": "recovery",
-    "vm-recovery": "recovery",
-    "cleanup": "recovery",
-}
-"""Families of jobs, by the service in whose log they are."""
 
 
 class Past:
@@ -159,7 +151,7 @@ class _Members:
 
 async def _own_streams(reader: PastReader, job: str) -> list[Stretch]:
     """The stream that a job's document is folded from: its own, or up to one of its dots."""
-    source = _OWNERS.get(family_of(job))
+    source = SERVICES.get(family_of(job))
     if source is None:
         return []
     ends = [place for place, letter in enumerate(job) if letter == "."]
