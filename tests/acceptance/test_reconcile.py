@@ -12,6 +12,7 @@ from shared.clock import SystemClock
 from shared.platforms.lab.manifest import open_platform
 from shared.platforms.ports import Call
 from tests.acceptance.operator import ControlPlane, Sites
+from tests.failures import failure_mode
 from tests.waiting import wait_until
 
 
@@ -92,6 +93,14 @@ def tree(root: Path) -> dict[str, Any]:
     }
 
 
+@failure_mode(
+    "Log and read models",
+    "lying",
+    sees="After an import the log knows nothing of what happened since its export: copies at the "
+    "sites are newer, checkpoints and instances belong to nobody.",
+    does="`seawall log reconcile` before the services are started: each difference with what "
+    "follows or what to do.",
+)
 def test_a_restored_log_is_told_apart_from_what_the_sites_have_since(tmp_path: Path) -> None:
     for name in ("plane", "other", "sites"):
         (tmp_path / name).mkdir(mode=0o755)

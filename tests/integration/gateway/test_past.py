@@ -211,3 +211,17 @@ async def test_an_event_of_a_newer_build_is_refused_not_left_out(postgres_dsn: s
         with pytest.raises(Refused) as refused:
             await travels.past.plan("shop", travels.clock.at)
         assert refused.value.code == "newer-log"
+
+
+async def test_what_came_after_the_moment_is_hardly_read(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.eventlog.past.PAGE_ROWS", 2)
+    async with travelling(postgres_dsn, rows_max=20) as travels:
+        await a_history(travels.logs, "shop", vms=("db", "web"))
+        missed = scheduler.TicksMissed(count=1, first_at=START, last_at=START)
+        await travels.logs.say("scheduler", *[("protected-vm:shop:db", missed)] * 50)
+        travels.clock.at = START + 1000 * SECOND
+        assert (await travels.past.plan("shop", START + 20 * SECOND))["vms"]
+        with pytest.raises(TooMuchHistory):
+            await travels.past.plan("shop", travels.clock.at)
