@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from shared.bus.outlet import MakeOutlet, Outlet
 from shared.bus.port import Bus
@@ -24,11 +25,12 @@ from shared.effects.settling import Settling
 from shared.effects.worker import Worker, WorkerSettings
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
-from shared.fold import ServiceDefinition, StateCache
+from shared.fold import Input, ServiceDefinition, StateCache
 from shared.news import WORK_TOPIC, News, timers_topic
 from shared.partitions import PartitionShare
 from shared.stepper import Stepper
 from shared.telemetry.health import Health
+from shared.telemetry.lines import EffectLines, tell_decided
 from shared.telemetry.metrics import EngineMetrics
 from shared.timers.loop import TimerLoop
 
@@ -116,6 +118,7 @@ class Service:
             chance=chance or random.Random(),
             report=settling.report,
             progress=progress,
+            observer=EffectLines(),
         )
 
     def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -145,6 +148,8 @@ class Service:
 
     async def run(self) -> None:
         """Run until `stop`; then stop intake, finish what is in hand, leave, return."""
+        # Tasks begin with a copy of this context: what they log says whose they are.
+        bind_contextvars(service=self.name, copy=self._copy_id)
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(self.stepper.run())
             intake = [
@@ -164,7 +169,7 @@ class Service:
             if self._outlet is not None:
                 await self._outlet.drain()
             await self.share.leave()
-        log.info("service.stopped", service=self.name)
+        log.info("service.stopped")
 
     def register(self, health: Health, metrics: EngineMetrics) -> None:
         """Let the process's health and metrics show this service."""
@@ -172,7 +177,13 @@ class Service:
         labels = {"service": self.name}
         metrics.parked.labels(**labels).set_function(lambda: len(self.stepper.parked_keys))
         metrics.partitions.labels(**labels).set_function(lambda: len(self.share.owned()))
-        self.stepper.count = metrics.counting(self.name)
+        count = metrics.counting(self.name)
+
+        def committed(inputs: Sequence[Input]) -> None:
+            count(inputs)
+            tell_decided(inputs)
+
+        self.stepper.count = committed
 
     async def _problem(self) -> str:
         """What keeps this copy from being ready, or ""."""

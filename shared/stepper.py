@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from schemas.common import Command
 from schemas.ids import key_of
@@ -32,6 +33,7 @@ from shared.eventlog.port import (
 )
 from shared.fold import BEHIND, Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
 from shared.news import WORK_TOPIC, timers_topic
+from shared.telemetry import ids
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -135,7 +137,8 @@ class Stepper:
     async def _commit_groups(self, groups: list[_Group]) -> None:
         try:
             if groups[0].alone:
-                await self._commit_alone(groups[0])
+                with bound_contextvars(**ids.of_batch(groups[0].inputs)):
+                    await self._commit_alone(groups[0])
                 return
             await self._commit([each for group in groups for each in group.inputs])
         except Fenced as lost:
@@ -176,6 +179,13 @@ class Stepper:
 
     async def _commit(self, inputs: list[Input]) -> None:
         """Commit one batch, halving it where one input spoils it for the others."""
+        with bound_contextvars(**ids.of_batch(inputs)):
+            halves = await self._commit_or_halve(inputs)
+        for half in halves:
+            await self._commit(half)
+
+    async def _commit_or_halve(self, inputs: list[Input]) -> Sequence[list[Input]]:
+        """Commit one batch, or give the two halves in which it is to be tried."""
         if self.parked_keys:
             inputs = [self._behind_parked(each) for each in inputs]
         for attempt in range(ATTEMPTS_MAX if len(inputs) > 1 else ALONE_ATTEMPTS_MAX):
@@ -189,12 +199,12 @@ class Stepper:
                     raise
                 inputs = self._still_ours(inputs, lost)
                 if not inputs:
-                    return
+                    return ()
                 continue
             except NameTaken as taken:
                 if len(inputs) == 1:
                     await self._refuse(inputs[0], taken)
-                    return
+                    return ()
                 break
             except Transient:
                 raise InvariantBroken("a transient error left the retry loop") from None
@@ -203,15 +213,14 @@ class Stepper:
             except Exception as broken:  # noqa: BLE001 - supervisor: whatever a decider raised is set aside
                 if len(inputs) == 1:
                     await self._set_aside(inputs[0], broken)
-                    return
+                    return ()
                 break
-            return
+            return ()
         if len(inputs) == 1:
             await self._set_aside(inputs[0], InvariantBroken("conflicts without end"))
-            return
+            return ()
         middle = len(inputs) // 2
-        await self._commit(inputs[:middle])
-        await self._commit(inputs[middle:])
+        return inputs[:middle], inputs[middle:]
 
     def _still_ours(self, inputs: Sequence[Input], lost: Fenced) -> list[Input]:
         """The inputs without the lost ones; a parked message that another copy took up or set
@@ -291,7 +300,7 @@ class Stepper:
             except Transient as away:
                 self.reachable = False
                 if tries == 0:
-                    log.warning("store.away", service=self._definition.name, error=str(away))
+                    log.warning("store.away", error=str(away))
                 await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
                 tries += 1
                 continue
@@ -316,13 +325,7 @@ class Stepper:
 
     async def _set_aside(self, each: Input, broken: BaseException) -> None:
         """Keep what fails deterministically out of the way, durably, and say so."""
-        log.error(
-            "step.set-aside",
-            service=self._definition.name,
-            type=type(each.received.body).__name__ if each.received else "",
-            stream=each.received.stream if each.received else "",
-            exc_info=broken,
-        )
+        log.error("step.set-aside", **ids.of_input(each), exc_info=broken)
         now = self._clock.now()
         later = now + dt.timedelta(seconds=SET_ASIDE_S)
         reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from shared.clock import Clock
 from shared.effects.lease import LeaseKeeper, backoff_s
@@ -32,6 +33,7 @@ from shared.effects.running import (
 )
 from shared.errors import InvariantBroken, Transient
 from shared.eventlog.port import Fenced
+from shared.telemetry import ids
 
 log = structlog.get_logger()
 
@@ -234,6 +236,8 @@ class Worker:
     # Running.
 
     async def _supervise(self, running: Running) -> None:
+        # The task is the effect's own, and so is its context.
+        bind_contextvars(**ids.of_effect(running.claimed))
         began = self._clock.monotonic()
         ended = await run_effect(running, self._sinks, clock=self._clock, chance=self._chance)
         self._observer.ended(running.claimed, ended, self._clock.monotonic() - began)
