@@ -32,6 +32,7 @@ from shared.stepper import Stepper
 from shared.telemetry.health import Health
 from shared.telemetry.lines import EffectLines, tell_decided
 from shared.telemetry.metrics import EngineMetrics
+from shared.telemetry.tracing import OFF, Tracing
 from shared.timers.loop import TimerLoop
 
 log = structlog.get_logger()
@@ -53,11 +54,15 @@ class Service:
         news: News,
         copy_id: str,
         lease_s: float,
+        tracing: Tracing = OFF,
     ) -> None:
         self.name = definition.name
         self.store = store
         self._news = news
-        self.stepper = Stepper(definition, store, clock=clock, committed=news.poke)
+        self._tracing = tracing
+        self.stepper = Stepper(
+            definition, store, clock=clock, committed=news.poke, tracing=tracing
+        )
         self.share = PartitionShare(
             store,
             copy_id=copy_id,
@@ -119,6 +124,7 @@ class Service:
             report=settling.report,
             progress=progress,
             observer=EffectLines(),
+            tracing=self._tracing,
         )
 
     def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:

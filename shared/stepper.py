@@ -34,6 +34,7 @@ from shared.eventlog.port import (
 from shared.fold import BEHIND, Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
 from shared.news import WORK_TOPIC, timers_topic
 from shared.telemetry import ids
+from shared.telemetry.tracing import OFF, StepSpans, Tracing
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Stepper:
         *,
         clock: Clock,
         committed: Callable[[Collection[str]], None],
+        tracing: Tracing = OFF,
     ) -> None:
         self._definition = definition
         self._store = store
@@ -81,6 +83,7 @@ class Stepper:
         self._handlers = {handler.message: handler for handler in definition.handlers}
         self._waiting: deque[_Group] = deque()
         self._news = asyncio.Event()
+        self._spans = StepSpans(tracing)
         self.cache = StateCache(definition)
         self.parked_keys: dict[tuple[str, str, str], int] = {}
         """(source, topic, key) → seq of the first message of it that was set aside."""
@@ -90,7 +93,8 @@ class Stepper:
     async def submit(self, inputs: Sequence[Input]) -> None:
         """Decide and commit the inputs, in order, perhaps together with others'."""
         if inputs:
-            await self._wait(_Group(list(inputs), asyncio.get_running_loop().create_future()))
+            future = asyncio.get_running_loop().create_future()
+            await self._wait(_Group(self._spans.begun(inputs), future))
 
     async def take_up(self, each: Input) -> bool:
         """Decide and commit a parked message; False where it stays parked, or is not ours.
@@ -109,12 +113,15 @@ class Stepper:
         For a fact that a running effect reports: its handler must know before it goes on.
         """
         future = asyncio.get_running_loop().create_future()
-        await self._wait(_Group([each], future, alone=True))
+        await self._wait(_Group(self._spans.begun([each]), future, alone=True))
 
     async def _wait(self, group: _Group) -> None:
         self._waiting.append(group)
         self._news.set()
-        await group.done
+        try:
+            await group.done
+        finally:
+            self._spans.forgotten(group.inputs)
 
     async def run(self) -> None:
         """Commit batch after batch until cancelled. One task per process owns this."""
@@ -255,6 +262,7 @@ class Stepper:
                 self.cache.evict(failed.streams)
             raise
         self.count(inputs)
+        self._spans.committed(inputs)
         self._forget_ended(folder.touched)
         news = set(folder.topics)
         if step.effects or step.settled:
@@ -321,11 +329,13 @@ class Stepper:
         folder = Folder(self._definition, self.cache, self._handlers)
         step = folder.refuse(each, refusal(received.body.command_id, refused))
         await self._write(step)
+        self._spans.committed([each])
         self._committed(folder.topics)
 
     async def _set_aside(self, each: Input, broken: BaseException) -> None:
         """Keep what fails deterministically out of the way, durably, and say so."""
         log.error("step.set-aside", **ids.of_input(each), exc_info=broken)
+        whole = each
         now = self._clock.now()
         later = now + dt.timedelta(seconds=SET_ASIDE_S)
         reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
@@ -350,6 +360,8 @@ class Stepper:
                 raise
             # Not ours any more: whoever has it now decides what becomes of it.
             log.info("step.set-aside-elsewhere", error=str(lost))
+            return
+        self._spans.committed([whole], error=type(broken).__name__)
 
 
 def park(

@@ -98,10 +98,10 @@ def check_port(settings: Settings) -> None:
 
 
 def application_for(
-    process: Process, gateway: Gateway, token: str, *, copy: str = "gateway"
+    process: Process, gateway: Gateway, token: str, *, copy: str
 ) -> web.Application:
     """The aiohttp application with all routes, behind the token."""
-    following = Following(copy=copy)
+    following = Following(process.traces.of("gateway", copy), copy=copy)
     application = web.Application(
         middlewares=[
             following.middleware,

@@ -34,6 +34,7 @@ from shared.effects.running import (
 from shared.errors import InvariantBroken, Transient
 from shared.eventlog.port import Fenced
 from shared.telemetry import ids
+from shared.telemetry.tracing import OFF, Tracing, begin_effect, end_effect
 
 log = structlog.get_logger()
 
@@ -107,6 +108,7 @@ class Worker:
         report: Report | None = None,
         progress: Callable[[Claimed, Progress], None] | None = None,
         observer: Observer | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._queue = queue
         self._settings = settings
@@ -117,6 +119,7 @@ class Worker:
         self._news = news
         self._chance = chance
         self._observer = observer or Silent()
+        self._tracing = tracing
         self._keeper = LeaseKeeper(
             queue, settings, clock=clock, abort=self._abort, cancelled=self._cancel
         )
@@ -238,8 +241,10 @@ class Worker:
     async def _supervise(self, running: Running) -> None:
         # The task is the effect's own, and so is its context.
         bind_contextvars(**ids.of_effect(running.claimed))
+        running.claimed, span = begin_effect(self._tracing, running.claimed)
         began = self._clock.monotonic()
         ended = await run_effect(running, self._sinks, clock=self._clock, chance=self._chance)
+        end_effect(span, ended)
         self._observer.ended(running.claimed, ended, self._clock.monotonic() - began)
         self._end(running, ended)
 
