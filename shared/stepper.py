@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import msgspec
 import structlog
-from structlog.contextvars import bound_contextvars
 
 from schemas.common import Command
 from schemas.ids import key_of
@@ -144,7 +143,7 @@ class Stepper:
     async def _commit_groups(self, groups: list[_Group]) -> None:
         try:
             if groups[0].alone:
-                with bound_contextvars(**ids.of_batch(groups[0].inputs)):
+                with ids.bound(groups[0].inputs):
                     await self._commit_alone(groups[0])
                 return
             await self._commit([each for group in groups for each in group.inputs])
@@ -186,7 +185,7 @@ class Stepper:
 
     async def _commit(self, inputs: list[Input]) -> None:
         """Commit one batch, halving it where one input spoils it for the others."""
-        with bound_contextvars(**ids.of_batch(inputs)):
+        with ids.bound(inputs):
             halves = await self._commit_or_halve(inputs)
         for half in halves:
             await self._commit(half)

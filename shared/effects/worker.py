@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
-from structlog.contextvars import bind_contextvars
 
 from shared.clock import Clock
 from shared.effects.lease import LeaseKeeper, backoff_s
@@ -240,7 +239,7 @@ class Worker:
 
     async def _supervise(self, running: Running) -> None:
         # The task is the effect's own, and so is its context.
-        bind_contextvars(**ids.of_effect(running.claimed))
+        ids.bind(running.claimed)
         running.claimed, span = begin_effect(self._tracing, running.claimed)
         began = self._clock.monotonic()
         ended = await run_effect(running, self._sinks, clock=self._clock, chance=self._chance)

@@ -45,9 +45,14 @@ def tell_projected(rows: Iterable[Recorded]) -> None:
 
 
 class EffectLines(Silent):
-    """Tells how tries of effects went; called where the effect's ids are bound."""
+    """Tells how tries of effects went; called where the effect is bound."""
+
+    def __init__(self) -> None:
+        self._all = log.is_enabled_for(logging.DEBUG)
 
     def ended(self, claimed: Claimed, verdict: Verdict, seconds: float) -> None:
+        if not (self._all or verdict.code):
+            return  # It went well.
         result = result_of(verdict)
         level = _LEVELS.get(result, logging.DEBUG)
         if log.is_enabled_for(level):

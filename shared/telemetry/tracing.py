@@ -69,6 +69,9 @@ class NoSpan:
         """Nothing is told."""
 
 
+UNTRACED: Final = NoSpan()
+
+
 class NoTracing:
     """Nobody traces."""
 
@@ -172,7 +175,7 @@ def begin_effect(tracing: Tracing, claimed: Claimed) -> tuple[Claimed, Span]:
     """The span of one try of an effect, and the effect with its place: its outcome is under it."""
     meta = claimed.meta
     if not tracing.on or not meta.traceparent:
-        return claimed, NoSpan(meta.traceparent)
+        return claimed, UNTRACED
     span = tracing.begin(
         f"effect {claimed.kind}",
         kind="client",
@@ -191,6 +194,8 @@ def begin_effect(tracing: Tracing, claimed: Claimed) -> tuple[Claimed, Span]:
 
 def end_effect(span: Span, verdict: Verdict) -> None:
     """The try is over."""
+    if span is UNTRACED:
+        return
     result = result_of(verdict)
     span.end(
         {"seawall.effect.outcome": result},

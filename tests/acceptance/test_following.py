@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -42,11 +44,10 @@ class Told(msgspec.Struct, kw_only=True):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    root = tmp_path_factory.mktemp("following")
-    # Scripts run as nobody and write their lines here.
-    for folder in (root, *root.parents[:2]):
-        folder.chmod(0o755)
+def told() -> Iterator[Told]:
+    # Scripts run as nobody and write their lines here; pytest's own folders are closed to them.
+    root = Path(tempfile.mkdtemp(prefix="seawall-following-"))
+    root.chmod(0o755)
     try:
         with mailbox() as box, collector(root / "spans") as (received, url):
             environment = {
@@ -84,11 +85,13 @@ def _work(plane: Plane, world: World) -> tuple[str, str]:
     client.command("/v1/plans", {**body, "scripts": encoded_scripts(body["scripts"])})
     client.traceparent = f"00-{RUN_TRACE}-{CALLER}-01"
     run = client.command("/v1/plans/shop/run")["id"]
-    assert client.wait_job(run)["state"] == "completed"
+    ended = client.wait_job(run)
+    assert ended["state"] == "completed", ended
     client.traceparent = f"00-{TRACE}-{CALLER}-01"
     recovery = client.command("/v1/plans/shop/recover", {"mode": "test"})["id"]
     client.traceparent = ""
-    assert client.wait_job(recovery)["state"] == "completed"
+    ended = client.wait_job(recovery)
+    assert ended["state"] == "completed", ended
     return run, recovery
 
 

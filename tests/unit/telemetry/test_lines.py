@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from schemas.envelope import Meta, Received
@@ -25,6 +24,7 @@ from shared.fold import Input
 from shared.news import LocalNews
 from shared.service import Service
 from shared.telemetry.health import Health
+from shared.telemetry.logs import CONTEXT
 from shared.telemetry.metrics import EngineMetrics
 from shared.testing.counter import DEFINITION, SERVICE, StartCounter
 from tests.waiting import eventually
@@ -71,7 +71,7 @@ async def lines_of(inputs: Sequence[Input], *, until: str) -> dict[str, dict[str
     service.work(queue, {"count": Failing()}, heartbeat_s=5, chance=random.Random(1))
     registry = CollectorRegistry()
     service.register(Health(registry), EngineMetrics(registry))
-    with capture_logs(processors=[merge_contextvars]) as lines:
+    with capture_logs(processors=CONTEXT) as lines:
         running = asyncio.create_task(service.run())
         await service.stepper.submit(inputs)
 
