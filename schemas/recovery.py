@@ -483,7 +483,7 @@ class VmReleaseTroubled(Fact, frozen=True, kw_only=True):
 
 @published("recovery.instance-watched")
 class InstanceWatched(Fact, frozen=True, kw_only=True):
-    """An instance is being watched until ready."""
+    """An instance is being watched until ready; the rest says in which story (`envelope.Meta`)."""
 
     site: SiteRef
     stream: str
@@ -491,6 +491,8 @@ class InstanceWatched(Fact, frozen=True, kw_only=True):
     kind: Literal["heartbeat", "tcp", "http"]
     port: int | None = None
     path: str | None = None
+    correlation_id: str = ""
+    traceparent: str = ""
 
 
 @published("recovery.instance-unwatched")

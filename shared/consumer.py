@@ -24,6 +24,7 @@ from shared.fold import BEHIND, Input, ServiceDefinition
 from shared.news import News, wait_news
 from shared.parked import TakingUp, Unreadable, body_of, unknown_type
 from shared.stepper import BATCH_MAX, Stepper, park
+from shared.telemetry import ids
 
 log = structlog.get_logger()
 
@@ -110,7 +111,7 @@ class Consumer:
                 self.reachable = True
             except Transient as away:
                 if self.reachable:
-                    log.warning("bus.away", service=self._definition.name, error=str(away))
+                    log.warning("bus.away", error=str(away))
                 self.reachable = False
                 # What answers again may be another database than the one that went away.
                 self._look_at = 0.0
@@ -212,7 +213,7 @@ class Consumer:
             f"stopped reading {source}: its log was restored ({topic}/{partition} {why});"
             f" restore {self._definition.name} to the same moment, then start it again"
         )
-        log.error("bus.restored", service=self._definition.name, reason=self._stopped[source])
+        log.error("bus.restored", reason=self._stopped[source])
         self._positions = {w: seq for w, seq in self._positions.items() if w[0] != source}
 
     def _inputs(self, rows: Sequence[Recorded]) -> list[Input]:
@@ -250,7 +251,7 @@ class Consumer:
         self, row: Recorded, position: tuple[str, int, str, int, int], reason: str
     ) -> Input:
         self._stepper.parked_keys[row.source, row.topic, key_of(row.stream)] = row.seq
-        log.error("bus.parked", service=self._definition.name, stream=row.stream, reason=reason)
+        log.error("bus.parked", stream=row.stream, reason=reason, **ids.of_meta(row.meta))
         each = self._parked(row, position, reason)
         self.unknown_types |= _unknown_types(filter(None, [each.parked]))
         return each

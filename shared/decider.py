@@ -56,24 +56,44 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[Need, ...] = ()
 
 
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fact belongs to: the request or tick at its root, and the place in its trace.
+
+    With neither, what follows is the root of a story of its own.
+    """
+
+    correlation_id: str = ""
+    traceparent: str = ""
+
+
+NEW_STORY = Story()
+"""For what recurs for ever: a tick is not part of the request that once set its clock going."""
+
+
 class Timer(msgspec.Struct, frozen=True, kw_only=True):
     """Deliver `message` (a published struct) to this stream at `due`.
 
     Setting a name again replaces it. The handler of the message's type receives it with
-    `Received.stream` set to the stream and `Received.at` the moment it fired.
+    `Received.stream` set to the stream and `Received.at` the moment it fired. It belongs to the
+    story of the message that is decided, unless `story` names another.
     """
 
     name: str
     due: dt.datetime
     message: Any
+    story: Story | None = None
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to another service (or our own), in order per `key` (the plan or site)."""
+    """A message to another service (or our own), in order per `key` (the plan or site).
+
+    `story` as a timer's.
+    """
 
     to: str
     key: str
     message: Any
+    story: Story | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from schemas import registry
 from schemas.common import Command, CommandSettled, MessageParked
 from schemas.envelope import DEAD_LETTER_TOPIC, Meta, Received, commands_topic, events_topic
 from schemas.ids import family_of, key_of, partition_of
-from shared.decider import Decision, EffectOutcome, EffectTrouble, Family, Handler
+from shared.decider import Decision, EffectOutcome, EffectTrouble, Family, Handler, Story
 from shared.errors import InvariantBroken, Refused
 from shared.eventlog.port import (
     CursorMove,
@@ -366,13 +366,15 @@ class Folder:
         for answer in decision.answers:
             self._append(self._events_topic, stream, 0, answer, meta, key)
         for send in decision.sends:
-            self._append(commands_topic(send.to), stream, 0, send.message, meta, send.key)
+            about = _told_as(meta, send.story)
+            self._append(commands_topic(send.to), stream, 0, send.message, about, send.key)
         self._effects += [NewEffect(stream, partition, e, meta) for e in decision.effects]
         for timer in decision.timers:
             name, version, data = registry.encode(timer.message)
             self._timers[stream, timer.name] = NewTimer(
-                stream, timer.name, partition, timer.due, name, version, data, meta
-            )
+                stream, timer.name, partition, timer.due, name, version, data,
+                _told_as(meta, timer.story),
+            )  # fmt: skip
         for cancelled in decision.cancel_timers:
             self._timers[stream, cancelled] = None
         self._cancelled_effects += [f"{stream}/{part}" for part in decision.cancel_effects]
@@ -410,10 +412,20 @@ def refusal(command_id: str, refused: Refused) -> CommandSettled:
 
 
 def _meta(received: Received) -> Meta:
+    """The metadata of what a message leads to. One of no story is the root of what follows."""
     return Meta(
         occurred_at=received.at,
         actor=received.meta.actor,
-        correlation_id=received.meta.correlation_id,
+        correlation_id=received.meta.correlation_id or received.cause,
         causation_id=received.cause,
         traceparent=received.meta.traceparent,
+    )
+
+
+def _told_as(meta: Meta, story: Story | None) -> Meta:
+    """The metadata of what belongs to another story than the message that is decided."""
+    if story is None:
+        return meta
+    return msgspec.structs.replace(
+        meta, correlation_id=story.correlation_id, traceparent=story.traceparent
     )

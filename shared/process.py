@@ -42,6 +42,7 @@ from shared.settings import Settings, read_settings
 from shared.telemetry.health import Health, serve_health
 from shared.telemetry.logs import configure_logs
 from shared.telemetry.metrics import EngineMetrics, keep_lag
+from shared.telemetry.tracing import NoTraces, Traces
 
 log = structlog.get_logger()
 
@@ -91,6 +92,7 @@ class Process:
         self.health = Health(self.registry)
         self.metrics = EngineMetrics(self.registry)
         self.news = PostgresNews(dsn)
+        self.traces = _open_traces(settings, self.metrics)
         self.fabric: KafkaFabric | None = None
         self._pools: dict[str, Pool] = {}
 
@@ -118,6 +120,7 @@ class Process:
         return KafkaFabric(kafka, name=name, services=self._services, clock=self.clock)
 
     async def __aexit__(self, *failure: object) -> None:
+        await self.traces.close()
         for pool in self._pools.values():
             try:
                 async with asyncio.timeout(2.0):
@@ -149,14 +152,16 @@ class Process:
         """A service on this process's bus and store, shown in its health and metrics."""
         pool = await self.pool(definition.name)
         bus, reading = await self.bus(definition.name, pool, sources=sources)
+        copy_id = f"{definition.name}-{os.getpid()}-{secrets.token_hex(4)}"
         built = Service(
             definition,
             store=await self.store(definition.name),
             bus=bus,
             clock=self.clock,
             news=self.news,
-            copy_id=f"{definition.name}-{os.getpid()}-{secrets.token_hex(4)}",
+            copy_id=copy_id,
             lease_s=self.settings.lease_s,
+            tracing=self.traces.of(definition.name, copy_id),
         )
         if reading is not None:
             built.beside(reading)
@@ -210,6 +215,15 @@ class Process:
         for task in running:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+
+def _open_traces(settings: Settings, metrics: EngineMetrics) -> Traces:
+    if not settings.traces:
+        return NoTraces()
+    # Not at the top: it takes 0.2 s and 24 MB that a process without traces does not owe.
+    from shared.telemetry.otel import OtelTraces
+
+    return OtelTraces(metrics.count_spans)
 
 
 @asynccontextmanager

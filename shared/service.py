@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from shared.bus.outlet import MakeOutlet, Outlet
 from shared.bus.port import Bus
@@ -24,12 +25,14 @@ from shared.effects.settling import Settling
 from shared.effects.worker import Worker, WorkerSettings
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
-from shared.fold import ServiceDefinition, StateCache
+from shared.fold import Input, ServiceDefinition, StateCache
 from shared.news import WORK_TOPIC, News, timers_topic
 from shared.partitions import PartitionShare
 from shared.stepper import Stepper
 from shared.telemetry.health import Health
+from shared.telemetry.lines import EffectLines, tell_decided
 from shared.telemetry.metrics import EngineMetrics
+from shared.telemetry.tracing import OFF, Tracing
 from shared.timers.loop import TimerLoop
 
 log = structlog.get_logger()
@@ -51,11 +54,15 @@ class Service:
         news: News,
         copy_id: str,
         lease_s: float,
+        tracing: Tracing = OFF,
     ) -> None:
         self.name = definition.name
         self.store = store
         self._news = news
-        self.stepper = Stepper(definition, store, clock=clock, committed=news.poke)
+        self._tracing = tracing
+        self.stepper = Stepper(
+            definition, store, clock=clock, committed=news.poke, tracing=tracing
+        )
         self.share = PartitionShare(
             store,
             copy_id=copy_id,
@@ -116,6 +123,8 @@ class Service:
             chance=chance or random.Random(),
             report=settling.report,
             progress=progress,
+            observer=EffectLines(),
+            tracing=self._tracing,
         )
 
     def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -145,6 +154,8 @@ class Service:
 
     async def run(self) -> None:
         """Run until `stop`; then stop intake, finish what is in hand, leave, return."""
+        # Tasks begin with a copy of this context: what they log says whose they are.
+        bind_contextvars(service=self.name, copy=self._copy_id)
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(self.stepper.run())
             intake = [
@@ -164,7 +175,7 @@ class Service:
             if self._outlet is not None:
                 await self._outlet.drain()
             await self.share.leave()
-        log.info("service.stopped", service=self.name)
+        log.info("service.stopped")
 
     def register(self, health: Health, metrics: EngineMetrics) -> None:
         """Let the process's health and metrics show this service."""
@@ -172,7 +183,13 @@ class Service:
         labels = {"service": self.name}
         metrics.parked.labels(**labels).set_function(lambda: len(self.stepper.parked_keys))
         metrics.partitions.labels(**labels).set_function(lambda: len(self.share.owned()))
-        self.stepper.count = metrics.counting(self.name)
+        count = metrics.counting(self.name)
+
+        def committed(inputs: Sequence[Input]) -> None:
+            count(inputs)
+            tell_decided(inputs)
+
+        self.stepper.count = committed
 
     async def _problem(self) -> str:
         """What keeps this copy from being ready, or ""."""

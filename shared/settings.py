@@ -1,6 +1,7 @@
 """Settings that every process of Seawall reads from its environment, checked once at start.
 
-Names are those of surface.md §1. Durations are seconds. Nothing else reads the environment.
+Names are those of surface.md §1. Durations are seconds. Nothing else reads the environment,
+but for OpenTelemetry's SDK where it is on.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mail_from: str = "seawall@localhost"
     mail_to: tuple[str, ...] = ()
     log_level: str = "info"
+    traces: bool = False
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -72,7 +74,19 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         mail_from=env.get("SEAWALL_MAIL_FROM", "seawall@localhost"),
         mail_to=tuple(filter(None, env.get("SEAWALL_MAIL_TO", "").split(","))),
         log_level=env.get("SEAWALL_LOG_LEVEL", "info"),
+        traces=_traces(env),
     )
+
+
+def _traces(env: Mapping[str, str]) -> bool:
+    """Whether a collector is named and nothing says to leave it alone. All else of `OTEL_…` is
+    read by OpenTelemetry's SDK itself."""
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if env.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
+        return False
+    named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return any(env.get(name, "").strip() for name in named)
 
 
 def _kafka(env: Mapping[str, str]) -> KafkaSettings:

@@ -32,6 +32,8 @@ from shared.eventlog.port import (
 )
 from shared.fold import BEHIND, Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
 from shared.news import WORK_TOPIC, timers_topic
+from shared.telemetry import ids
+from shared.telemetry.tracing import OFF, StepSpans, Tracing
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -71,6 +73,7 @@ class Stepper:
         *,
         clock: Clock,
         committed: Callable[[Collection[str]], None],
+        tracing: Tracing = OFF,
     ) -> None:
         self._definition = definition
         self._store = store
@@ -79,6 +82,7 @@ class Stepper:
         self._handlers = {handler.message: handler for handler in definition.handlers}
         self._waiting: deque[_Group] = deque()
         self._news = asyncio.Event()
+        self._spans = StepSpans(tracing)
         self.cache = StateCache(definition)
         self.parked_keys: dict[tuple[str, str, str], int] = {}
         """(source, topic, key) → seq of the first message of it that was set aside."""
@@ -88,7 +92,8 @@ class Stepper:
     async def submit(self, inputs: Sequence[Input]) -> None:
         """Decide and commit the inputs, in order, perhaps together with others'."""
         if inputs:
-            await self._wait(_Group(list(inputs), asyncio.get_running_loop().create_future()))
+            future = asyncio.get_running_loop().create_future()
+            await self._wait(_Group(self._spans.begun(inputs), future))
 
     async def take_up(self, each: Input) -> bool:
         """Decide and commit a parked message; False where it stays parked, or is not ours.
@@ -107,12 +112,15 @@ class Stepper:
         For a fact that a running effect reports: its handler must know before it goes on.
         """
         future = asyncio.get_running_loop().create_future()
-        await self._wait(_Group([each], future, alone=True))
+        await self._wait(_Group(self._spans.begun([each]), future, alone=True))
 
     async def _wait(self, group: _Group) -> None:
         self._waiting.append(group)
         self._news.set()
-        await group.done
+        try:
+            await group.done
+        finally:
+            self._spans.forgotten(group.inputs)
 
     async def run(self) -> None:
         """Commit batch after batch until cancelled. One task per process owns this."""
@@ -135,7 +143,8 @@ class Stepper:
     async def _commit_groups(self, groups: list[_Group]) -> None:
         try:
             if groups[0].alone:
-                await self._commit_alone(groups[0])
+                with ids.bound(groups[0].inputs):
+                    await self._commit_alone(groups[0])
                 return
             await self._commit([each for group in groups for each in group.inputs])
         except Fenced as lost:
@@ -176,6 +185,13 @@ class Stepper:
 
     async def _commit(self, inputs: list[Input]) -> None:
         """Commit one batch, halving it where one input spoils it for the others."""
+        with ids.bound(inputs):
+            halves = await self._commit_or_halve(inputs)
+        for half in halves:
+            await self._commit(half)
+
+    async def _commit_or_halve(self, inputs: list[Input]) -> Sequence[list[Input]]:
+        """Commit one batch, or give the two halves in which it is to be tried."""
         if self.parked_keys:
             inputs = [self._behind_parked(each) for each in inputs]
         for attempt in range(ATTEMPTS_MAX if len(inputs) > 1 else ALONE_ATTEMPTS_MAX):
@@ -189,12 +205,12 @@ class Stepper:
                     raise
                 inputs = self._still_ours(inputs, lost)
                 if not inputs:
-                    return
+                    return ()
                 continue
             except NameTaken as taken:
                 if len(inputs) == 1:
                     await self._refuse(inputs[0], taken)
-                    return
+                    return ()
                 break
             except Transient:
                 raise InvariantBroken("a transient error left the retry loop") from None
@@ -203,15 +219,14 @@ class Stepper:
             except Exception as broken:  # noqa: BLE001 - supervisor: whatever a decider raised is set aside
                 if len(inputs) == 1:
                     await self._set_aside(inputs[0], broken)
-                    return
+                    return ()
                 break
-            return
+            return ()
         if len(inputs) == 1:
             await self._set_aside(inputs[0], InvariantBroken("conflicts without end"))
-            return
+            return ()
         middle = len(inputs) // 2
-        await self._commit(inputs[:middle])
-        await self._commit(inputs[middle:])
+        return inputs[:middle], inputs[middle:]
 
     def _still_ours(self, inputs: Sequence[Input], lost: Fenced) -> list[Input]:
         """The inputs without the lost ones; a parked message that another copy took up or set
@@ -246,6 +261,7 @@ class Stepper:
                 self.cache.evict(failed.streams)
             raise
         self.count(inputs)
+        self._spans.committed(inputs)
         self._forget_ended(folder.touched)
         news = set(folder.topics)
         if step.effects or step.settled:
@@ -291,7 +307,7 @@ class Stepper:
             except Transient as away:
                 self.reachable = False
                 if tries == 0:
-                    log.warning("store.away", service=self._definition.name, error=str(away))
+                    log.warning("store.away", error=str(away))
                 await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
                 tries += 1
                 continue
@@ -312,17 +328,13 @@ class Stepper:
         folder = Folder(self._definition, self.cache, self._handlers)
         step = folder.refuse(each, refusal(received.body.command_id, refused))
         await self._write(step)
+        self._spans.committed([each])
         self._committed(folder.topics)
 
     async def _set_aside(self, each: Input, broken: BaseException) -> None:
         """Keep what fails deterministically out of the way, durably, and say so."""
-        log.error(
-            "step.set-aside",
-            service=self._definition.name,
-            type=type(each.received.body).__name__ if each.received else "",
-            stream=each.received.stream if each.received else "",
-            exc_info=broken,
-        )
+        log.error("step.set-aside", **ids.of_input(each), exc_info=broken)
+        whole = each
         now = self._clock.now()
         later = now + dt.timedelta(seconds=SET_ASIDE_S)
         reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
@@ -347,6 +359,8 @@ class Stepper:
                 raise
             # Not ours any more: whoever has it now decides what becomes of it.
             log.info("step.set-aside-elsewhere", error=str(lost))
+            return
+        self._spans.committed([whole], error=type(broken).__name__)
 
 
 def park(

@@ -35,7 +35,8 @@ WAIT_S_MAX = 60.0
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A command on its way: to whom, under which key, and the job it will be, if any.
 
-    `extras` are messages that must be there with it (a plan's scripts).
+    `extras` are messages that must be there with it (a plan's scripts). `traceparent` is the
+    place in a trace that what follows is under, if there is one.
     """
 
     to: str
@@ -45,6 +46,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = "admin"
     idempotency_key: str = ""
     request_sha256: str = ""
+    traceparent: str = ""
     extras: Sequence[tuple[str, msgspec.Struct]] = ()
 
 
@@ -106,7 +108,12 @@ class CommandBus:
     def _rows(self, asked: Asked, stream: str) -> list[NewRow]:
         now = self._clock.now()
         command_id = asked.body.command_id
-        meta = Meta(occurred_at=now, actor=asked.actor, correlation_id=command_id)
+        meta = Meta(
+            occurred_at=now,
+            actor=asked.actor,
+            correlation_id=command_id,
+            traceparent=asked.traceparent,
+        )
         accepted = CommandAccepted(
             command_id=command_id,
             to=asked.to,
@@ -173,7 +180,7 @@ async def wait_for(
         try:
             found = await read(command_id)
         except Transient as away:
-            log.info("gateway.answer-not-read", command=command_id, error=away.message)
+            log.info("gateway.answer-not-read", error=away.message)
             found = None
         if found is not None and found["state"] != "accepted":
             return found

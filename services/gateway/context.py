@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import msgspec
 import orjson
 from aiohttp import web
+from structlog.contextvars import bound_contextvars
 
 from schemas import units
 from schemas.common import Command
 from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
+from services.gateway.following import COMMAND, JOB, TRACEPARENT
 from services.gateway.names import is_plain
 from services.gateway.past import Past
 from services.gateway.problems import Invalid, problem, status_of
@@ -186,18 +188,21 @@ async def ask(request: web.Request, asked: Asked, *, resource: str = "") -> web.
         actor=request[ACTOR],
         idempotency_key=_idempotency_key(request),
         request_sha256=request_digest(request.method, request.path, raw),
+        traceparent=request[TRACEPARENT],
         body=_with_version(request, asked.body),
     )
     wait_s = wait_s_of(request)
     accepted = await gateway.commands.accept(asked)
+    request[COMMAND], request[JOB] = accepted.command_id, accepted.job
     settled = None
     if wait_s > 0 or accepted.repeated:
-        settled = await wait_for(
-            gateway.queries.command,
-            accepted.command_id,
-            pulse=gateway.pulse,
-            timeout_s=wait_s,
-        )
+        with bound_contextvars(correlation_id=accepted.command_id):
+            settled = await wait_for(
+                gateway.queries.command,
+                accepted.command_id,
+                pulse=gateway.pulse,
+                timeout_s=wait_s,
+            )
     if settled is None:
         return await _undecided(gateway, accepted, waited=wait_s > 0)
     return await _settled(gateway, accepted, settled, resource)

@@ -13,6 +13,7 @@ from services.gateway import openapi
 from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
+from services.gateway.following import Following
 from services.gateway.names import ids_in_paths
 from services.gateway.past import Past
 from services.gateway.problems import as_problems
@@ -97,10 +98,18 @@ def check_port(settings: Settings) -> None:
     _listen(settings.host, settings.port).close()
 
 
-def application_for(process: Process, gateway: Gateway, token: str) -> web.Application:
+def application_for(
+    process: Process, gateway: Gateway, token: str, *, copy: str
+) -> web.Application:
     """The aiohttp application with all routes, behind the token."""
+    following = Following(process.traces.of("gateway", copy), copy=copy)
     application = web.Application(
-        middlewares=[as_problems, TokenAuth(token).middleware, ids_in_paths],
+        middlewares=[
+            following.middleware,
+            as_problems,
+            TokenAuth(token).middleware,
+            ids_in_paths,
+        ],
         client_max_size=BODY_BYTES_MAX,
     )
     application[GATEWAY] = gateway
@@ -130,14 +139,15 @@ async def build(process: Process) -> GatewayPart:
         pulse=pulse,
         blobs={name: await process.store(name) for name in ("recovery", "replicator")},
     )
+    copy_id = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
     outlet = None
     if (make := process.outlet()) is not None:
         outlet = LonelyOutlet(
-            store, make, copy_id=f"gateway-{os.getpid()}-{secrets.token_hex(4)}",
-            lease_s=settings.lease_s, clock=process.clock, news=process.news,
+            store, make, copy_id=copy_id, lease_s=settings.lease_s, clock=process.clock,
+            news=process.news,
         )  # fmt: skip
         process.health.add("gateway-outlet", outlet.problem)
-    application = application_for(process, gateway, token)
+    application = application_for(process, gateway, token, copy=copy_id)
     part = GatewayPart(application, pulse, listening, outlet=outlet)
     endpoint = settings.home / "endpoint"
     temporary = endpoint.with_suffix(f".{os.getpid()}")

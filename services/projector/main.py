@@ -12,6 +12,7 @@ from services.projector.project import Projector
 from services.projector.rebuild import Rebuilt, rebuild
 from shared.migrations import STORE_FILES, migrate_schema
 from shared.process import Process
+from shared.telemetry.lines import tell_projected
 
 __all__ = ["SCHEMA", "Rebuilt", "build", "rebuild"]
 
@@ -33,6 +34,7 @@ async def build(process: Process) -> Projector:
         copy_id=f"projector-{os.getpid()}-{id(pool):x}",
         lease_s=process.settings.lease_s,
     )
+    projector.tell = tell_projected
     if reading is not None:
         projector.beside(reading)
     projector.beside(process.lag_of(projector.name, projector.lag))

@@ -8,10 +8,11 @@ the copy not ready: it is never skipped, and later rows of that partition wait b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from schemas import registry
 from schemas.envelope import Recorded, events_topic
@@ -27,6 +28,7 @@ from shared.eventlog.port import EventStore, Fenced
 from shared.news import News, wait_news
 from shared.partitions import PartitionShare
 from shared.service import LAG_READY_MAX
+from shared.telemetry import ids
 
 log = structlog.get_logger()
 
@@ -81,6 +83,7 @@ class Projector:
         self._stop = asyncio.Event()
         self.reachable = True
         self.projected = 0
+        self.tell: Callable[[Iterable[Recorded]], None] = _tell_nobody
 
     def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task as long as the projector runs."""
@@ -92,6 +95,7 @@ class Projector:
 
     async def run(self) -> None:
         """Project until `stop`. A batch under way is rolled back: it will be read again."""
+        bind_contextvars(service=self.name, copy=self._copy_id)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.share.run()),
@@ -104,7 +108,7 @@ class Projector:
             for task in tasks:
                 task.cancel()
         await self.share.leave()
-        log.info("service.stopped", service=self.name)
+        log.info("service.stopped")
 
     async def _project_all(self) -> None:
         while True:
@@ -144,9 +148,9 @@ class Projector:
         return len(works)
 
     async def _commit(self, works: Sequence[Work]) -> None:
-        for view, ids in enumerate(self._documents.missing(works)):
-            if ids:
-                self._documents.loaded(view, ids, await self._model.load(view, ids))
+        for view, missing in enumerate(self._documents.missing(works)):
+            if missing:
+                self._documents.loaded(view, missing, await self._model.load(view, missing))
         batch = fold(works, self._documents)
         await self._model.commit(batch)
         self._documents.committed(batch)
@@ -157,6 +161,7 @@ class Projector:
                 self._positions[where] = move.after
             self._epochs[where] = move.epoch
         self.projected += len(works)
+        self.tell(work.recorded for work in works)
         self._news.poke((PROJECTED,))
 
     async def _stand(self) -> None:
@@ -187,7 +192,11 @@ class Projector:
                 continue
             if reason := self._refused(row, where):
                 self._stuck[where] = reason
-                log.error("projector.stuck", where="/".join(map(str, where)), reason=reason)
+                place = "/".join(map(str, where))
+                about = ids.of_meta(row.meta)
+                log.error(
+                    "projector.stuck", where=place, reason=reason, stream=row.stream, **about
+                )
                 continue
             works.append(self._router.work(row))
             reached[where] = row.seq
@@ -239,3 +248,7 @@ class Projector:
         except (Transient, TimeoutError) as away:
             return f"the logs cannot be read: {away}"
         return f"{lag} events behind" if lag > LAG_READY_MAX else ""
+
+
+def _tell_nobody(rows: Iterable[Recorded]) -> None:
+    """Where nobody reads the log."""

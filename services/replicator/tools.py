@@ -141,5 +141,5 @@ async def noting(
             for note in notes():
                 await effect.report(note)
         except SeawallError as error:
-            log.info("effect.not-noted", effect_id=effect.effect_id, error=error.message)
+            log.info("effect.not-noted", error=error.message)
         raise

@@ -164,6 +164,19 @@ def _again(
     )
 
 
+def result_of(verdict: Verdict) -> str:
+    """How a try went, as metrics and lines of the log name it."""
+    if isinstance(verdict, EffectOutcome):
+        if verdict.ok:
+            return "ok"
+        if verdict.unknown:
+            return "unknown"
+        return "cancelled" if verdict.code == "cancelled" else "failed"
+    if verdict.code == Throttled.code:
+        return "throttled"
+    return "retried" if verdict.failed else "given-back"
+
+
 def trouble(claimed: Claimed, again: Requeue) -> EffectTrouble:
     """What the owner of an effect hears when it has failed too often to keep silent."""
     return EffectTrouble(

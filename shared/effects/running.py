@@ -188,7 +188,7 @@ async def run_effect(
             task.uncancel()
         return stopped(running, started_at=started_at, at=clock.now())
     except registry.UnknownType as unknown:
-        log.warning("effect.type-unknown", effect_id=claimed.effect_id, error=str(unknown))
+        log.warning("effect.type-unknown", error=str(unknown))
         wait = dt.timedelta(seconds=UNKNOWN_TYPE_WAIT_S)
         return Requeue(at=clock.now() + wait, attempt=claimed.attempt, code="type-unknown")
     except Exception as raised:  # noqa: BLE001 - supervisor: a handler's error is an outcome
@@ -218,6 +218,6 @@ def _expected(raised: BaseException, claimed: Claimed) -> SeawallError:
         raise raised
     if isinstance(raised, SeawallError):
         return raised
-    log.error("effect.bug", effect_id=claimed.effect_id, kind=claimed.kind, exc_info=raised)
+    log.error("effect.bug", exc_info=raised)
     text = f"{type(raised).__name__}: {raised}"
     return Bug(text, remedy="report it with the log; the step may be retried by hand")

@@ -13,9 +13,8 @@ import msgspec
 from schemas.envelope import Received
 from shared.clock import Clock
 from shared.decider import EffectOutcome
-from shared.effects.policy import Requeue, Verdict, trouble
+from shared.effects.policy import Verdict, result_of, trouble
 from shared.effects.port import Claimed
-from shared.errors import Throttled
 from shared.eventlog.port import Settled
 from shared.fold import Input, Tried
 from shared.stepper import Stepper
@@ -40,8 +39,8 @@ class Settling:
     def _input(self, claimed: Claimed, end: Verdict) -> Input:
         if isinstance(end, EffectOutcome):
             settled = Settled(claimed.effect_id, claimed.lease_no)
-            return self._decided(claimed, end, settled, Tried(claimed.kind, _result(end)))
-        tried = Tried(claimed.kind, _again(end))
+            return self._decided(claimed, end, settled, Tried(claimed.kind, result_of(end)))
+        tried = Tried(claimed.kind, result_of(end))
         put_back = Settled(
             claimed.effect_id, claimed.lease_no, requeue_at=end.at, attempt=end.attempt
         )
@@ -66,17 +65,3 @@ class Settling:
         return Input(
             received=received, settled=settled, at_least=claimed.stream_version, tried=tried
         )
-
-
-def _result(end: EffectOutcome) -> str:
-    """How an effect ended for good, as the metrics name it."""
-    if end.ok:
-        return "ok"
-    return "unknown" if end.unknown else "cancelled" if end.code == "cancelled" else "failed"
-
-
-def _again(end: Requeue) -> str:
-    """Why an effect is ready again, as the metrics name it."""
-    if end.code == Throttled.code:
-        return "throttled"
-    return "retried" if end.failed else "given-back"

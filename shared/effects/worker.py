@@ -32,6 +32,8 @@ from shared.effects.running import (
 )
 from shared.errors import InvariantBroken, Transient
 from shared.eventlog.port import Fenced
+from shared.telemetry import ids
+from shared.telemetry.tracing import OFF, Tracing, begin_effect, end_effect
 
 log = structlog.get_logger()
 
@@ -105,6 +107,7 @@ class Worker:
         report: Report | None = None,
         progress: Callable[[Claimed, Progress], None] | None = None,
         observer: Observer | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._queue = queue
         self._settings = settings
@@ -115,6 +118,7 @@ class Worker:
         self._news = news
         self._chance = chance
         self._observer = observer or Silent()
+        self._tracing = tracing
         self._keeper = LeaseKeeper(
             queue, settings, clock=clock, abort=self._abort, cancelled=self._cancel
         )
@@ -234,8 +238,12 @@ class Worker:
     # Running.
 
     async def _supervise(self, running: Running) -> None:
+        # The task is the effect's own, and so is its context.
+        ids.bind(running.claimed)
+        running.claimed, span = begin_effect(self._tracing, running.claimed)
         began = self._clock.monotonic()
         ended = await run_effect(running, self._sinks, clock=self._clock, chance=self._chance)
+        end_effect(span, ended)
         self._observer.ended(running.claimed, ended, self._clock.monotonic() - began)
         self._end(running, ended)
 

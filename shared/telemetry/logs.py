@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
+
+from shared.telemetry import ids
+
+CONTEXT: Final[Sequence[structlog.typing.Processor]] = (
+    structlog.contextvars.merge_contextvars,
+    ids.written_out,
+)
+"""What puts into a line whose it is and what it is about."""
 
 
 def configure_logs(level: str) -> None:
@@ -17,7 +27,7 @@ def configure_logs(level: str) -> None:
         else structlog.processors.JSONRenderer()
     )
     processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        *CONTEXT,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

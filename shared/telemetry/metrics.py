@@ -54,6 +54,14 @@ class EngineMetrics:
             "seawall_throttled_total", "Calls a platform asked to repeat later",
             ("service", "kind"), registry=registry,
         )  # fmt: skip
+        self.spans = Counter(
+            "seawall_spans_total", "Spans of traces, by whether they reached the collector",
+            ("result",), registry=registry,
+        )  # fmt: skip
+
+    def count_spans(self, result: str, count: int) -> None:
+        """What became of spans: exported, failed or dropped. From any thread."""
+        self.spans.labels(result).inc(count)
 
     def counting(self, service: str) -> Callable[[Sequence[Input]], None]:
         """What a service's stepper calls after each commit, with the inputs decided in it."""

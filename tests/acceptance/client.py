@@ -44,6 +44,8 @@ class Client:
         self._prefix = prefix
         self._number = 0
         self.accepted: dict[str, Accepted] = {}
+        self.traceparent = ""
+        """Sent with every command, where it is set."""
 
     def request(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
         """One answered request, asked again while nobody answers. 4xx raises HTTPError."""
@@ -56,6 +58,8 @@ class Client:
                 request.add_header("Authorization", f"Bearer {self._plane.token}")
                 if key:
                     request.add_header("Idempotency-Key", key)
+                if key and self.traceparent:
+                    request.add_header("traceparent", self.traceparent)
                 with urllib.request.urlopen(request, timeout=15) as answer:
                     answers.append(json.load(answer))
             except urllib.error.HTTPError as refused:

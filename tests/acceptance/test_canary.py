@@ -1,7 +1,8 @@
-"""Secrets are found nowhere they are not needed: tables, topics, logs, job output, files.
+"""Secrets are found nowhere they are not needed: tables, topics, logs, spans, job output, files.
 
 A control plane on a broker that wants a login; a plan whose VM has credentials, and a script that
-prints them; a mail server with a password. Then everything that was written is searched.
+prints them; a mail server with a password, a collector with a token. Then everything that was
+written, or sent to the collector, is searched.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shared.embedded import EmbeddedPostgres
 from shared.process import LOGGED_SERVICES
 from shared.testing.kafka import KafkaCluster
 from tests.acceptance.client import Client, encoded_scripts
+from tests.acceptance.collector import Collector, collector
 from tests.acceptance.plane import Plane
 from tests.acceptance.world import World
 from tests.brokers import kafka_cluster
@@ -32,6 +34,7 @@ from tests.waiting import wait_until
 VM_SECRET = "canary-vm-3fd1b0"
 KAFKA_SECRET = "canary-kafka-77ac2e"
 MAIL_SECRET = "canary-mail-5e90d4"
+COLLECTOR_SECRET = "canary-collector-c07b21"
 
 TELLING = """
 import hashlib, json, sys
@@ -45,8 +48,10 @@ print(json.dumps({"outputs": {"digest": hashlib.sha256(secret.encode()).hexdiges
 class Installation:
     """`seawall up` on a broker of its own."""
 
-    def __init__(self, root: Path, cluster: KafkaCluster) -> None:
+    def __init__(self, root: Path, cluster: KafkaCluster, spans: Collector, url: str) -> None:
         self.root = root
+        self.spans = spans
+        self._collector = url
         self.home = root / "home"
         self.log = root / "seawall.log"
         self.postgres = EmbeddedPostgres(root / "postgres")
@@ -86,6 +91,8 @@ class Installation:
             "SEAWALL_SMTP_PASSWORD": MAIL_SECRET,
             "SEAWALL_MAIL_TO": "oncall@example.org",
             "SEAWALL_LOG_LEVEL": "debug",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self._collector,
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{COLLECTOR_SECRET}",
         }
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -108,8 +115,11 @@ class Installation:
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     root = tmp_path_factory.mktemp("canary")
     root.chmod(0o755)
-    with kafka_cluster(scram=("seawall", KAFKA_SECRET)) as cluster:
-        found = Installation(root, cluster)
+    with (
+        kafka_cluster(scram=("seawall", KAFKA_SECRET)) as cluster,
+        collector(root / "spans") as (spans, url),
+    ):
+        found = Installation(root, cluster, spans, url)
         try:
             found.start()
             _work(found)
@@ -145,10 +155,12 @@ def _work(installation: Installation) -> None:
     client.wait_job(client.command(f"/v1/jobs/{job}/cleanup")["id"])
 
 
-SECRETS = {"vm": VM_SECRET, "kafka": KAFKA_SECRET, "mail": MAIL_SECRET}
+SECRETS = {
+    "vm": VM_SECRET, "kafka": KAFKA_SECRET, "mail": MAIL_SECRET, "collector": COLLECTOR_SECRET,
+}  # fmt: skip
 
 
-@pytest.fixture(params=["vm", "kafka", "mail", "token"])
+@pytest.fixture(params=["vm", "kafka", "mail", "collector", "token"])
 def secret(request: pytest.FixtureRequest, installation: Installation) -> str:
     name: str = request.param
     return SECRETS.get(name) or installation.token
@@ -224,6 +236,31 @@ def test_no_log_and_no_file_holds_a_secret(installation: Installation, secret: s
                 found.append(path)
     assert searched > 50
     assert found == []
+
+
+def test_no_span_holds_a_secret(installation: Installation, secret: str) -> None:
+    def told() -> bool:
+        names = {span.name for span in installation.spans.spans()}
+        return {"effect run-script", "effect send-mail"} <= names
+
+    wait_until(told, "the script that printed the secret and a mail are in traces")
+    found = [
+        file
+        for file in installation.spans.folder.iterdir()
+        if secret.encode() in file.read_bytes()
+    ]
+    assert found == []
+
+
+def test_the_log_is_told_as_much_as_it_ever_is(installation: Installation) -> None:
+    lines = installation.log.read_text()
+    for event in ("step.decided", "effect.ended", "row.projected", "request.answered"):
+        assert f'"event": "{event}"' in lines
+
+
+def test_the_collector_was_shown_its_token(installation: Installation) -> None:
+    tokens = {headers["authorization"] for headers in installation.spans.headers}
+    assert tokens == {f"Bearer {COLLECTOR_SECRET}"}
 
 
 def test_the_secret_that_was_looked_for_can_be_found(installation: Installation) -> None:

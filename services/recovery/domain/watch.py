@@ -17,7 +17,7 @@ from schemas.ids import key_of, stream_id
 from schemas.recovery_work import PollSite, SitePolled, Watched
 from schemas.scheduler import SiteRef
 from services.recovery.domain.work import recovery_effect
-from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer
+from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Story, Timer
 
 POLL_EVERY_S: Final = 0.25
 POLL_AFTER_FAILURE_S: Final = 2.0
@@ -25,10 +25,15 @@ _TIMER: Final = "poll"
 
 
 class SiteWatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Who waits for what. A `chain` is one unbroken run of looks; only the newest counts."""
+    """Who waits for what. A `chain` is one unbroken run of looks; only the newest counts.
+
+    `stories` say what each of them waits in: the looks are for several recoveries at once, the
+    news is for one.
+    """
 
     site: SiteRef | None = None
     watched: dict[str, Watched] = {}
+    stories: dict[str, Story] = {}
     chain: int = 0
 
 
@@ -49,6 +54,8 @@ def watch(state: SiteWatch, received: Received) -> Decision:
         kind=m.kind,
         port=m.port,
         path=m.path,
+        correlation_id=received.meta.correlation_id,
+        traceparent=received.meta.traceparent,
     )
     effects = () if state.watched else (_look(evolve(state, event), received.at),)
     return Decision(events=(event,), effects=effects)
@@ -81,7 +88,10 @@ def outcome(state: SiteWatch, received: Received) -> Decision:
     if len(ready) < len(state.watched):
         pause_s = POLL_EVERY_S if ended.ok else POLL_AFTER_FAILURE_S
         due = received.at + dt.timedelta(seconds=pause_s)
-        timers = (Timer(name=_TIMER, due=due, message=said.PollDue(chain=state.chain)),)
+        message = said.PollDue(chain=state.chain)
+        # Looks every quarter of a second would drown a recovery's trace: they are in none.
+        aside = Story(correlation_id=received.stream)
+        timers = (Timer(name=_TIMER, due=due, message=message, story=aside),)
     return Decision(
         events=tuple(said.InstanceUnwatched(stream=guest.stream) for guest in ready),
         sends=tuple(
@@ -91,6 +101,7 @@ def outcome(state: SiteWatch, received: Received) -> Decision:
                 message=said.InstanceReady(
                     stream=guest.stream, at=guest.at, addresses=guest.addresses
                 ),
+                story=state.stories.get(guest.stream),
             )
             for guest in ready
         ),
@@ -109,14 +120,17 @@ def evolve(state: SiteWatch, event: Any) -> SiteWatch:
                 port=event.port,
                 path=event.path,
             )
+            story = Story(correlation_id=event.correlation_id, traceparent=event.traceparent)
             return SiteWatch(
                 site=event.site,
                 watched={**state.watched, event.stream: entry},
+                stories={**state.stories, event.stream: story},
                 chain=state.chain if state.watched else state.chain + 1,
             )
         case said.InstanceUnwatched():
             left = {s: entry for s, entry in state.watched.items() if s != event.stream}
-            return msgspec.structs.replace(state, watched=left)
+            stories = {s: story for s, story in state.stories.items() if s in left}
+            return msgspec.structs.replace(state, watched=left, stories=stories)
     raise AssertionError(f"{type(event).__name__} is no event of a site's watcher")
 
 

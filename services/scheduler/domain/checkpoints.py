@@ -19,7 +19,7 @@ from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import CheckpointEntry, Plan, jobs_using, standing
 from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming
 from services.scheduler.domain.retention import CheckpointFacts, expired, next_checkpoint
-from shared.decider import NOTHING, Decision, Send, Timer
+from shared.decider import NEW_STORY, NOTHING, Decision, Send, Timer
 from shared.errors import Refused
 
 CHECKPOINT_TIMER: Final = "checkpoint"
@@ -247,7 +247,7 @@ def _next_timer(
     if due is None:
         return ()
     message = said.CheckpointDue(due_at=due)
-    return (Timer(name=CHECKPOINT_TIMER, due=due, message=message),)
+    return (Timer(name=CHECKPOINT_TIMER, due=due, message=message, story=NEW_STORY),)
 
 
 def _retention_timer(
@@ -269,4 +269,4 @@ def _retention_timer(
 
 
 def _look(due: dt.datetime) -> Timer:
-    return Timer(name=RETENTION_TIMER, due=due, message=said.RetentionDue())
+    return Timer(name=RETENTION_TIMER, due=due, message=said.RetentionDue(), story=NEW_STORY)

@@ -43,7 +43,7 @@ from services.scheduler.domain.protected_vm import ProtectedVm, same_grid
 from services.scheduler.domain.rpo import RPO_TIMER, judge_rpo
 from services.scheduler.domain.site import Site
 from services.scheduler.domain.ticks import TICK_TIMER, tick_timer
-from shared.decider import Decision, Send, Timer
+from shared.decider import NEW_STORY, Decision, Send, Timer
 from shared.errors import Refused
 
 CHANGES_BYTES_MAX: Final = 32 * 1024
@@ -237,7 +237,8 @@ def _kept_priority(plan: Plan, header: said.PlanHeader) -> int | None:
 
 def group_timer(due: dt.datetime) -> Timer:
     """Look at the grid of a synchronized plan at `due`."""
-    return Timer(name=TICK_TIMER, due=due, message=said.GroupTickDue(tick_at=due))
+    message = said.GroupTickDue(tick_at=due)
+    return Timer(name=TICK_TIMER, due=due, message=message, story=NEW_STORY)
 
 
 def _fits(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from schemas.envelope import Received
 from schemas.scheduler import RpoBreached, RpoDue, RpoRestored, VmProtected
 from services.scheduler.domain.protected_vm import ProtectedVm
-from shared.decider import NOTHING, Decision, Timer
+from shared.decider import NEW_STORY, NOTHING, Decision, Timer
 
 RPO_TIMER: Final = "rpo"
 
@@ -42,7 +42,7 @@ def judge_rpo(
     due = since + dt.timedelta(seconds=setup.rpo_s)
     if due > now:
         events = (RpoRestored(plan=setup.plan, vm=setup.vm),) if breached else ()
-        return events, (Timer(name=RPO_TIMER, due=due, message=_LOOK),)
+        return events, (Timer(name=RPO_TIMER, due=due, message=_LOOK, story=NEW_STORY),)
     if breached:
         return (), ()
     breach = RpoBreached(

@@ -45,7 +45,7 @@ from services.scheduler.domain.names import (
 )
 from services.scheduler.domain.protected_vm import ProtectedVm, blocker, priority_of
 from services.scheduler.domain.rpo import judge_rpo
-from shared.decider import NOTHING, Decision, Send, Timer
+from shared.decider import NEW_STORY, NOTHING, Decision, Send, Story, Timer
 
 TICK_TIMER: Final = "tick"
 CHECK_TIMER: Final = "group-check"
@@ -116,6 +116,7 @@ def dispatch(
     next_due_at: dt.datetime | None = None,
     run: str = "",
     missed: int = 0,
+    story: Story | None = None,
 ) -> tuple[IterationDispatched, Send]:
     """The event and the message that start an iteration. `run` is the group it belongs to."""
     iteration = iteration_id(setup.plan, setup.vm, tick_of_run(run) if run else tick_id(tick_at))
@@ -145,7 +146,7 @@ def dispatch(
         run=run,
         gated=bool(run) and tick_script(setup.replication.pre_script) is not None,
     )
-    return event, Send(to="replicator", key=setup.plan, message=message)
+    return event, Send(to="replicator", key=setup.plan, message=message, story=story)
 
 
 def tick_script(script: ScriptDefinition | None) -> ScriptDefinition | None:
@@ -155,7 +156,7 @@ def tick_script(script: ScriptDefinition | None) -> ScriptDefinition | None:
 
 def tick_timer(due: dt.datetime) -> Timer:
     """Look at the VM's grid at `due`."""
-    return Timer(name=TICK_TIMER, due=due, message=TickDue(tick_at=due))
+    return Timer(name=TICK_TIMER, due=due, message=TickDue(tick_at=due), story=NEW_STORY)
 
 
 def missed_ticks(
@@ -229,6 +230,7 @@ def start_queued(state: ProtectedVm, *, sync: SyncFacts, now: dt.datetime) -> De
         next_due_at=ahead.wake_at,
         missed=ahead.missed_count,
         sync=sync,
+        story=NEW_STORY,
     )
     missed = missed_ticks(grid, ahead, cursor=cursor, now=now)
     return Decision(events=(*missed, started), sends=(send,), timers=timers)
@@ -258,5 +260,6 @@ def _start_queued_run(
         run=state.queued_run,
         missed=missed,
         sync=sync,
+        story=NEW_STORY,
     )
     return Decision(events=(started,), sends=(send,), timers=timers)

@@ -6,6 +6,9 @@ import datetime as dt
 
 from schemas import recovery as said
 from schemas import recovery_work as work
+from schemas.envelope import Meta, Received
+from services.recovery.domain import watch as watcher
+from shared.decider import EffectOutcome, Story
 from tests.unit.recovery.world import SITE, World
 
 WATCH = "site-watch:west"
@@ -77,3 +80,25 @@ def test_a_chain_that_ran_out_does_not_disturb_a_new_one() -> None:
 def test_watching_twice_is_watching_once() -> None:
     world = watched(STREAM, STREAM)
     assert len(world.events(said.InstanceWatched)) == 1
+
+
+def test_news_belongs_to_the_recovery_that_waits_and_the_looks_to_none() -> None:
+    now = World().now
+    state = watcher.SiteWatch()
+    for number in (1, 2):
+        message = said.WatchInstance(
+            site=SITE, stream=f"vm-recovery:shop:r{number}:db", instance_id="i", kind="heartbeat"
+        )
+        meta = Meta(occurred_at=now, correlation_id=f"command-{number}", traceparent=f"t-{number}")
+        (event,) = watcher.watch(state, Received(body=message, meta=meta, at=now)).events
+        state = watcher.evolve(state, event)
+    ready = work.ReadyGuest(stream="vm-recovery:shop:r2:db", at=now)
+    ended = EffectOutcome(
+        effect_id=POLL, part="poll/1", kind="poll-site", ok=True, at=now, started_at=now,
+        attempts=1, result=work.SitePolled(ready=(ready,)),
+    )  # fmt: skip
+    meta = Meta(occurred_at=now, correlation_id="command-1", traceparent="t-1")
+    decision = watcher.outcome(state, Received(body=ended, meta=meta, at=now, stream=WATCH))
+    (send,), (timer,) = decision.sends, decision.timers
+    assert send.story == Story(correlation_id="command-2", traceparent="t-2")
+    assert timer.story == Story(correlation_id=WATCH)
