@@ -144,7 +144,11 @@ class Service:
         self._stop.set()
 
     async def run(self) -> None:
-        """Run until `stop`; then stop intake, finish what is in hand, leave, return."""
+        """Run until `stop`; then stop intake, finish what is in hand, leave, return.
+
+        Other copies get the partitions before effects in hand are waited for: those may take
+        seconds, in which nobody would decide anything of these partitions.
+        """
         async with asyncio.TaskGroup() as group:
             engine = group.create_task(self.stepper.run())
             intake = [
@@ -159,6 +163,7 @@ class Service:
             await _cancelled(intake)
             if self.worker is not None and worker is not None:
                 self.worker.stop()
+                await self.share.hand_over()
                 await asyncio.wait([worker])
             await _cancelled([engine, *outlet])
             if self._outlet is not None:
