@@ -18,7 +18,8 @@ class Fleet(Crew):
     """Members are `service-1`, `service-2`, …; use as a context.
 
     `members` are those that should run. `build` is the module that runs a service, and its
-    arguments before the service's name; without it each runs as it is installed.
+    arguments before the service's name; without it each runs as it is installed. Changed, it
+    counts for those that are started from then on.
     """
 
     def __init__(
@@ -26,13 +27,14 @@ class Fleet(Crew):
         root: Path,
         *,
         brokers: int,
+        copies: int = COPIES,
         build: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(root)
         self.postgres = EmbeddedPostgres(root / "postgres")
         self.kafka = KafkaCluster(root / "kafka", nodes=brokers)
-        self.members = [f"{s}-{n}" for s in SERVICES for n in range(1, COPIES + 1)]
+        self.members = [f"{s}-{n}" for s in SERVICES for n in range(1, copies + 1)]
         self.build = tuple(build)
         self._ports: dict[str, int] = {}
         self._environment = {**os.environ, **QUICK, **(environment or {})}
@@ -95,18 +97,24 @@ class Fleet(Crew):
         started once the old one has ended. Gives the old one's exit code and how long it took.
         """
         if first == "start":
-            self._begin(by)
-        ended = self.end(member)
-        self.members.remove(member)
-        self._ports.pop(member)
+            self.begin(by)
+        ended = self.dismiss(member)
         if first == "end":
-            self._begin(by)
+            self.begin(by)
         return ended
 
-    def _begin(self, member: str) -> None:
+    def begin(self, member: str) -> None:
+        """Add a member and return once it is ready."""
         self.members.append(member)
         self.start(member)
         self.wait_member(member)
+
+    def dismiss(self, member: str) -> tuple[int, float]:
+        """Ask a member to end and take it from the list; its exit code, and how long it took."""
+        ended = self.end(member)
+        self.members.remove(member)
+        self._ports.pop(member)
+        return ended
 
     def wait_member(self, member: str) -> None:
         """Return once a member says that it is ready."""
