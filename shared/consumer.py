@@ -74,7 +74,6 @@ class Consumer:
         self._stale = True
         self._ahead: asyncio.Task[Sequence[Recorded]] | None = None
         self._stopped: dict[str, str] = {}
-        self.unknown_types: set[str] = set()
         self.reachable = True
 
     @property
@@ -85,8 +84,8 @@ class Consumer:
     def problems(self) -> list[str]:
         """What a person must know about: each is a reason not to be ready."""
         found = [self._stopped[source] for source in sorted(self._stopped)]
-        if self.unknown_types:
-            found.append(f"parked: this build does not know {sorted(self.unknown_types)}")
+        if unknown := self._stepper.unknown_types:
+            found.append(f"parked: this build does not know {sorted(unknown)}")
         if self._gaps:
             source, topic, partition = where = min(self._gaps)
             after = self._positions.get(where, 0)
@@ -180,7 +179,7 @@ class Consumer:
         self._stepper.parked_keys = {
             (each.source, each.topic, each.key): each.seq for each in reversed(parked)
         }
-        self.unknown_types = _unknown_types(parked)
+        self._stepper.unknown_types = _unknown_types(parked)
         self._positions = {
             (source, topic, partition): cursors.get((source, topic, partition), (0, 0))[1]
             for source, topic in self._definition.subscriptions
@@ -253,7 +252,7 @@ class Consumer:
         self._stepper.parked_keys[row.source, row.topic, key_of(row.stream)] = row.seq
         log.error("bus.parked", stream=row.stream, reason=reason, **ids.of_meta(row.meta))
         each = self._parked(row, position, reason)
-        self.unknown_types |= _unknown_types(filter(None, [each.parked]))
+        self._stepper.unknown_types |= _unknown_types(filter(None, [each.parked]))
         return each
 
     def _parked(

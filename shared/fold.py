@@ -38,6 +38,10 @@ SNAPSHOT_EVERY = 50
 BEHIND = "waits behind an earlier message of its key"
 """Why a message is parked that was never tried: an earlier one of its key could not be decided."""
 
+UNKNOWN = "unknown type: "
+"""Begins the reason of a message parked because its build could not read it, or a fact in the
+history of a stream that it concerns. A build that can takes it up."""
+
 EVENT_BYTES_MAX = 64 * 1024
 """A fact is small: content belongs in blobs, rosters in streams of their own."""
 
@@ -56,7 +60,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     `position` is the row's (source, epoch, topic, partition, seq). `at_least` is the lowest
     version of the effect's stream that a fresh state can have, `tried` how it went. `unparked` is
     a message that waited; its cursor moved when it was set aside. `rows` say what was done with
-    it, beside what is decided.
+    it, beside what is decided. `unknown`: this build cannot read it, so that it is set aside.
     """
 
     received: Received | None = None
@@ -68,6 +72,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[NewRow, ...] = ()
     at_least: int = 0
     tried: Tried | None = None
+    unknown: registry.UnknownType | None = None
 
 
 class Cached(msgspec.Struct):
@@ -132,10 +137,10 @@ class StateCache:
         again = {}
         for stream, found in loaded.items():
             family = self.family(stream)
-            if found.snapshot is not None and found.snapshot.schema != family.schema:
+            cached = self._streams.get(stream) or self._begin(family, found)
+            if cached is None:
                 again[stream] = -1
                 continue
-            cached = self._streams.get(stream) or self._begin(family, found)
             for row in found.events:
                 if row.version != cached.version + 1:
                     raise InvariantBroken(f"{stream} jumps to version {row.version}")
@@ -146,12 +151,18 @@ class StateCache:
             self._streams.move_to_end(stream)
         return again
 
-    def _begin(self, family: Family, found: Loaded) -> Cached:
+    def _begin(self, family: Family, found: Loaded) -> Cached | None:
+        """The state to fold on from; None where the snapshot is of another build's shape."""
         snapshot = found.snapshot
-        if snapshot is not None:
+        if snapshot is None:
+            return Cached(family.initial(), 0, 0)
+        if snapshot.schema != family.schema:
+            return None
+        try:
             state = self._decoders[family.name].decode(snapshot.state)
-            return Cached(state, snapshot.version, snapshot.version)
-        return Cached(family.initial(), 0, 0)
+        except msgspec.ValidationError:
+            return None
+        return Cached(state, snapshot.version, snapshot.version)
 
     def evict(self, streams: Iterable[str]) -> None:
         """Forget streams whose cached state may be wrong or will not be needed."""
@@ -213,6 +224,8 @@ class Folder:
         narrows the batch down.
         """
         for each in inputs:
+            if each.unknown is not None:
+                raise each.unknown
             self._consume(each)
             if each.received is not None:
                 self._decide(each.received)

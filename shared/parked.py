@@ -24,16 +24,13 @@ from shared.bus.port import Bus
 from shared.clock import Clock
 from shared.errors import Refused
 from shared.eventlog.port import EventStore, NewRow, Parked
-from shared.fold import BEHIND, Input, ServiceDefinition, refusal
+from shared.fold import BEHIND, UNKNOWN, Input, ServiceDefinition, refusal
 from shared.stepper import BATCH_MAX, Stepper
 
 log = structlog.get_logger()
 
 Where = tuple[str, str, int]
 """(source, topic, partition)."""
-
-UNKNOWN: Final = "unknown type: "
-"""Begins the reason of a message parked because its build could not read it."""
 
 TAKEN_EACH: Final = 100
 """Messages of a key taken up before the others of its service get their turn."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
+from schemas.ids import PARTITIONS
 from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import EventStore
@@ -73,6 +74,15 @@ class PartitionShare:
             self._held = held
             self._changed()
         return settled
+
+    async def hand_over(self) -> None:
+        """Leave, if other copies are there to take the share; `run` must have ended.
+
+        For a copy that takes in no more but has work in hand for some seconds yet. A lone copy
+        keeps its share: nobody waits for it, and what it decides yet is published at once.
+        """
+        if len(self._held) < PARTITIONS:
+            await self.leave()
 
     async def leave(self) -> None:
         """Give the share back at once, so that other copies need not wait for the lease."""

@@ -153,7 +153,11 @@ class Service:
         self._stop.set()
 
     async def run(self) -> None:
-        """Run until `stop`; then stop intake, finish what is in hand, leave, return."""
+        """Run until `stop`; then stop intake, finish what is in hand, leave, return.
+
+        Other copies get the partitions before effects in hand are waited for: those may take
+        seconds, in which nobody would decide anything of these partitions.
+        """
         # Tasks begin with a copy of this context: what they log says whose they are.
         bind_contextvars(service=self.name, copy=self._copy_id)
         async with asyncio.TaskGroup() as group:
@@ -170,6 +174,7 @@ class Service:
             await _cancelled(intake)
             if self.worker is not None and worker is not None:
                 self.worker.stop()
+                await self.share.hand_over()
                 await asyncio.wait([worker])
             await _cancelled([engine, *outlet])
             if self._outlet is not None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from schemas import registry
 from schemas.common import Command
 from schemas.ids import key_of
 from shared.clock import Clock
@@ -30,7 +31,16 @@ from shared.eventlog.port import (
     Parked,
     Step,
 )
-from shared.fold import BEHIND, Folder, Input, NeedStreams, ServiceDefinition, StateCache, refusal
+from shared.fold import (
+    BEHIND,
+    UNKNOWN,
+    Folder,
+    Input,
+    NeedStreams,
+    ServiceDefinition,
+    StateCache,
+    refusal,
+)
 from shared.news import WORK_TOPIC, timers_topic
 from shared.telemetry import ids
 from shared.telemetry.tracing import OFF, StepSpans, Tracing
@@ -86,6 +96,8 @@ class Stepper:
         self.cache = StateCache(definition)
         self.parked_keys: dict[tuple[str, str, str], int] = {}
         """(source, topic, key) → seq of the first message of it that was set aside."""
+        self.unknown_types: set[str] = set()
+        """Types with versions that this build could not read; see the consumer's problems."""
         self.reachable = True
         self.count: Callable[[Sequence[Input]], None] = _count_nothing
 
@@ -331,13 +343,20 @@ class Stepper:
         self._spans.committed([each])
         self._committed(folder.topics)
 
+    def _reason(self, broken: BaseException) -> str:
+        """Why an input was set aside. What a newer build wrote is for a newer build to read."""
+        if isinstance(broken, registry.UnknownType) and broken.name:
+            self.unknown_types.add(told_type(broken))
+            return UNKNOWN + told_type(broken)
+        return f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
+
     async def _set_aside(self, each: Input, broken: BaseException) -> None:
         """Keep what fails deterministically out of the way, durably, and say so."""
         log.error("step.set-aside", **ids.of_input(each), exc_info=broken)
         whole = each
         now = self._clock.now()
         later = now + dt.timedelta(seconds=SET_ASIDE_S)
-        reason = f"{type(broken).__name__}: {broken}"[:REASON_CHARS_MAX]
+        reason = self._reason(broken)
         if each.position is not None and each.received is not None:
             parked = park(each.position, each.received.stream, reason=reason, at=now)
             self.parked_keys[_parked_key(parked)] = parked.seq
@@ -361,6 +380,11 @@ class Stepper:
             log.info("step.set-aside-elsewhere", error=str(lost))
             return
         self._spans.committed([whole], error=type(broken).__name__)
+
+
+def told_type(unknown: registry.UnknownType) -> str:
+    """The type and version that a newer build knows, as parked messages and health tell them."""
+    return f"{unknown.name} version {unknown.version}"
 
 
 def park(

@@ -142,7 +142,7 @@ def _operation(topic: str) -> dict[str, Any]:
 
 def _message(name: str) -> dict[str, Any]:
     struct = registry.struct_of(name)
-    version = registry.version_of(struct)
+    version = registry.written_version_of(struct)
     own = {"ce_type": {"const": f"seawall.{name}"}, "ce_schemaversion": {"const": str(version)}}
     return {
         "name": f"seawall.{name}",

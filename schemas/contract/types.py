@@ -26,7 +26,7 @@ def identifier(name: str, version: int) -> str:
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The schema of the version that this build writes. Raises UnknownType."""
+    """The schema of the newest version that this build reads. Raises UnknownType."""
     struct = registry.struct_of(name)
     head = {"$schema": DIALECT, "$id": identifier(name, registry.version_of(struct))}
     # Defaults are Python's: through JSON and back they are as they will be read.

@@ -75,7 +75,9 @@ def _script_started(
     recorded: Recorded,
     row: str,
 ) -> Job | None:
-    return doc and steps.moved(doc, steps.begun(doc.steps, event.step, at(recorded)))
+    return doc and steps.moved(
+        doc, steps.script_begun(doc.steps, event.step, at(recorded), run=event.run)
+    )
 
 
 def _plan_script_ended(

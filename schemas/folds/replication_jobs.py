@@ -46,7 +46,9 @@ def _run_started(doc: Job | None, event: said.RunStarted, recorded: Recorded, ro
 def _run_script_started(
     doc: Job | None, event: said.RunScriptStarted, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and steps.moved(doc, steps.begun(doc.steps, event.step, at(recorded)))
+    return doc and steps.moved(
+        doc, steps.script_begun(doc.steps, event.step, at(recorded), run=event.run)
+    )
 
 
 def _run_script_ended(
@@ -145,7 +147,9 @@ def _gate_opened(
 def _script_started(
     doc: Job | None, event: said.ScriptStarted, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and steps.moved(doc, steps.begun(doc.steps, event.step, at(recorded)))
+    return doc and steps.moved(
+        doc, steps.script_begun(doc.steps, event.step, at(recorded), run=event.run)
+    )
 
 
 def _script_ended(

@@ -47,6 +47,17 @@ def begun(
     )
 
 
+def script_begun(
+    steps: Sequence[Step], name: str, when: dt.datetime | None, *, run: int
+) -> tuple[Step, ...]:
+    """A script starts for the `run`-th time, whether its step was shown as begun or not.
+
+    A start that was given anew, because its service ended before the script's process existed,
+    is of the same run.
+    """
+    return changed(begun(steps, name, when), name, attempts=run)
+
+
 def next_begun(
     steps: Sequence[Step], when: dt.datetime | None, *, waits: frozenset[str] = frozenset()
 ) -> tuple[Step, ...]:

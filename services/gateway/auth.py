@@ -5,6 +5,7 @@ Roles, users and scopes come later; everything but health asks for the token fro
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from services.gateway.problems import Handler
-from shared.errors import Refused
+from shared.errors import Permanent, Refused
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 TOKEN_BYTES = 32
@@ -30,15 +31,31 @@ class Unauthorized(Refused):
 
 
 def ensure_token(home: Path) -> str:
-    """The admin token of a home; made at the first start, mode 0600."""
+    """The admin token of a home; made at the first start, mode 0600.
+
+    The file appears with its content: of gateways that start together one makes it and the
+    others read it, and one that dies meanwhile leaves no empty token for the next.
+    """
     path = home / "token"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text(encoding="ascii").strip()
-    token = "sw_" + secrets.token_urlsafe(TOKEN_BYTES)
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        file.write(token + "\n")
+    if not path.exists():
+        fresh = path.with_name(f"token.{os.getpid()}-{secrets.token_hex(4)}")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="ascii") as file:
+                file.write("sw_" + secrets.token_urlsafe(TOKEN_BYTES) + "\n")
+                file.flush()
+                os.fsync(fd)
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+        finally:
+            fresh.unlink()
+    token = path.read_text(encoding="ascii").strip()
+    if not token:
+        raise Permanent(
+            f"{path} is empty",
+            code="no-token",
+            remedy="remove it, and the next start of the gateway makes a new one",
+        )
     return token
 
 

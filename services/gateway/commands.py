@@ -169,7 +169,7 @@ async def wait_for(
     pulse: Pulse,
     timeout_s: float,
 ) -> dict[str, Any] | None:
-    """The command's document once it is settled, or None when the time is over.
+    """The command's document once it is settled, or None when the time is over or we end.
 
     Read models that cannot be read are no reason to fail: the command itself is recorded.
     """
@@ -185,6 +185,6 @@ async def wait_for(
         if found is not None and found["state"] != "accepted":
             return found
         left_s = deadline - loop.time()
-        if left_s <= 0:
+        if left_s <= 0 or pulse.closed:
             return None
         await wait(beat, timeout_s=min(left_s, POLL_S))

@@ -51,7 +51,10 @@ class GatewayPart:
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Ask for an ordered end: no new connections, requests in hand get SHUTDOWN_S_MAX."""
+        """Ask for an ordered end: no new connections, requests in hand get SHUTDOWN_S_MAX.
+
+        Those that wait for a decision are answered at once that it is accepted: it is.
+        """
         self._stop.set()
 
     async def run(self) -> None:
@@ -71,6 +74,7 @@ class GatewayPart:
         try:
             await self._stop.wait()
         finally:
+            self._pulse.close()
             await runner.cleanup()
             pulse.cancel()
             if self._outlet is not None and publishing is not None:

@@ -1,8 +1,11 @@
-"""Fires due timers of the partitions this copy holds, up to a batch per step."""
+"""Fires due timers of the partitions this copy holds, up to a batch per step.
+
+One whose message a newer build wrote is put off, and told: that build fires it in its turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
@@ -60,21 +63,19 @@ class TimerLoop:
         due = await self._store.due_timers(owned, count_max=BATCH_MAX)
         if not due:
             return await self._store.next_timer_in_s(owned)
-        await self._stepper.submit(self._inputs(due))
+        await self._stepper.submit([self._input(timer) for timer in due])
         return 0.0
 
-    def _inputs(self, due: Sequence[DueTimer]) -> list[Input]:
-        now = self._clock.now()
-        return [
-            Input(
-                received=Received(
-                    body=registry.decode(timer.type, timer.schema_version, timer.data),
-                    meta=timer.meta,
-                    at=now,
-                    cause=f"timer.{timer.stream}.{timer.name}.{timer.token}",
-                    stream=timer.stream,
-                ),
-                fired=timer,
-            )
-            for timer in due
-        ]
+    def _input(self, timer: DueTimer) -> Input:
+        try:
+            body = registry.decode(timer.type, timer.schema_version, timer.data)
+        except registry.UnknownType as unknown:
+            return Input(fired=timer, unknown=unknown)
+        received = Received(
+            body=body,
+            meta=timer.meta,
+            at=self._clock.now(),
+            cause=f"timer.{timer.stream}.{timer.name}.{timer.token}",
+            stream=timer.stream,
+        )
+        return Input(received=received, fired=timer)

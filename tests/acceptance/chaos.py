@@ -21,28 +21,18 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 import msgspec
 
 from schemas.folds import VIEWS
 from services.projector.main import rebuild
-from shared.errors import SeawallError
-from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.fleet import Fleet
-from tests.acceptance.judge import (
-    Verdict,
-    judge_cleanup,
-    judge_doubles,
-    judge_recovery,
-    judge_scripts,
-    judge_snapshots,
-)
-from tests.acceptance.plane import Plane
+from tests.acceptance.judge import Verdict, judge_doubles, judge_snapshots
+from tests.acceptance.load import BREAKS, Operator
 from tests.acceptance.topics import judge_topics
 from tests.acceptance.world import World
 from tests.waiting import wait_until
@@ -50,10 +40,8 @@ from tests.waiting import wait_until
 WORLDS = 2
 PAUSE_S = (1.5, 5.0)
 DOWN_S = (0.5, 5.0)
-JOB_S_MAX = 180.0
 QUIET_S_MAX = 60.0
 TABLES = (*(view.table for view in VIEWS), "events", "cursors")
-BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueError)
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -112,7 +100,7 @@ class Chaos(threading.Thread):
         dying = [each for each in self._fleet.members if each == member or (both and name in each)]
         for each in dying:
             if self._fleet.runs(each):
-                self._fleet.kill(each)
+                self._fleet.kill({each})
         self._down()
         for each in dying:
             self._fleet.start(each)
@@ -135,75 +123,6 @@ class Chaos(threading.Thread):
         self._fleet.postgres.kill()
         self._down()
         self._fleet.postgres.start()
-
-
-class Operator(threading.Thread):
-    """Protects one world and recovers it again and again, and judges what comes of it."""
-
-    def __init__(self, fleet: Fleet, world: World, number: int, over: threading.Event) -> None:
-        super().__init__(name=f"operator-{number}")
-        self.client = Measured(fleet, prefix=f"operator-{number}")
-        self.verdict = Verdict()
-        self.rounds = 0
-        self._world = world
-        self._number = number
-        self._over = over
-
-    def run(self) -> None:
-        """Rounds until `over`; the one in hand is finished."""
-        try:
-            self._protect()
-            while not self._over.is_set() or not self.rounds:
-                self._round()
-                self.rounds += 1
-        except BREAKS as broken:
-            self.verdict.unfinished.append(f"{broken!r}"[:800])
-
-    def _protect(self) -> None:
-        sites = {site: f"{site}{self._number}" for site in ("east", "west")}
-        for site, name in sites.items():
-            settings = {"path": str(self._world.root / site)}
-            self.client.command(
-                "/v1/sites", {"name": name, "platform": "lab", "settings": settings}
-            )
-        body = self._world.plan()
-        body["plan"] |= {
-            "name": f"shop{self._number}",
-            "protected_site": sites["east"],
-            "recovery_site": sites["west"],
-        }
-        self.client.command("/v1/plans", {**body, "scripts": encoded_scripts(body["scripts"])})
-
-    def _round(self) -> None:
-        plan = f"/v1/plans/shop{self._number}"
-        run = self.client.wait_job(self.client.command(f"{plan}/run")["id"], timeout_s=JOB_S_MAX)
-        if run["state"] != "completed":
-            self.verdict.lost.append(f"replication {run['state']}: {run['error']}")
-        job = self.client.command(f"{plan}/recover", {"mode": "test"})["id"]
-        recovery = self.client.wait_job(job, timeout_s=JOB_S_MAX)
-        judge_recovery(self._world, recovery, self.verdict)
-        shown = self.client.script_steps(recovery)
-        judge_scripts(self._world.script_lines(), shown, self.verdict)
-        job = self.client.command(f"/v1/jobs/{job}/cleanup")["id"]
-        judge_cleanup(self._world, self.client.wait_job(job, timeout_s=JOB_S_MAX), self.verdict)
-        self._world.change_disks()
-
-
-class Measured(Client):
-    """A client that notes how long each command waited."""
-
-    def __init__(self, fleet: Fleet, *, prefix: str) -> None:
-        super().__init__(cast(Plane, fleet), prefix=prefix)
-        self.asked = 0
-        self.stall_s = 0.0
-
-    def command(self, path: str, body: Any = None) -> Any:
-        """As the client's; counted and timed."""
-        self.asked += 1
-        began = time.monotonic()
-        answer = super().command(path, body)
-        self.stall_s = max(self.stall_s, time.monotonic() - began)
-        return answer
 
 
 def run_trial(*, brokers: int, minutes: float, seed: int, keep: bool) -> Outcome:

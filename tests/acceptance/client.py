@@ -11,11 +11,10 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from tests.acceptance.plane import Plane
 from tests.waiting import wait_until
 
 ENDED = frozenset({"completed", "partially-completed", "failed", "cancelled"})
@@ -33,19 +32,32 @@ class Accepted(msgspec.Struct):
     settled: bool = False
 
 
+class Gateways(Protocol):
+    """Where to ask, and with what."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def token(self) -> str: ...
+
+
 class Client:
     """Asks one plane; `accepted` are the commands it took on, by idempotency key.
 
     Clients that ask side by side need prefixes of their own for their idempotency keys.
+    `unanswered` are the requests that a server took and answered with 5xx or not at all: they
+    were asked again, as those are that nobody took.
     """
 
-    def __init__(self, plane: Plane, *, prefix: str = "trial") -> None:
+    def __init__(self, plane: Gateways, *, prefix: str = "trial") -> None:
         self._plane = plane
         self._prefix = prefix
         self._number = 0
         self.accepted: dict[str, Accepted] = {}
         self.traceparent = ""
         """Sent with every command, where it is set."""
+        self.unanswered: list[str] = []
 
     def request(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
         """One answered request, asked again while nobody answers. 4xx raises HTTPError."""
@@ -66,7 +78,10 @@ class Client:
                 if refused.code < 500:
                     refused.add_note(f"{method} {path}: {refused.read().decode(errors='replace')}")
                     raise
-            except (OSError, ValueError):
+                self.unanswered.append(f"{method} {path}: {refused.code}")
+            except (OSError, ValueError) as lost:
+                if not isinstance(getattr(lost, "reason", None), ConnectionRefusedError):
+                    self.unanswered.append(f"{method} {path}: {lost!r}")
                 return False
             return bool(answers)
 

@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from shared.embedded import EmbeddedPostgres
 from shared.testing.kafka import KafkaCluster
-from tests.acceptance.plane import HEARTBEAT_S, LEASE_S, SERVICES, free_port
-from tests.waiting import wait_until
+from tests.acceptance.crew import QUICK, SERVICES, Crew, free_port, wait_answers
 
 COPIES = 2
 READY_S_MAX = 60.0
-STOP_S_MAX = 12.0
 
 
-class Fleet:
-    """Members are `service-1`, `service-2`, …; use as a context."""
+class Fleet(Crew):
+    """Members are `service-1`, `service-2`, …; use as a context.
 
-    def __init__(self, root: Path, *, brokers: int) -> None:
-        self.home = root / "home"
-        self.log = root / "services.log"
+    `members` are those that should run. `build` is the module that runs a service, and its
+    arguments before the service's name; without it each runs as it is installed. Changed, it
+    counts for those that are started from then on.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        brokers: int,
+        copies: int = COPIES,
+        build: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(root)
         self.postgres = EmbeddedPostgres(root / "postgres")
         self.kafka = KafkaCluster(root / "kafka", nodes=brokers)
-        self.members: Sequence[str] = [f"{s}-{n}" for s in SERVICES for n in range(1, COPIES + 1)]
-        self._ports = {name: free_port() for name in self.members if "gateway" in name}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment: dict[str, str] = {}
+        self.members = [f"{s}-{n}" for s in SERVICES for n in range(1, copies + 1)]
+        self.build = tuple(build)
+        self._ports: dict[str, int] = {}
+        self._environment = {**os.environ, **QUICK, **(environment or {})}
         self._asked = 0
 
     @property
     def url(self) -> str:
         """A gateway, another one each time: whoever gets no answer asks the next."""
         self._asked += 1
-        ports = sorted(self._ports.values())
+        ports = sorted(self._ports[each] for each in self._ports if "gateway" in each)
         return f"http://127.0.0.1:{ports[self._asked % len(ports)]}"
-
-    @property
-    def token(self) -> str:
-        """The admin token."""
-        return (self.home / "token").read_text().strip()
 
     @property
     def dsn(self) -> str:
@@ -57,52 +55,31 @@ class Fleet:
     def __enter__(self) -> Fleet:
         self.home.mkdir(parents=True)
         self.kafka.start()
-        self._environment = {
-            **os.environ,
+        self._environment |= {
             "SEAWALL_HOME": str(self.home),
             "SEAWALL_DATABASE_URL": self.postgres.start(),
             "SEAWALL_BUS": "kafka",
             "SEAWALL_KAFKA": self.kafka.servers,
             "SEAWALL_KAFKA_REPLICATION": str(min(3, self.kafka.count)),
             "SEAWALL_KAFKA_MIN_ISR": str(max(1, min(3, self.kafka.count) - 1)),
-            "SEAWALL_LEASE": str(LEASE_S),
-            "SEAWALL_HEARTBEAT": str(HEARTBEAT_S),
-            "SEAWALL_CALL_TIMEOUT": "1",
-            "SEAWALL_LOG_LEVEL": "warning",
-            "PYTHONDONTWRITEBYTECODE": "",
         }
         self.start_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        running = [process for process in self._processes.values() if process.poll() is None]
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGCONT)
-        for process in running:
-            try:
-                process.wait(timeout=STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def __exit__(self, *failure: object) -> None:
+        self.end_all()
         self.postgres.stop()
         self.kafka.stop()
 
     def start(self, member: str) -> None:
-        """Start a member that does not run."""
+        """Start a member that does not run; a gateway's port is also where it tells its health."""
         if self.runs(member):
             return
-        environment = {**self._environment, "SEAWALL_PORT": str(self._ports.get(member, 0))}
-        with self.log.open("ab") as log:
-            self._processes[member] = subprocess.Popen(
-                [sys.executable, "-m", f"services.{member.rpartition('-')[0]}"],
-                env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        service = member.rpartition("-")[0]
+        port = str(self._ports.setdefault(member, free_port()))
+        own = "SEAWALL_PORT" if service == "gateway" else "SEAWALL_HEALTH_PORT"
+        command = (*self.build, service) if self.build else (f"services.{service}",)
+        self.launch(member, *command, environment={**self._environment, own: port})
 
     def start_all(self) -> None:
         """Start whatever does not run: brokers, database, services."""
@@ -113,35 +90,39 @@ class Fleet:
         for member in self.members:
             self.start(member)
 
-    def runs(self, member: str) -> bool:
-        """Whether a member's process lives."""
-        process = self._processes.get(member)
-        return process is not None and process.poll() is None
+    def replace(self, member: str, *, by: str, first: str) -> tuple[int, float]:
+        """End a member and start another copy of its service: `first` is "start" or "end".
 
-    def kill(self, member: str) -> None:
-        """SIGKILL a member and reap it."""
-        self._processes[member].kill()
-        self._processes[member].wait()
+        As a roll-out does: the old one ends only once the new one is ready, or the new one is
+        started once the old one has ended. Gives the old one's exit code and how long it took.
+        """
+        if first == "start":
+            self.begin(by)
+        ended = self.dismiss(member)
+        if first == "end":
+            self.begin(by)
+        return ended
 
-    def signal(self, member: str, number: signal.Signals) -> None:
-        """Send a member a signal, if it lives."""
-        if self.runs(member):
-            self._processes[member].send_signal(number)
+    def begin(self, member: str) -> None:
+        """Add a member and return once it is ready."""
+        self.members.append(member)
+        self.start(member)
+        self.wait_member(member)
+
+    def dismiss(self, member: str) -> tuple[int, float]:
+        """Ask a member to end and take it from the list; its exit code, and how long it took."""
+        ended = self.end(member)
+        self.members.remove(member)
+        self._ports.pop(member)
+        return ended
+
+    def wait_member(self, member: str) -> None:
+        """Return once a member says that it is ready."""
+        url = f"http://127.0.0.1:{self._ports[member]}/readyz"
+        wait_answers(url, within_s=READY_S_MAX)
 
     def wait_ready(self) -> None:
         """Return once every gateway says it is ready."""
-        for port in self._ports.values():
-            url = f"http://127.0.0.1:{port}/readyz"
-            wait_until(partial(_answers, url), f"{url} is ready", within_s=READY_S_MAX)
-
-    def log_tail(self, count: int = 6000) -> str:
-        """The end of what the services logged."""
-        return self.log.read_text(errors="replace")[-count:] if self.log.exists() else ""
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+        for member in self.members:
+            if "gateway" in member:
+                self.wait_member(member)

@@ -38,7 +38,8 @@ import msgspec
 import yaml
 
 from tests.acceptance.client import Client
-from tests.acceptance.plane import SERVICES, Plane
+from tests.acceptance.crew import SERVICES
+from tests.acceptance.plane import Plane
 from tests.waiting import wait_until
 
 FIRST, SECOND, MOVED = "first", "second", "moved"

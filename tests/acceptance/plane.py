@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import asyncpg
 
 from shared.embedded import EmbeddedPostgres
-from tests.waiting import wait_until
+from tests.acceptance.crew import QUICK, SERVICES, Crew, answers, free_port, wait_answers
 
-SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "projector")
-LEASE_S = 2.0
-HEARTBEAT_S = 0.5
 READY_S_MAX = 30.0
 SQL_S_MAX = 30.0
 
 
-class Plane:
+class Plane(Crew):
     """Six services on one embedded Postgres; use as a context.
 
     `server` is a running one to make a database of its own in, for those who start many planes
@@ -38,23 +30,16 @@ class Plane:
         environment: Mapping[str, str] | None = None,
         server: EmbeddedPostgres | None = None,
     ) -> None:
-        self.home = root / "home"
+        super().__init__(root)
         self.postgres = server or EmbeddedPostgres(root / "postgres")
         self._database = root.name if server is not None else ""
-        self.log = root / "services.log"
         self.port = free_port()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,
+            **QUICK,
             "SEAWALL_KILL_COUNT": str(root / "kill-count"),
             "SEAWALL_HOME": str(self.home),
             "SEAWALL_PORT": str(self.port),
-            "SEAWALL_LEASE": str(LEASE_S),
-            "SEAWALL_HEARTBEAT": str(HEARTBEAT_S),
-            "SEAWALL_CALL_TIMEOUT": "1",
-            "SEAWALL_LOG_LEVEL": "warning",
-            # Where a test run forbids it, every start would compile every module again.
-            "PYTHONDONTWRITEBYTECODE": "",
             **(environment or {}),
         }
 
@@ -62,11 +47,6 @@ class Plane:
     def url(self) -> str:
         """Where the gateway answers."""
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def token(self) -> str:
-        """The admin token."""
-        return (self.home / "token").read_text().strip()
 
     def __enter__(self) -> Plane:
         self.home.mkdir(parents=True)
@@ -83,13 +63,7 @@ class Plane:
         A further copy of a service that runs needs a `label` of its own.
         """
         environment = {**self._environment, "SEAWALL_KILL_AFTER": kill_after}
-        with self.log.open("ab") as log:
-            self.processes[label or name] = subprocess.Popen(
-                [sys.executable, "-m", "tests.acceptance.service", name],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+        self.launch(label or name, "tests.acceptance.service", name, environment=environment)
 
     def start_all(self, *, kill_after: str = "") -> None:
         """Start every service that does not run; `kill_after` arms them together."""
@@ -97,55 +71,19 @@ class Plane:
             if name not in self.running():
                 self.start(name, kill_after=kill_after)
 
-    def running(self) -> set[str]:
-        """The services that run."""
-        return {name for name, process in self.processes.items() if process.poll() is None}
-
-    def killed(self) -> set[str]:
-        """The services that died by SIGKILL and were not started again."""
-        code = -signal.SIGKILL
-        return {name for name, process in self.processes.items() if process.poll() == code}
-
-    def kill(self, names: Collection[str]) -> None:
-        """SIGKILL services and reap them."""
-        for name in names:
-            self.processes[name].kill()
-        for name in names:
-            self.processes[name].wait()
-
-    def signal(self, label: str, number: signal.Signals) -> None:
-        """Send a running service a signal."""
-        self.processes[label].send_signal(number)
-
     def ready(self) -> bool:
         """Whether the gateway says so."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
+        return answers(f"{self.url}/readyz")
 
     def wait_ready(self) -> None:
         """Return once the gateway is ready; raises TimeoutError with the log's end."""
         try:
-            wait_until(self.ready, "the gateway is ready", within_s=READY_S_MAX)
+            wait_answers(f"{self.url}/readyz", within_s=READY_S_MAX)
         except AssertionError as late:
             raise TimeoutError(f"{late}: {self.log_tail()}") from late
 
-    def log_tail(self, count: int = 4000) -> str:
-        """The end of what the services logged."""
-        return self.log.read_text(errors="replace")[-count:] if self.log.exists() else ""
-
     def __exit__(self, *failure: object) -> None:
-        for name in self.running():
-            self.processes[name].send_signal(signal.SIGTERM)
-            self.processes[name].send_signal(signal.SIGCONT)
-        for process in self.processes.values():
-            try:
-                process.wait(timeout=12)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self.end_all()
         if self._database:
             drop = f'drop database "{self._database}" with (force)'
             asyncio.run(_execute(self.postgres.start(), drop))
@@ -159,13 +97,3 @@ async def _execute(url: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close(timeout=SQL_S_MAX)
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on at this moment."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -29,6 +29,7 @@ import msgspec
 from shared.errors import SeawallError
 from shared.platforms.lab import tools
 from tests.acceptance.client import Client, encoded_scripts
+from tests.acceptance.crew import LEASE_S
 from tests.acceptance.judge import (
     Verdict,
     judge_cleanup,
@@ -37,7 +38,7 @@ from tests.acceptance.judge import (
     judge_scripts,
     judge_snapshots,
 )
-from tests.acceptance.plane import LEASE_S, Plane
+from tests.acceptance.plane import Plane
 from tests.acceptance.world import MIB, PLAN, World
 from tests.waiting import wait_until
 

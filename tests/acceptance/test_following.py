@@ -21,7 +21,8 @@ from shared.embedded import BinariesMissing
 from tests import parts
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.collector import Collector, Seen, collector
-from tests.acceptance.plane import SERVICES, Plane
+from tests.acceptance.crew import SERVICES
+from tests.acceptance.plane import Plane
 from tests.acceptance.world import VMS, World
 from tests.integration.notifier.mailbox import mailbox
 from tests.waiting import wait_until

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.embedded import BinariesMissing
 from tests import parts
 from tests.acceptance import stopped
-from tests.acceptance.plane import LEASE_S
+from tests.acceptance.crew import LEASE_S
 from tests.failures import failure_mode
 
 

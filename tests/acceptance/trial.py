@@ -23,6 +23,7 @@ import msgspec
 
 from shared.embedded import EmbeddedPostgres
 from tests.acceptance.client import Client, encoded_scripts
+from tests.acceptance.crew import SERVICES
 from tests.acceptance.judge import (
     Verdict,
     judge_accepted,
@@ -32,7 +33,7 @@ from tests.acceptance.judge import (
     judge_scripts,
     judge_snapshots,
 )
-from tests.acceptance.plane import SERVICES, Plane
+from tests.acceptance.plane import Plane
 from tests.acceptance.world import MORE, PLAN, World
 
 KINDS = ("time", "commit", "call")

@@ -24,7 +24,8 @@ import msgspec
 
 from shared.process import LOGGED_SERVICES
 from tests.acceptance.client import Client
-from tests.acceptance.plane import SERVICES, Plane
+from tests.acceptance.crew import SERVICES
+from tests.acceptance.plane import Plane
 from tests.bench.dispatch import DEFAULTS
 from tests.bench.harness import Goal, Measurement, folder, say
 from tests.bench.processes import cpu_s, memory_mib

@@ -1,7 +1,7 @@
 """`GET /v1/events/stream`: every event as it is projected, by server-sent events.
 
 Resumes after `Last-Event-ID` (a position). A slow reader is never buffered for: the next page is
-read only when the last was written.
+read only when the last was written. The stream ends, in order, when the gateway does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     await _write(response, b": at %d\n\n" % after)
     loop = asyncio.get_running_loop()
     quiet_s = 0.0
-    while True:
+    while not gateway.pulse.closed:
         beat = gateway.pulse.now()
         page = Page(filters=filters, limit=PAGE, cursor=str(after))
         events = await queries.events_after(page)
@@ -57,6 +57,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         if quiet_s >= HEARTBEAT_S:
             quiet_s = 0.0
             await _write(response, b": alive\n\n")
+    return response
 
 
 def _last_id(request: web.Request) -> int | None:

@@ -15,6 +15,9 @@ from shared.platforms.lab.limits import LabLimits
 from shared.platforms.lab.source import LabSource
 from shared.platforms.lab.target import LabTarget
 from shared.platforms.ports import Capabilities
+from shared.platforms.structs import prepare_structs
+
+prepare_structs()
 
 NAME: Final = "lab"
 SETTINGS: Final[Mapping[str, str]] = {"path": "the site's folder on this machine"}

@@ -8,8 +8,8 @@ import msgspec
 
 from schemas.ids import partition_of
 from shared.eventlog.port import Parked, Step
-from shared.fold import Input
-from shared.parked import UNKNOWN, chains, unknown_type
+from shared.fold import UNKNOWN, Input
+from shared.parked import chains, unknown_type
 from tests.unit.engine.test_stepper import COMMANDS, Bench, bench
 
 __all__ = ["bench"]

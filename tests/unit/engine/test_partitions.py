@@ -37,6 +37,10 @@ class Copies:
         self._tasks.pop(name).cancel()
         await self._shares.pop(name).leave()
 
+    async def end_intake(self, name: str) -> None:
+        self._tasks.pop(name).cancel()
+        await self._shares[name].hand_over()
+
     async def until_held(self, *counts: int) -> None:
         async def held() -> bool:
             return sorted(len(share.owned()) for share in self._shares.values()) == sorted(counts)
@@ -64,3 +68,21 @@ async def _come_and_go() -> None:
 
 def test_what_a_copy_gives_up_is_taken_at_once() -> None:
     run_virtual(_come_and_go())
+
+
+async def _end_intake(before: list[str], after: list[int]) -> None:
+    copies = Copies()
+    for name in before:
+        copies.start(name)
+    await copies.until_held(*[PARTITIONS // len(before)] * len(before))
+    await copies.end_intake("one")
+    await copies.until_held(*after)
+    await copies.close()
+
+
+def test_a_copy_that_takes_in_no_more_hands_its_share_to_the_others() -> None:
+    run_virtual(_end_intake(["one", "two"], [0, PARTITIONS]))
+
+
+def test_a_lone_copy_keeps_its_share_until_it_leaves() -> None:
+    run_virtual(_end_intake(["one"], [PARTITIONS]))

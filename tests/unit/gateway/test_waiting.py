@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -36,3 +37,12 @@ async def test_the_decision_is_given_once_it_can_be_read(before: Any) -> None:
 @pytest.mark.parametrize("ever", [Transient("away"), None, {"state": "accepted"}])
 async def test_nothing_is_given_when_the_time_is_over(ever: Any) -> None:
     assert await wait_for(Reads(ever), "c1", pulse=Pulse(LocalNews()), timeout_s=0.01) is None
+
+
+async def test_nobody_waits_on_once_the_gateway_ends() -> None:
+    pulse = Pulse(LocalNews())
+    waiting = asyncio.create_task(wait_for(Reads(None), "c1", pulse=pulse, timeout_s=60.0))
+    await asyncio.sleep(0)
+    pulse.close()
+    async with asyncio.timeout(5):
+        assert await waiting is None

@@ -48,7 +48,6 @@ def test_a_golden_file_is_read_and_stored_the_same(file: Path) -> None:
 @pytest.mark.parametrize(("name", "version"), CURRENT, ids=lambda value: str(value))
 def test_a_sample_leaves_no_field_at_its_default(name: str, version: int) -> None:
     struct = registry.struct_of(name)
-    value = golden.sample(struct)
-    stored = msgspec.json.decode(registry.encode(value)[2])
+    stored = msgspec.json.decode(msgspec.json.encode(golden.sample(struct)))
     # Defaults are left out when stored: a field that is missing would not be tried.
     assert set(stored) == {field.encode_name for field in msgspec.structs.fields(struct)}
