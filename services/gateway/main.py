@@ -14,6 +14,7 @@ from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.names import ids_in_paths
+from services.gateway.owners import OWNERS, Owners
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
@@ -115,23 +116,24 @@ async def build(process: Process) -> GatewayPart:
     listening = _listen(settings.host, settings.port)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = ensure_token(settings.home)
-    pulse = Pulse(process.news)
-    queries = Queries(await process.pool("gateway"), clock=process.clock)
+    # What was projected is told in the projector's database, what was accepted in our own.
+    pulse, news = Pulse(process.news("projector")), process.news("gateway")
+    owners = Owners({o: await process.reader(o) for o in OWNERS if process.databases.knows(o)})
+    queries = Queries(await process.reader("projector"), owners=owners, clock=process.clock)
     process.health.add("gateway", queries.problem)
     store = await process.store("gateway")
     gateway = Gateway(
         settings=settings,
-        commands=CommandBus(store, clock=process.clock, news=process.news),
+        commands=CommandBus(store, clock=process.clock, news=news),
         queries=queries,
-        queue=await process.queue("recovery"),
+        owners=owners,
         pulse=pulse,
-        blobs={name: await process.store(name) for name in ("recovery", "replicator")},
     )
     outlet = None
-    if (make := process.outlet()) is not None:
+    if (make := process.outlet("gateway")) is not None:
         outlet = LonelyOutlet(
             store, make, copy_id=f"gateway-{os.getpid()}-{secrets.token_hex(4)}",
-            lease_s=settings.lease_s, clock=process.clock, news=process.news,
+            lease_s=settings.lease_s, clock=process.clock, news=news,
         )  # fmt: skip
         process.health.add("gateway-outlet", outlet.problem)
     application = application_for(process, gateway, token)

@@ -20,16 +20,17 @@ _LEASES = "projector"
 
 async def build(process: Process) -> Projector:
     """The projector of this process."""
-    await migrate_schema(process.dsn, SCHEMA, folder=SQL_FOLDER)
-    await migrate_schema(process.dsn, _LEASES, folder=STORE_FILES)
-    pool = await process.pool(SCHEMA)
+    dsn = process.databases.of(_LEASES)
+    await migrate_schema(dsn, SCHEMA, folder=SQL_FOLDER)
+    await migrate_schema(dsn, _LEASES, folder=STORE_FILES)
+    pool = await process.pool(_LEASES, schema=SCHEMA)
     bus, reading = await process.bus("projector", pool)
     projector = Projector(
         PostgresReadModel(pool),
         bus=bus,
         leases=await process.store(_LEASES),
         clock=process.clock,
-        news=process.news,
+        news=process.news(_LEASES),
         copy_id=f"projector-{os.getpid()}-{id(pool):x}",
         lease_s=process.settings.lease_s,
     )

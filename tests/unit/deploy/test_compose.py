@@ -11,7 +11,14 @@ from jsonschema import Draft202012Validator
 from shared.settings import read_settings
 from tests.formats import formats
 from tests.tidy import tree
-from tests.unit.deploy.files import SERVICES, Document, compose, documents, environment
+from tests.unit.deploy.files import (
+    SERVICES,
+    Document,
+    compose,
+    documents,
+    environment,
+    unknown_settings,
+)
 
 BASE = compose()
 OVERLAYS: tuple[tuple[str, ...], ...] = (
@@ -54,14 +61,13 @@ def test_every_service_is_one_container_of_one_image() -> None:
 @pytest.mark.parametrize("overlays", OVERLAYS, ids="+".join)
 def test_services_read_their_settings(overlays: tuple[str, ...]) -> None:
     brokers = 3 if "three-brokers" in overlays else 1
-    known = tree.text("shared/settings.py")
     for name in SERVICES:
         found = environment(compose(*overlays)["services"][name], SECRETS)
-        assert [variable for variable in found if f'"{variable}"' not in known] == []
+        assert unknown_settings(found) == []
         settings = read_settings(found)
         assert settings.kafka is not None and settings.health_port is not None
         assert (len(settings.kafka.servers), settings.kafka.replication) == (brokers, brokers)
-        assert settings.database_url and settings.smtp and settings.mail_to
+        assert settings.databases.complete and settings.smtp and settings.mail_to
 
 
 def test_passwords_must_be_given_where_they_are_asked_for() -> None:

@@ -1,0 +1,120 @@
+"""A database per service: the main job over Kafka, where services share nothing but topics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from tests.acceptance.client import Client, encoded_scripts
+from tests.acceptance.plane import Plane
+from tests.acceptance.world import PLAN, VMS, World
+from tests.brokers import kafka_servers
+
+APART = {
+    "of_gateway": ("gateway",),
+    "of_scheduler": ("scheduler",),
+    "of_platforms": ("replicator", "recovery"),
+    "of_notifier": ("notifier",),
+    "of_projector": ("projector",),
+}
+
+SCHEMAS = {
+    "of_gateway": {"gateway", "gateway_work"},
+    "of_scheduler": {"scheduler", "scheduler_work"},
+    "of_platforms": {"replicator", "recovery", "work"},
+    "of_notifier": {"notifier", "notifier_work"},
+    "of_projector": {"projector", "read"},
+}
+
+PRINTED = 8000
+"""Bytes that a script prints: more than a fact holds."""
+
+
+class Lived(Plane):
+    """A plane on which the main job was done once: its recovery and cleanup."""
+
+    world: World
+    recovery: dict[str, Any]
+    cleanup: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
+    root: Path = tmp_path_factory.mktemp("apart")
+    root.chmod(0o755)
+    with kafka_servers() as servers:
+        kafka = {
+            "SEAWALL_BUS": "kafka",
+            "SEAWALL_KAFKA": servers,
+            "SEAWALL_KAFKA_PREFIX": f"{root.name}.",
+        }
+        with Lived(root, environment=kafka, apart=APART) as started:
+            started.start_all()
+            started.wait_ready()
+            started.world = World(root, seed=1)
+            _main_job(started)
+            yield started
+
+
+def _main_job(plane: Lived) -> None:
+    """Sites, plan, run, test recovery, cleanup."""
+    plane.world.build()
+    client = Client(plane)
+    for site in ("east", "west"):
+        settings = {"path": str(plane.world.root / site)}
+        client.command("/v1/sites", {"name": site, "platform": "lab", "settings": settings})
+    body = plane.world.plan()
+    body["scripts"]["web-post.sh"] += f"yes | head -c {PRINTED}\n"
+    client.command("/v1/plans", {**body, "scripts": encoded_scripts(body["scripts"])})
+    run = client.wait_job(client.command(f"/v1/plans/{PLAN}/run")["id"])
+    assert run["state"] == "completed", run
+    job = client.command(f"/v1/plans/{PLAN}/recover", {"mode": "test"})["id"]
+    plane.recovery = client.wait_job(job)
+    plane.cleanup = client.wait_job(client.command(f"/v1/jobs/{job}/cleanup")["id"])
+
+
+def test_the_main_job_completes(plane: Lived) -> None:
+    assert plane.recovery["state"] == "completed", plane.log_tail()
+    assert {each["vm"] for each in plane.recovery["instances"]} == set(VMS)
+    assert plane.cleanup["state"] == "completed"
+    assert plane.running() == set(plane.processes)
+
+
+def test_each_database_holds_the_schemas_of_its_services_only(plane: Lived) -> None:
+    found = {name: asyncio.run(_schemas(plane.postgres.dsn(name))) for name in APART}
+    assert found == SCHEMAS
+    assert asyncio.run(_schemas(plane.postgres.dsn())) == set()
+
+
+async def _schemas(dsn: str) -> set[str]:
+    rows = await _rows(
+        dsn,
+        "select nspname from pg_namespace"
+        " where nspname not in ('public', 'information_schema') and nspname not like 'pg\\_%'",
+    )
+    return {row["nspname"] for row in rows}
+
+
+async def _rows(dsn: str, sql: str) -> list[Any]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return list(await connection.fetch(sql))
+    finally:
+        await connection.close()
+
+
+def test_what_lies_with_the_owners_is_answered(plane: Lived) -> None:
+    client = Client(plane, prefix="owners")
+    assert client.request("GET", "/v1/queue")["budgets"]
+    jobs = map(client.job, plane.recovery["children"])
+    (long,) = (job for job in jobs if job["vm"] == "web")
+    (step,) = (each["name"] for each in long["steps"] if each["output_sha256"])
+    path = f"/v1/jobs/{quote(long['id'], safe='')}/steps/{quote(step, safe='')}/output"
+    told = client.request("GET", path)
+    assert told["whole"] and len(told["output"]) >= PRINTED
