@@ -38,6 +38,7 @@ from shared.fold import ServiceDefinition
 from shared.migrations import migrate
 from shared.news import PostgresNews
 from shared.postgres import Pool, open_pool
+from shared.progress import ReadModelProgress, Tell
 from shared.service import Service
 from shared.settings import Settings, read_settings
 from shared.telemetry.health import Health, serve_health
@@ -221,6 +222,12 @@ class Process:
         if self.fabric is None:
             return None
         return partial(self.fabric.outlet, news=self.news(service))
+
+    async def progress(self, service: str) -> Tell:
+        """Where a service tells how far its jobs are; lossy."""
+        if self.fabric is None:
+            return ReadModelProgress(await self.pool(service)).tell
+        return self.fabric.progress(service).tell
 
     async def run(self, parts: Sequence[Part], *, ready: asyncio.Event | None = None) -> None:
         """Run the parts until SIGTERM or SIGINT, or until one of them fails."""

@@ -12,6 +12,7 @@ from services.projector.project import Projector
 from services.projector.rebuild import Rebuilt, rebuild
 from shared.migrations import STORE_FILES, migrate_schema
 from shared.process import Process
+from shared.progress import ReadModelProgress
 
 __all__ = ["SCHEMA", "Rebuilt", "build", "rebuild"]
 
@@ -36,6 +37,12 @@ async def build(process: Process) -> Projector:
     )
     if reading is not None:
         projector.beside(reading)
+    if process.fabric is not None:
+        # One copy is enough, and the partitions say which.
+        told = process.fabric.progress_reader(
+            ReadModelProgress(pool).tell, wanted=lambda: 0 in projector.share.owned()
+        )
+        projector.beside(told.run)
     projector.beside(process.lag_of(projector.name, projector.lag))
     process.health.add(projector.name, projector.problem)
     process.metrics.partitions.labels(service=projector.name).set_function(

@@ -65,6 +65,9 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
 def _main_job(plane: Lived) -> None:
     """Sites, plan, run, test recovery, cleanup."""
     plane.world.build()
+    # Slow enough for progress to be told of: at most four times a second, and while it lasts.
+    (plane.world.east / "site.yaml").write_text("journal: hashes\nlatency: {read_chunk: 300ms}\n")
+    (plane.world.west / "site.yaml").write_text("journal: true\nlatency: {flush: 1s}\n")
     client = Client(plane)
     for site in ("east", "west"):
         settings = {"path": str(plane.world.root / site)}
@@ -107,6 +110,11 @@ async def _rows(dsn: str, sql: str) -> list[Any]:
         return list(await connection.fetch(sql))
     finally:
         await connection.close()
+
+
+def test_progress_reaches_the_read_models_by_its_topic(plane: Lived) -> None:
+    rows = asyncio.run(_rows(plane.postgres.dsn("of_projector"), "select job from read.progress"))
+    assert any(row["job"].startswith("iteration:") for row in rows)
 
 
 def test_what_lies_with_the_owners_is_answered(plane: Lived) -> None:
