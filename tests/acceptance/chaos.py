@@ -31,6 +31,7 @@ import msgspec
 
 from services.projector.main import rebuild
 from services.projector.views import VIEWS
+from shared.databases import Databases
 from shared.errors import SeawallError
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.fleet import Fleet
@@ -272,7 +273,7 @@ def _judge_fabric(fleet: Fleet, outcome: Outcome) -> None:
         lambda: asyncio.run(_projected(fleet.dsn)), "all is projected", within_s=QUIET_S_MAX
     )
     before = asyncio.run(_content(fleet.dsn))
-    asyncio.run(rebuild(fleet.dsn))
+    asyncio.run(rebuild(Databases(fleet.dsn)))
     after = asyncio.run(_content(fleet.dsn))
     outcome.wrong += [f"{table} differs after a rebuild" for table in TABLES
                       if before[table] != after[table]]  # fmt: skip

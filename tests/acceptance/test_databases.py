@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from shared.databases import variable_of
+from shared.process import LOGGED_SERVICES
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.plane import Plane
 from tests.acceptance.world import PLAN, VMS, World
@@ -67,7 +72,7 @@ def _main_job(plane: Lived) -> None:
     plane.world.build()
     # Slow enough for progress to be told of: at most four times a second, and while it lasts.
     (plane.world.east / "site.yaml").write_text("journal: hashes\nlatency: {read_chunk: 300ms}\n")
-    (plane.world.west / "site.yaml").write_text("journal: true\nlatency: {flush: 1s}\n")
+    (plane.world.west / "site.yaml").write_text("journal: true\nlatency: {flush: 400ms}\n")
     client = Client(plane)
     for site in ("east", "west"):
         settings = {"path": str(plane.world.root / site)}
@@ -126,3 +131,46 @@ def test_what_lies_with_the_owners_is_answered(plane: Lived) -> None:
     path = f"/v1/jobs/{quote(long['id'], safe='')}/steps/{quote(step, safe='')}/output"
     told = client.request("GET", path)
     assert told["whole"] and len(told["output"]) >= PRINTED
+
+
+def _say(plane: Lived, *arguments: str, **environment: str) -> Any:
+    """The document that a command line with the services' settings answers with."""
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments, "-o", "json"],
+        env={**plane.environment, **environment}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_logs_of_all_databases_are_verified_and_rebuilt_from(plane: Lived) -> None:
+    checked = _say(plane, "log", "verify")
+    assert checked["whole"]
+    assert {each["service"] for each in checked["items"]} == set(LOGGED_SERVICES)
+    assert _say(plane, "log", "parked")["items"] == []
+    client = Client(plane, prefix="rebuilt")
+    before = (
+        client.job(plane.recovery["id"]),
+        client.request("GET", "/v1/events?limit=200")["items"],
+    )
+    assert _say(plane, "log", "rebuild")["rows"] > len(before[1]) > 0
+    after = (
+        client.job(plane.recovery["id"]),
+        client.request("GET", "/v1/events?limit=200")["items"],
+    )
+    assert after == before
+
+
+def test_an_export_of_all_databases_is_restored_into_as_many(plane: Lived, tmp_path: Path) -> None:
+    folder = str(tmp_path / "export")
+    saved = _say(plane, "log", "export", folder)
+    fresh: dict[str, str] = {}
+    for database, services in APART.items():
+        name = database.replace("of_", "fresh_")
+        asyncio.run(_rows(plane.postgres.dsn(), f'create database "{name}"'))
+        fresh |= {variable_of(service): plane.postgres.dsn(name) for service in services}
+    restored = _say(plane, "log", "import", folder, **fresh)
+    assert restored["rows"] == saved["rows_kept"]
+    assert restored["verified"]["whole"]
+    assert restored["epochs"] == dict.fromkeys(LOGGED_SERVICES, 2)

@@ -75,7 +75,7 @@ async def _export(databases: Databases, archive: FolderArchive) -> Exported:
 
     with ProgressLine() as line:
         return await export(
-            databases.of("gateway"),
+            databases,
             LOGGED_SERVICES,
             archive,
             clock=SystemClock(),
@@ -112,7 +112,7 @@ def import_(folder: Folder, output: Output = Format.TABLE) -> None:
 
         with ProgressLine() as line:
             restored = await restore(
-                databases.of("gateway"),
+                databases,
                 LOGGED_SERVICES,
                 archive,
                 told=lambda service, rows: line.say(f"{service}: {rows:,} rows imported"),

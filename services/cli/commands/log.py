@@ -73,7 +73,7 @@ async def verified(databases: Databases, *, decode: bool) -> list[Checked]:
     consumers = [Consumer(name, name) for name in LOGGED_SERVICES]
     with ProgressLine() as line:
         return await verify(
-            databases.of("gateway"),
+            databases,
             LOGGED_SERVICES,
             consumers=[*consumers, Consumer("projector", SCHEMA)],
             decode=decode,
@@ -118,7 +118,7 @@ def rebuild(output: Output = Format.TABLE) -> None:
 
         with ProgressLine() as line:
             done = await rebuild_models(
-                databases.of("projector"),
+                databases,
                 told=lambda rows, of: line.say(f"{rows:,} of {of:,} rows folded"),
             )
         figures = {
