@@ -37,7 +37,7 @@ from shared.eventlog.postgres import PostgresStore
 from shared.fold import ServiceDefinition
 from shared.migrations import migrate
 from shared.news import PostgresNews
-from shared.postgres import Pool, open_pool
+from shared.postgres import POOL_SIZE_MAX, Pool, open_pool
 from shared.progress import ReadModelProgress, Tell
 from shared.service import Service
 from shared.settings import Settings, read_settings
@@ -146,10 +146,10 @@ class Process:
             self._pools[name] = await open_pool(self.databases.of(service), name)
         return self._pools[name]
 
-    async def reader(self, service: str) -> Pool:
+    async def reader(self, service: str, *, size_max: int = POOL_SIZE_MAX) -> Pool:
         """A pool that only reads in another service's database; it connects when it is used."""
         url = self.databases.of(service)
-        pool = await open_pool(url, service, size_min=0, read_only=True)
+        pool = await open_pool(url, service, size_min=0, size_max=size_max, read_only=True)
         self._readers.append(pool)
         return pool
 

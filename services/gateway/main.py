@@ -118,7 +118,8 @@ async def build(process: Process) -> GatewayPart:
     token = ensure_token(settings.home)
     # What was projected is told in the projector's database, what was accepted in our own.
     pulse, news = Pulse(process.news("projector")), process.news("gateway")
-    owners = Owners({o: await process.reader(o) for o in OWNERS if process.databases.knows(o)})
+    known = filter(process.databases.knows, OWNERS)
+    owners = Owners({each: await process.reader(each, size_max=2) for each in known})
     queries = Queries(await process.reader("projector"), owners=owners, clock=process.clock)
     process.health.add("gateway", queries.problem)
     store = await process.store("gateway")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from shared.databases import TOGETHER
 from shared.settings import read_settings
 from tests.formats import formats
 from tests.tidy import tree
@@ -68,6 +71,22 @@ def test_services_read_their_settings(overlays: tuple[str, ...]) -> None:
         assert settings.kafka is not None and settings.health_port is not None
         assert (len(settings.kafka.servers), settings.kafka.replication) == (brokers, brokers)
         assert settings.databases.complete and settings.smtp and settings.mail_to
+        databases = {url.rpartition("/")[2] for url in settings.databases.urls()}
+        assert databases == set(made_at_the_first_start())
+
+
+def made_at_the_first_start() -> list[str]:
+    """The databases of the server: its own, and those of the scripts that it runs once."""
+    postgres = BASE["services"]["postgres"]
+    assert "./deploy/postgres:/docker-entrypoint-initdb.d:ro" in postgres["volumes"]
+    script = tree.text("deploy/postgres/databases.sql")
+    return [postgres["environment"]["POSTGRES_DB"], *re.findall(r"create database (\w+);", script)]
+
+
+def test_only_services_that_call_platforms_share_a_database() -> None:
+    databases = read_settings(environment(BASE["services"]["gateway"], SECRETS)).databases
+    shared = Counter(map(databases.of, SERVICES))
+    assert [count for count in shared.values() if count > 1] == [len(TOGETHER)]
 
 
 def test_passwords_must_be_given_where_they_are_asked_for() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shared.databases import TOGETHER
 from shared.settings import read_settings
 from tests.tidy import tree
 from tests.unit.deploy.files import (
@@ -142,6 +143,7 @@ def test_services_read_their_settings(tmp_path: Path) -> None:
     told["SEAWALL_KAFKA_PASSWORD"] = f"file:{secret}"
     settings = read_settings({**image_environment(), **told})
     assert settings.kafka is not None
+    assert len(settings.databases.urls()) == len(SERVICES) - len(TOGETHER) + 1
     assert (settings.kafka.replication, settings.kafka.min_isr) == (3, 2)
     assert str(settings.health_port) == HEALTH
     mounts = [mount["mountPath"] for mount in container("scheduler")["volumeMounts"]]
