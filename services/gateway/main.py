@@ -121,11 +121,13 @@ async def build(process: Process) -> GatewayPart:
     known = filter(process.databases.knows, OWNERS)
     owners = Owners({each: await process.reader(each, size_max=2) for each in known})
     queries = Queries(await process.reader("projector"), owners=owners, clock=process.clock)
-    process.health.add("gateway", queries.problem)
     store = await process.store("gateway")
+    commands = CommandBus(store, clock=process.clock, news=news)
+    process.health.add("gateway", queries.problem)
+    process.health.add("gateway-log", commands.problem)
     gateway = Gateway(
         settings=settings,
-        commands=CommandBus(store, clock=process.clock, news=news),
+        commands=commands,
         queries=queries,
         owners=owners,
         pulse=pulse,

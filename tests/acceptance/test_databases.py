@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import asyncpg
 import pytest
 
 from shared.databases import variable_of
+from shared.embedded import EmbeddedPostgres
 from shared.process import LOGGED_SERVICES
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.plane import Plane
@@ -23,11 +25,13 @@ from tests.brokers import kafka_servers
 
 APART = {
     "of_gateway": ("gateway",),
-    "of_scheduler": ("scheduler",),
     "of_platforms": ("replicator", "recovery"),
     "of_notifier": ("notifier",),
     "of_projector": ("projector",),
 }
+
+SCHEDULER = "of_scheduler"
+"""In a server of its own, too."""
 
 SCHEMAS = {
     "of_gateway": {"gateway", "gateway_work"},
@@ -40,31 +44,51 @@ SCHEMAS = {
 PRINTED = 8000
 """Bytes that a script prints: more than a fact holds."""
 
+OLDEST = "/v1/events?order=oldest&limit=50"
+
 
 class Lived(Plane):
     """A plane on which the main job was done once: its recovery and cleanup."""
 
     world: World
+    scheduler_server: EmbeddedPostgres
     recovery: dict[str, Any]
     cleanup: dict[str, Any]
+
+    def dsn(self, database: str) -> str:
+        """The URL of one of SCHEMAS' databases."""
+        if database == SCHEDULER:
+            return self.scheduler_server.dsn()
+        return self.postgres.dsn(database)
 
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     root: Path = tmp_path_factory.mktemp("apart")
     root.chmod(0o755)
-    with kafka_servers() as servers:
+    server = EmbeddedPostgres(root / "scheduler-postgres")
+    with kafka_servers() as servers, _started(server) as url:
         kafka = {
             "SEAWALL_BUS": "kafka",
             "SEAWALL_KAFKA": servers,
             "SEAWALL_KAFKA_PREFIX": f"{root.name}.",
+            variable_of("scheduler"): url,
         }
         with Lived(root, environment=kafka, apart=APART) as started:
+            started.scheduler_server = server
             started.start_all()
             started.wait_ready()
             started.world = World(root, seed=1)
             _main_job(started)
             yield started
+
+
+@contextmanager
+def _started(server: EmbeddedPostgres) -> Iterator[str]:
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 def _main_job(plane: Lived) -> None:
@@ -95,7 +119,7 @@ def test_the_main_job_completes(plane: Lived) -> None:
 
 
 def test_each_database_holds_the_schemas_of_its_services_only(plane: Lived) -> None:
-    found = {name: asyncio.run(_schemas(plane.postgres.dsn(name))) for name in APART}
+    found = {name: asyncio.run(_schemas(plane.dsn(name))) for name in SCHEMAS}
     assert found == SCHEMAS
     assert asyncio.run(_schemas(plane.postgres.dsn())) == set()
 
@@ -118,7 +142,7 @@ async def _rows(dsn: str, sql: str) -> list[Any]:
 
 
 def test_progress_reaches_the_read_models_by_its_topic(plane: Lived) -> None:
-    rows = asyncio.run(_rows(plane.postgres.dsn("of_projector"), "select job from read.progress"))
+    rows = asyncio.run(_rows(plane.dsn("of_projector"), "select job from read.progress"))
     assert any(row["job"].startswith("iteration:") for row in rows)
 
 
@@ -152,12 +176,12 @@ def test_the_logs_of_all_databases_are_verified_and_rebuilt_from(plane: Lived) -
     client = Client(plane, prefix="rebuilt")
     before = (
         client.job(plane.recovery["id"]),
-        client.request("GET", "/v1/events?limit=200")["items"],
+        client.request("GET", OLDEST)["items"],
     )
     assert _say(plane, "log", "rebuild")["rows"] > len(before[1]) > 0
     after = (
         client.job(plane.recovery["id"]),
-        client.request("GET", "/v1/events?limit=200")["items"],
+        client.request("GET", OLDEST)["items"],
     )
     assert after == before
 
@@ -166,7 +190,7 @@ def test_an_export_of_all_databases_is_restored_into_as_many(plane: Lived, tmp_p
     folder = str(tmp_path / "export")
     saved = _say(plane, "log", "export", folder)
     fresh: dict[str, str] = {}
-    for database, services in APART.items():
+    for database, services in {**APART, SCHEDULER: ("scheduler",)}.items():
         name = database.replace("of_", "fresh_")
         asyncio.run(_rows(plane.postgres.dsn(), f'create database "{name}"'))
         fresh |= {variable_of(service): plane.postgres.dsn(name) for service in services}
@@ -174,3 +198,18 @@ def test_an_export_of_all_databases_is_restored_into_as_many(plane: Lived, tmp_p
     assert restored["rows"] == saved["rows_kept"]
     assert restored["verified"]["whole"]
     assert restored["epochs"] == dict.fromkeys(LOGGED_SERVICES, 2)
+
+
+def test_a_database_that_is_away_takes_only_what_is_in_it(plane: Lived) -> None:
+    client = Client(plane, prefix="away")
+    plane.scheduler_server.stop()
+    try:
+        assert plane.ready()
+        assert client.request("GET", f"/v1/plans/{PLAN}")["name"] == PLAN
+        path = f"/v1/plans/{PLAN}/run?wait=2s"
+        assert client.request("POST", path, {}, key="away")["state"] == "accepted"
+    finally:
+        plane.scheduler_server.start()
+    job = client.command(f"/v1/plans/{PLAN}/run")["id"]
+    assert client.wait_job(job)["state"] == "completed", plane.log_tail()
+    assert plane.running() == set(plane.processes)
