@@ -155,6 +155,7 @@ async def open_pool(
     size_min: int = 1,
     size_max: int = POOL_SIZE_MAX,
     command_timeout_s: float = COMMAND_TIMEOUT_S,
+    read_only: bool = False,
 ) -> Pool:
     """Open a pool whose unqualified names mean the service's schema, then the work schema.
 
@@ -188,6 +189,7 @@ async def open_pool(
                 "statement_timeout": timeout_ms,
                 "idle_in_transaction_session_timeout": timeout_ms,
                 "timezone": "UTC",
+                "default_transaction_read_only": "on" if read_only else "off",
             },
         )
 

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -30,13 +30,15 @@ from shared.bus.outlet import MakeOutlet
 from shared.bus.port import Bus
 from shared.bus.postgres import PostgresBus
 from shared.clock import SystemClock
+from shared.databases import VARIABLE, Databases, variable_of
 from shared.effects.postgres import PostgresWork
 from shared.errors import Permanent, Refused, SeawallError, Transient
 from shared.eventlog.postgres import PostgresStore
 from shared.fold import ServiceDefinition
 from shared.migrations import migrate
 from shared.news import PostgresNews
-from shared.postgres import Pool, open_pool
+from shared.postgres import POOL_SIZE_MAX, Pool, open_pool
+from shared.progress import ReadModelProgress, Tell
 from shared.service import Service
 from shared.settings import Settings, read_settings
 from shared.telemetry.health import Health, serve_health
@@ -78,27 +80,39 @@ class Serving(Protocol):
 class Process:
     """The shared things of one process. Use as an async context; `run` its parts inside.
 
-    `services` are those whose logs exist side by side: all of an installation.
+    `services` are those that have logs: all of an installation. `runs` are those of this process,
+    all where nothing is said: only their databases are migrated. Raises Permanent for databases
+    that may not be apart.
     """
 
     def __init__(
-        self, settings: Settings, *, dsn: str, services: Sequence[str] = LOGGED_SERVICES
+        self,
+        settings: Settings,
+        databases: Databases,
+        *,
+        services: Sequence[str] = LOGGED_SERVICES,
+        runs: Sequence[str] = (),
     ) -> None:
+        databases.check(bus=settings.bus)
         self.settings = settings
+        self.databases = databases
         self._services = tuple(services)
-        self.dsn = dsn
+        self._runs = tuple(runs) or (*self._services, "projector")
         self.clock = SystemClock()
         self.registry = CollectorRegistry()
         self.health = Health(self.registry)
         self.metrics = EngineMetrics(self.registry)
-        self.news = PostgresNews(dsn)
         self.traces = _open_traces(settings, self.metrics)
         self.fabric: KafkaFabric | None = None
+        self._news: dict[str, PostgresNews] = {}
         self._pools: dict[str, Pool] = {}
+        self._readers: list[Pool] = []
 
     async def __aenter__(self) -> Process:
+        here = self.databases.urls(self._runs)
         for service in self._services:
-            await migrate(self.dsn, service)
+            if self.databases.knows(service) and self.databases.of(service) in here:
+                await migrate(self.databases.of(service), service)
         if self.settings.kafka is not None:
             self.fabric = await self._open_fabric(self.settings.kafka)
         return self
@@ -121,18 +135,49 @@ class Process:
 
     async def __aexit__(self, *failure: object) -> None:
         await self.traces.close()
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), *self._readers):
             try:
                 async with asyncio.timeout(2.0):
                     await pool.close()
             except TimeoutError:
                 pool.terminate()
 
-    async def pool(self, service: str) -> Pool:
-        """The pool whose unqualified names mean the service's schemas."""
-        if service not in self._pools:
-            self._pools[service] = await open_pool(self.dsn, service)
-        return self._pools[service]
+    async def pool(self, service: str, *, schema: str = "") -> Pool:
+        """The pool whose unqualified names mean the service's schemas, or that schema of its."""
+        name = schema or service
+        if name not in self._pools:
+            self._pools[name] = await open_pool(self.databases.of(service), name)
+        return self._pools[name]
+
+    async def reader(self, service: str, *, size_max: int = POOL_SIZE_MAX) -> Pool:
+        """A pool that only reads in another service's database; it connects when it is used."""
+        url = self.databases.of(service)
+        pool = await open_pool(url, service, size_min=0, size_max=size_max, read_only=True)
+        self._readers.append(pool)
+        return pool
+
+    async def log_readers(self) -> Mapping[str, Pool]:
+        """A pool that only reads, one per database, for each service whose log is known."""
+        known = [each for each in self._services if self.databases.knows(each)]
+        pools: dict[str, Pool] = {}
+        for service in known:
+            url = self.databases.of(service)
+            if url not in pools:
+                pools[url] = await self.reader(service, size_max=2)
+        return {service: pools[self.databases.of(service)] for service in known}
+
+    def news(self, service: str) -> PostgresNews:
+        """The news of the service's database, before the process runs."""
+        url = self.databases.of(service)
+        if url not in self._news:
+            self._news[url] = PostgresNews(url)
+        return self._news[url]
+
+    async def hear(self) -> None:
+        """Carry the news of every database, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for news in self._news.values():
+                group.create_task(news.run())
 
     async def store(self, service: str) -> PostgresStore:
         """The service's store."""
@@ -158,14 +203,14 @@ class Process:
             store=await self.store(definition.name),
             bus=bus,
             clock=self.clock,
-            news=self.news,
+            news=self.news(definition.name),
             copy_id=copy_id,
             lease_s=self.settings.lease_s,
             tracing=self.traces.of(definition.name, copy_id),
         )
         if reading is not None:
             built.beside(reading)
-        if (outlet := self.outlet()) is not None:
+        if (outlet := self.outlet(definition.name)) is not None:
             built.publish_by(outlet)
         built.register(self.health, self.metrics)
         built.beside(self.lag_of(built.name, built.consumer.lag))
@@ -184,12 +229,20 @@ class Process:
         if self.fabric is None:
             return PostgresBus(pool, sources=sources or self._services), None
         hints = PostgresHints(await self.pool(consumer))
-        reader = self.fabric.reader(consumer, hints=hints, wake=self.news.tell_here)
+        reader = self.fabric.reader(consumer, hints=hints, wake=self.news(consumer).tell_here)
         return reader, reader.run
 
-    def outlet(self) -> MakeOutlet | None:
+    def outlet(self, service: str) -> MakeOutlet | None:
         """How a service's log is published, where the bus does not read the log itself."""
-        return None if self.fabric is None else partial(self.fabric.outlet, news=self.news)
+        if self.fabric is None:
+            return None
+        return partial(self.fabric.outlet, news=self.news(service))
+
+    async def progress(self, service: str) -> Tell:
+        """Where a service tells how far its jobs are; lossy."""
+        if self.fabric is None:
+            return ReadModelProgress(await self.pool(service)).tell
+        return self.fabric.progress(service).tell
 
     async def run(self, parts: Sequence[Part], *, ready: asyncio.Event | None = None) -> None:
         """Run the parts until SIGTERM or SIGINT, or until one of them fails."""
@@ -197,7 +250,7 @@ class Process:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        beneath = [asyncio.create_task(self.news.run())]
+        beneath = [asyncio.create_task(self.hear())]
         if self.fabric is not None:
             beneath.append(asyncio.create_task(self.fabric.run()))
         running = [asyncio.create_task(part.run(), name=part.name) for part in parts]
@@ -208,7 +261,7 @@ class Process:
         for part in parts:
             part.stop()
         _, late = await asyncio.wait(running, timeout=STOP_S_MAX - 1.0)
-        await self.news.flush()
+        await asyncio.gather(*(news.flush() for news in self._news.values()))
         for task in (*late, *beneath, waiter):
             task.cancel()
         await asyncio.gather(*late, *beneath, waiter, return_exceptions=True)
@@ -271,19 +324,19 @@ def start(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     uvloop.run(main)
 
 
-def launch(build: Callable[[Process], Awaitable[Part]]) -> None:
+def launch(service: str, build: Callable[[Process], Awaitable[Part]]) -> None:
     """`python -m services.<name>`: run one service against the database of the environment."""
 
     async def main(settings: Settings) -> None:
-        async with Process(settings, dsn=settings.database_url) as process:
+        async with Process(settings, settings.databases, runs=[service]) as process:
             await serve(process, [await build(process)])
 
     try:
         settings = read_settings()
-        if not settings.database_url:
+        if not settings.databases.knows(service):
             raise Permanent(
-                "SEAWALL_DATABASE_URL is not set",
-                remedy="set it to the database all services share, or use `seawall up`",
+                f"neither {VARIABLE} nor {variable_of(service)} is set",
+                remedy="set one to the database of the service, or use `seawall up`",
             )
         start(settings, main(settings))
     except SeawallError as error:

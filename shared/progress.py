@@ -1,17 +1,20 @@
 """Tells how far running jobs are: lossy, outside every promise, and never in anybody's way.
 
-A report only replaces the one before it; twice a second the newest of each job goes to
-`read.progress` in one statement. Whatever fails is forgotten: the next report tells more.
+A report only replaces the one before it; twice a second the newest of each job is told. Where to
+is the bus's: on Postgres `read.progress` itself, on Kafka a topic that the projector reads
+(`shared/bus/kafka/progress.py`). Whatever fails is forgotten: the next report tells more.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
+from schemas.views import Progress
 from shared.clock import Clock
 from shared.errors import SeawallError
 from shared.postgres import Pool, translated
@@ -37,6 +40,34 @@ on conflict (job) do update set
 """
 
 
+Tell = Callable[[Sequence[Progress]], Awaitable[None]]
+"""Takes the newest of some jobs, each once. Raises a SeawallError: nobody repeats it."""
+
+
+class ReadModelProgress:
+    """The table that queries read; `at` is its database's clock."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def tell(self, moments: Sequence[Progress]) -> None:
+        """Replace what was said of the jobs, in one statement and one order of rows."""
+        rows = sorted(moments, key=lambda each: each.job)
+        with translated("tell progress"):
+            async with (
+                asyncio.timeout(STATEMENT_TIMEOUT_S),
+                self._pool.lend(timeout_s=STATEMENT_TIMEOUT_S) as connection,
+            ):
+                await connection.execute(
+                    _UPSERT,
+                    [each.job for each in rows],
+                    [each.bytes_done for each in rows],
+                    [each.bytes_total for each in rows],
+                    [each.percent for each in rows],
+                    [each.rate for each in rows],
+                )
+
+
 class _Told(msgspec.Struct):
     """What is known of one job; `since` and `bytes_since` are of the last publication."""
 
@@ -51,9 +82,9 @@ class ProgressPublisher:
     """One per process. `report` is cheap and safe to call from any handler at any rhythm."""
 
     def __init__(
-        self, pool: Pool, *, clock: Clock, publish_every_s: float = PUBLISH_EVERY_S
+        self, tell: Tell, *, clock: Clock, publish_every_s: float = PUBLISH_EVERY_S
     ) -> None:
-        self._pool = pool
+        self._tell = tell
         self._clock = clock
         self._publish_every_s = publish_every_s
         self._jobs: dict[str, _Told] = {}
@@ -88,27 +119,25 @@ class ProgressPublisher:
     async def publish(self) -> None:
         """Tell the newest of every job that reported since the last time, or forget it."""
         fresh, self._fresh = self._fresh, set()
-        rows = [(job, self._moved(self._jobs[job])) for job in sorted(fresh)]
-        if not rows:
+        if not fresh:
             return
         try:
-            with translated("tell progress"):
-                async with (
-                    asyncio.timeout(STATEMENT_TIMEOUT_S),
-                    self._pool.lend(timeout_s=STATEMENT_TIMEOUT_S) as connection,
-                ):
-                    await connection.execute(
-                        _UPSERT,
-                        [job for job, _ in rows],
-                        [told.bytes_done for _, told in rows],
-                        [told.bytes_total for _, told in rows],
-                        [_percent(told) for _, told in rows],
-                        [told.rate for _, told in rows],
-                    )
+            await self._tell([self._moment(job, self._jobs[job]) for job in sorted(fresh)])
         except SeawallError as error:
             log.debug("progress.not-told", error=error.message)
 
-    def _moved(self, told: _Told) -> _Told:
+    def _moment(self, job: str, told: _Told) -> Progress:
+        self._move(told)
+        return Progress(
+            job=job,
+            bytes_done=told.bytes_done,
+            bytes_total=told.bytes_total,
+            percent=_percent(told),
+            rate=told.rate,
+            at=self._clock.now(),
+        )
+
+    def _move(self, told: _Told) -> None:
         """The rate since the last publication joins the one that was told."""
         now = self._clock.monotonic()
         elapsed_s = now - told.since
@@ -117,7 +146,6 @@ class ProgressPublisher:
             weight = RATE_WEIGHT if told.rate else 1.0
             told.rate += weight * (newest - told.rate)
         told.since, told.bytes_since = now, told.bytes_done
-        return told
 
 
 def _percent(told: _Told) -> float:

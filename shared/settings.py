@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from shared.bus.kafka.settings import SECURITY, KafkaSettings
+from shared.databases import SERVICES, VARIABLE, Databases, variable_of
 from shared.errors import Permanent
 
 BUSES = ("postgres", "kafka")
@@ -22,10 +23,10 @@ KAFKA_RETENTION_S = 7 * 86400
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One process's settings. `database_url` empty: Postgres is embedded in `home`."""
+    """One process's settings. A service without a database: Postgres is embedded in `home`."""
 
     home: Path
-    database_url: str = ""
+    databases: Databases = Databases()
     bus: str = "postgres"
     kafka: KafkaSettings | None = None
     host: str = "127.0.0.1"
@@ -57,7 +58,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     health = env.get("SEAWALL_HEALTH_PORT", "")
     return Settings(
         home=Path(env.get("SEAWALL_HOME", "~/.seawall")).expanduser().absolute(),
-        database_url=env.get("SEAWALL_DATABASE_URL", ""),
+        databases=_databases(env, bus),
         bus=bus,
         kafka=_kafka(env) if bus == "kafka" else None,
         host=env.get("SEAWALL_HOST", "127.0.0.1"),
@@ -87,6 +88,13 @@ def _traces(env: Mapping[str, str]) -> bool:
         return False
     named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return any(env.get(name, "").strip() for name in named)
+
+
+def _databases(env: Mapping[str, str], bus: str) -> Databases:
+    own = {name: url for name in SERVICES if (url := env.get(variable_of(name), ""))}
+    found = Databases(env.get(VARIABLE, ""), own)
+    found.check(bus=bus)
+    return found
 
 
 def _kafka(env: Mapping[str, str]) -> KafkaSettings:

@@ -1,7 +1,8 @@
-"""The installation's database, for commands that work on it directly and not through the API.
+"""The installation's databases, for commands that work on them directly and not through the API.
 
-It is the one of SEAWALL_DATABASE_URL, or the embedded one of SEAWALL_HOME: as it runs under
-`seawall up`, or else started for the command and stopped after it.
+They are those of SEAWALL_DATABASE_URL and SEAWALL_DATABASE_URL_<SERVICE>. A service that has none
+there is in the embedded one of SEAWALL_HOME: as it runs under `seawall up`, or else started for
+the command and stopped after it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from shared.databases import Databases
 from shared.embedded import DataFolderInUse, EmbeddedPostgres, running_dsn
 from shared.errors import SeawallError
 from shared.settings import Settings
@@ -29,13 +31,13 @@ class NoDatabase(SeawallError):
 
 
 @asynccontextmanager
-async def reached(settings: Settings, *, create: bool = False) -> AsyncIterator[str]:
-    """The database's URL, which stays valid inside the context.
+async def reached(settings: Settings, *, create: bool = False) -> AsyncIterator[Databases]:
+    """The services' databases, whose URLs stay valid inside the context.
 
     Raises NoDatabase where there is none, unless it is to be created.
     """
-    if settings.database_url:
-        yield settings.database_url
+    if settings.databases.complete:
+        yield settings.databases
         return
     folder = settings.home / "postgres"
     if not create and not (folder / "cluster" / "PG_VERSION").exists():
@@ -46,7 +48,7 @@ async def reached(settings: Settings, *, create: bool = False) -> AsyncIterator[
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     dsn, server = await _running_or_started(EmbeddedPostgres(folder), settings)
     try:
-        yield dsn
+        yield settings.databases.with_default(dsn)
     finally:
         if server is not None:
             await asyncio.to_thread(server.stop)

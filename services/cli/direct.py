@@ -10,17 +10,18 @@ import uvloop
 
 from services.cli.database import reached
 from services.cli.run import guarded
+from shared.databases import Databases
 from shared.settings import read_settings
 from shared.telemetry.logs import configure_logs
 
 
 def on_database(
-    work: Callable[[str], Awaitable[int]],
+    work: Callable[[Databases], Awaitable[int]],
     *,
     before: Callable[[], object] = lambda: None,
     create: bool = False,
 ) -> NoReturn:
-    """Run `work` with the database's URL and exit with its code; `create` it if there is none.
+    """Run `work` with the databases and exit with its code; `create` one if there is none.
 
     `before` may refuse: no database is reached or made then.
     """
@@ -28,7 +29,7 @@ def on_database(
 
     async def main() -> int:
         before()
-        async with reached(read_settings(), create=create) as dsn:
-            return await work(dsn)
+        async with reached(read_settings(), create=create) as databases:
+            return await work(databases)
 
     sys.exit(guarded(lambda: uvloop.run(main())))

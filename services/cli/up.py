@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from services.gateway.main import check_port
+from shared.databases import Databases
 from shared.embedded import EmbeddedPostgres
 from shared.errors import Refused, SeawallError
 from shared.process import Part, Process, Serving, health_served, start
@@ -85,10 +86,12 @@ def _home_lock(home: Path) -> Iterator[None]:
 
 def _run(settings: Settings, names: Sequence[str]) -> int:
     began = time.monotonic()
-    server = None if settings.database_url else EmbeddedPostgres(settings.home / "postgres")
-    dsn = server.start() if server else settings.database_url
+    databases = settings.databases
+    server = None if databases.complete else EmbeddedPostgres(settings.home / "postgres")
+    if server is not None:
+        databases = databases.with_default(server.start())
     try:
-        start(settings, _serve(settings, names, dsn, server, began))
+        start(settings, _serve(settings, names, databases, server, began))
     finally:
         if server is not None:
             server.stop()
@@ -98,11 +101,11 @@ def _run(settings: Settings, names: Sequence[str]) -> int:
 async def _serve(
     settings: Settings,
     names: Sequence[str],
-    dsn: str,
+    databases: Databases,
     server: EmbeddedPostgres | None,
     began: float,
 ) -> None:
-    async with Process(settings, dsn=dsn) as process:
+    async with Process(settings, databases, runs=names) as process:
         parts: list[Part] = []
         for name in names:
             parts.append(await importlib.import_module(f"services.{name}.main").build(process))

@@ -3,4 +3,4 @@
 from services.gateway.main import build
 from shared.process import launch
 
-launch(build)
+launch("gateway", build)

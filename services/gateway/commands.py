@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 MESSAGE_BYTES_MAX = 64 * 1024
 WAIT_S_MAX = 60.0
+READY_TIMEOUT_S = 1.5
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +105,15 @@ class CommandBus:
         seq = last.get((events, partition))
         position = position_of(partition, seq) if seq else ""
         return Accepted(command_id=command_id, job=asked.job, position=position)
+
+    async def problem(self) -> str:
+        """What keeps commands from being accepted, or "": the gateway's own database."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await self._store.heads([events_topic("gateway")])
+        except (Transient, TimeoutError) as away:
+            return f"commands cannot be accepted: {away or 'no answer'}"
+        return ""
 
     def _rows(self, asked: Asked, stream: str) -> list[NewRow]:
         now = self._clock.now()

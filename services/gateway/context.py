@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import orjson
@@ -18,11 +17,11 @@ from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
 from services.gateway.following import COMMAND, JOB, TRACEPARENT
 from services.gateway.names import is_plain
+from services.gateway.owners import Owners
 from services.gateway.past import Past
 from services.gateway.problems import Invalid, problem, status_of
 from services.gateway.pulse import POLL_S, Pulse, wait
 from services.gateway.queries import Queries
-from shared.effects.port import WorkQueue
 from shared.errors import Transient
 from shared.settings import Settings
 
@@ -32,22 +31,15 @@ IDEMPOTENCY_KEY_MAX = 200
 VERSION_DIGITS_MAX = 9
 
 
-class BlobReader(Protocol):
-    """Where a service keeps what is too long for a fact."""
-
-    async def get_blob(self, sha256: str) -> bytes | None: ...
-
-
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway's own parts, shared by its routes. `blobs` go by service."""
+    """The gateway's own parts, shared by its routes."""
 
     settings: Settings
     commands: CommandBus
     queries: Queries
     past: Past
-    queue: WorkQueue
+    owners: Owners
     pulse: Pulse
-    blobs: Mapping[str, BlobReader]
 
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)

@@ -15,6 +15,7 @@ from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.following import Following
 from services.gateway.names import ids_in_paths
+from services.gateway.owners import OWNERS, Owners
 from services.gateway.past import Past
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
@@ -129,26 +130,29 @@ async def build(process: Process) -> GatewayPart:
     listening = _listen(settings.host, settings.port)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     token = ensure_token(settings.home)
-    pulse = Pulse(process.news)
-    pool = await process.pool("gateway")
-    queries = Queries(pool, clock=process.clock)
-    process.health.add("gateway", queries.problem)
+    # What was projected is told in the projector's database, what was accepted in our own.
+    pulse, news = Pulse(process.news("projector")), process.news("gateway")
+    known = filter(process.databases.knows, OWNERS)
+    owners = Owners({each: await process.reader(each, size_max=2) for each in known})
+    queries = Queries(await process.reader("projector"), owners=owners, clock=process.clock)
     store = await process.store("gateway")
+    commands = CommandBus(store, clock=process.clock, news=news)
+    process.health.add("gateway", queries.problem)
+    process.health.add("gateway-log", commands.problem)
     gateway = Gateway(
         settings=settings,
-        commands=CommandBus(store, clock=process.clock, news=process.news),
+        commands=commands,
         queries=queries,
-        past=Past(pool, clock=process.clock),
-        queue=await process.queue("recovery"),
+        past=Past(await process.log_readers(), clock=process.clock),
+        owners=owners,
         pulse=pulse,
-        blobs={name: await process.store(name) for name in ("recovery", "replicator")},
     )
     copy_id = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
     outlet = None
-    if (make := process.outlet()) is not None:
+    if (make := process.outlet("gateway")) is not None:
         outlet = LonelyOutlet(
             store, make, copy_id=copy_id, lease_s=settings.lease_s, clock=process.clock,
-            news=process.news,
+            news=news,
         )  # fmt: skip
         process.health.add("gateway-outlet", outlet.problem)
     application = application_for(process, gateway, token, copy=copy_id)

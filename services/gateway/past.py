@@ -30,6 +30,7 @@ from shared.clock import Clock
 from shared.errors import Refused
 from shared.eventlog.past import (
     Cut,
+    Logs,
     PastReader,
     Stretch,
     TooMuchHistory,
@@ -37,7 +38,6 @@ from shared.eventlog.past import (
     stream_of,
     streams_under,
 )
-from shared.postgres import Pool
 
 ROWS_MAX: Final = 1_000_000
 """Events of one answer, some 10 s of folding: 100 VMs on a grid of 15 minutes for 52 days."""
@@ -53,11 +53,11 @@ _PLANS: Final = "scheduler"
 
 
 class Past:
-    """Reads documents as they were; `pool` may be any of the database that holds the logs."""
+    """Reads documents as they were."""
 
-    def __init__(self, pool: Pool, *, clock: Clock, rows_max: int = ROWS_MAX) -> None:
+    def __init__(self, logs: Logs, *, clock: Clock, rows_max: int = ROWS_MAX) -> None:
         import_all()
-        self._pool = pool
+        self._logs = logs
         self._clock = clock
         self._rows_max = rows_max
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
@@ -115,7 +115,7 @@ class Past:
             try:
                 async with (
                     asyncio.timeout(TIMEOUT_S),
-                    reading_past(self._pool, rows_max=self._rows_max) as reader,
+                    reading_past(self._logs, rows_max=self._rows_max) as reader,
                 ):
                     yield reader
             except TimeoutError as late:

@@ -1,4 +1,4 @@
-"""Reads of the read models: nothing here touches a service or a log.
+"""Reads of the read models, in the projector's database: nothing here touches a log.
 
 Rows are documents of `schemas.views`; what joins several families or the time of day is
 `schemas.joins`, applied here.
@@ -16,17 +16,14 @@ import asyncpg
 import msgspec
 import orjson
 
-from schemas.envelope import commands_topic
 from schemas.joins import checkpoint_now, job_now, plan_now, vm_now
 from schemas.views import ENDED, Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
+from services.gateway.owners import Owners
 from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
 from shared.clock import Clock
 from shared.errors import SeawallError, Transient
 from shared.postgres import Pool, translated
-
-OWNERS: Final = frozenset({"scheduler", "replicator", "recovery", "notifier"})
-"""Services that decide commands."""
 
 READY_TIMEOUT_S: Final = 1.5
 """`/readyz` tells of a database that hangs within 2 s."""
@@ -78,8 +75,9 @@ _checkpoint, _mark = _decoder(Checkpoint), _decoder(CheckpointMark)
 class Queries:
     """The gateway's reads, on a pool whose statements go by index."""
 
-    def __init__(self, pool: Pool, *, clock: Clock) -> None:
+    def __init__(self, pool: Pool, *, owners: Owners, clock: Clock) -> None:
         self._pool = pool
+        self._owners = owners
         self._clock = clock
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
@@ -144,23 +142,8 @@ class Queries:
             )
             told = orjson.loads(accepted[0]["doc"]) if accepted else {}
             return {**told, **found, "state": found["outcome"]}
-        reason = await self._parked(found["to"], found["key"])
+        reason = await self._owners.parked(found["to"], found["key"])
         return {**found, "state": "parked", "reason": reason} if reason else found
-
-    async def _parked(self, owner: str, key: str) -> str:
-        """Why messages of the gateway about a plan or site wait at their owner, or ""."""
-        if owner not in OWNERS:
-            return ""
-        (table,) = await self._fetch("SELECT to_regclass($1) AS name", f"{owner}.parked")
-        if table["name"] is None:
-            return ""
-        rows = await self._fetch(
-            f"SELECT reason FROM {owner}.parked "
-            "WHERE source = 'gateway' AND topic = $1 AND key = $2 ORDER BY seq LIMIT 1",
-            commands_topic(owner),
-            key,
-        )
-        return str(rows[0]["reason"]) if rows else ""
 
     async def command(self, command_id: str) -> dict[str, Any] | None:
         """A command's answer, or that it is accepted; None while not even that is known."""

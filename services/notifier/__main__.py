@@ -3,4 +3,4 @@
 from services.notifier.main import build
 from shared.process import launch
 
-launch(build)
+launch("notifier", build)

@@ -3,4 +3,4 @@
 from services.projector.main import build
 from shared.process import launch
 
-launch(build)
+launch("projector", build)

@@ -3,8 +3,7 @@
 The live projector goes on meanwhile: a rebuild folds what it has folded, up to its cursors, and
 keeps the positions it gave to events. The tables fill without their indexes, which are made before
 the swap, and a document is written when it is let go (`write_back.py`). The exception to
-topics-only (architecture.md §3): logs are read straight from each service's tables, read-only, in
-transactions that end within seconds.
+topics-only (architecture.md §3): logs are read straight from each service's tables (`logs.py`).
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ import msgspec
 import structlog
 
 from schemas import registry
-from schemas.envelope import Recorded, events_topic
+from schemas.envelope import events_topic
 from schemas.folds.events import EventRow
 from schemas.folds.router import Router, Work
+from services.projector.logs import STATEMENT_TIMEOUT_S, Log, LogRow, logs_of, recorded
 from services.projector.postgres import (
     COPY_TIMEOUT_S,
     SCHEMA,
@@ -37,10 +37,10 @@ from services.projector.postgres import (
 from services.projector.projection import Batch, Where, fold
 from services.projector.settings import SOURCES, ProjectorSettings
 from services.projector.write_back import Unwritten, WriteBack
-from shared.codec import decode_meta
+from shared.databases import Databases
 from shared.errors import Permanent, Refused, Transient
 from shared.migrations import migrate_schema
-from shared.postgres import load_statements, open_pool, schema_name, translated
+from shared.postgres import load_statements, open_pool, translated
 
 log = structlog.get_logger()
 
@@ -54,8 +54,6 @@ ROUNDS_MAX: Final = 1_000
 
 DROP_ATTEMPTS_MAX: Final = 5
 """Tries to drop the replaced tables while long queries still read them."""
-
-STATEMENT_TIMEOUT_S: Final = 30.0
 
 INDEX_TIMEOUT_S: Final = 3_600.0
 """Making the indexes of a year's events takes minutes, not hours; nobody waits for them."""
@@ -88,19 +86,20 @@ Placed = tuple[int | None, EventRow]
 
 
 async def rebuild(
-    dsn: str,
+    databases: Databases,
     *,
     settings: ProjectorSettings | None = None,
     told: Told = lambda rows, of: None,
 ) -> Rebuilt:
-    """Rebuild the read models of a database beside the live ones, and swap.
+    """Rebuild the read models in the projector's database beside the live ones, and swap.
 
     Reads only up to the live cursors: what the live projector has not folded yet, it folds
-    afterwards. Raises Refused `rebuild-running` while another one runs, Transient when the
+    afterwards. Raises Refused `rebuild-running` while another one runs, Transient when a
     database goes away; either way the live read models stay as they were.
     """
     began = time.monotonic()
     settings = settings or ProjectorSettings()
+    dsn = databases.of("projector")
     async with _alone(dsn):
         await migrate_schema(dsn, SCHEMA, folder=SQL_FOLDER)
         await _execute(dsn, "drop_next")
@@ -108,8 +107,12 @@ async def rebuild(
         pool = await open_pool(dsn, NEXT_SCHEMA, size_max=2, command_timeout_s=STATEMENT_TIMEOUT_S)
         try:
             with translated("rebuild the read models"):
-                async with pool.acquire() as reader, pool.acquire() as writer:
-                    rebuilding = _Rebuild(reader, writer, settings, told)
+                async with (
+                    pool.acquire() as reader,
+                    pool.acquire() as writer,
+                    logs_of(databases, reader) as logs,
+                ):
+                    rebuilding = _Rebuild(logs, reader, writer, settings=settings, told=told)
                     with _tuned_interpreter():
                         await rebuilding.catch_up()
                     swap_s = await rebuilding.swap()
@@ -176,7 +179,16 @@ async def _drop_old(dsn: str) -> None:
 class _Rebuild:
     """One rebuild: reads ahead on one connection while it folds and writes on the other."""
 
-    def __init__(self, reader: Any, writer: Any, settings: ProjectorSettings, told: Told) -> None:
+    def __init__(
+        self,
+        logs: Mapping[str, Log],
+        reader: Any,
+        writer: Any,
+        *,
+        settings: ProjectorSettings,
+        told: Told,
+    ) -> None:
+        self._logs = logs
         self._reader = reader
         self._writer = writer
         self._settings = settings
@@ -241,10 +253,10 @@ class _Rebuild:
 
     async def _read(
         self, source: str, live: Mapping[Where, int], reached: Mapping[Where, int]
-    ) -> list[asyncpg.Record]:
+    ) -> Sequence[LogRow]:
         """The next rows of a source, partition by partition, with their positions."""
         count_max = self._settings.rebuild_batch_max
-        return await _read_rows(self._reader, source, live, reached, count_max=count_max)
+        return await self._logs[source].after(reached, live, count_max=count_max)
 
     async def _written(self) -> None:
         """Wait for the batch that is being written; nothing may follow one that failed."""
@@ -257,7 +269,7 @@ class _Rebuild:
             await self._write(unwritten, events)
 
     async def _fold(
-        self, source: str, rows: Sequence[asyncpg.Record]
+        self, source: str, rows: Sequence[LogRow]
     ) -> tuple[Unwritten, Sequence[Placed]]:
         """Fold rows; gives the documents that were let go for it, and the events.
 
@@ -281,14 +293,14 @@ class _Rebuild:
             where = (move.source, move.topic, move.partition)
             self._reached[where], self._epochs[where] = move.after, move.epoch
         self.rows += len(rows)
-        positions = [row["position"] for row in rows if row["version"] > 0]
+        positions = [row.position for row in rows if row.record["version"] > 0]
         return unwritten, list(zip(positions, batch.events, strict=True))
 
     def _prepared(
-        self, source: str, rows: Sequence[asyncpg.Record]
+        self, source: str, rows: Sequence[LogRow]
     ) -> tuple[Sequence[Work], Sequence[set[str]]]:
         topic = events_topic(source)
-        works = [self._router.work(_recorded(source, topic, row)) for row in rows]
+        works = [self._router.work(recorded(source, topic, row)) for row in rows]
         return works, self._documents.missing(works)
 
     def _folded(self, works: Sequence[Work]) -> tuple[Batch, Unwritten]:
@@ -341,8 +353,8 @@ class _Rebuild:
             rows = await self._writer.fetch(_SQL["lock_live_cursors"])
             live = {(row["source"], row["topic"], row["partition"]): row["seq"] for row in rows}
             for source in SOURCES:
-                left = await _read_rows(
-                    self._writer, source, live, self._reached, count_max=2 * BEHIND_AT_SWAP_MAX
+                left = await self._logs[source].after(
+                    self._reached, live, count_max=2 * BEHIND_AT_SWAP_MAX
                 )
                 if left:
                     await self._write(*await self._fold(source, left))
@@ -364,46 +376,6 @@ async def _ended(*tasks: asyncio.Task[Any] | None) -> None:
     await asyncio.gather(*given, return_exceptions=True)
 
 
-def _ends(source: str, rows: Sequence[asyncpg.Record]) -> dict[Where, int]:
+def _ends(source: str, rows: Sequence[LogRow]) -> dict[Where, int]:
     topic = events_topic(source)
-    return {(source, topic, row["partition"]): row["seq"] for row in rows}
-
-
-async def _read_rows(
-    connection: Any,
-    source: str,
-    live: Mapping[Where, int],
-    reached: Mapping[Where, int],
-    *,
-    count_max: int,
-) -> list[asyncpg.Record]:
-    topic = events_topic(source)
-    wanted = [
-        (partition, after, upto)
-        for (owner, name, partition), upto in sorted(live.items())
-        if owner == source and name == topic
-        and (after := reached.get((owner, name, partition), 0)) < upto
-    ]  # fmt: skip
-    if not wanted:
-        return []
-    partitions, afters, uptos = zip(*wanted, strict=True)
-    sql = _SQL["log_rows"].replace("{source}", schema_name(source))
-    rows = await connection.fetch(sql, source, topic, partitions, afters, uptos, count_max)
-    return list(rows)
-
-
-def _recorded(source: str, topic: str, row: asyncpg.Record) -> Recorded:
-    epoch, partition, seq, stream, version, name, schema_version, data, meta, _ = row
-    return Recorded(
-        source=source,
-        epoch=epoch,
-        topic=topic,
-        partition=partition,
-        seq=seq,
-        stream=stream,
-        version=version,
-        type=name,
-        schema_version=schema_version,
-        data=data,
-        meta=decode_meta(meta),
-    )
+    return {(source, topic, row.record["partition"]): row.record["seq"] for row in rows}

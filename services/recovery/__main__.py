@@ -3,4 +3,4 @@
 from services.recovery.main import build
 from shared.process import launch
 
-launch(build)
+launch("recovery", build)

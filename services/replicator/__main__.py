@@ -3,4 +3,4 @@
 from services.replicator.main import build
 from shared.process import launch
 
-launch(build)
+launch("replicator", build)

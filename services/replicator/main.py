@@ -23,7 +23,7 @@ async def build(process: Process) -> Service:
     queue = await process.queue(DEFINITION.name)
     own = ReplicatorSettings(call_timeout_s=settings.call_timeout_s)
     budgets = SiteBudgets(Sites(), queue, node_disks=own.node_disks)
-    publisher = ProgressPublisher(await process.pool(DEFINITION.name), clock=process.clock)
+    publisher = ProgressPublisher(await process.progress(DEFINITION.name), clock=process.clock)
     tools = Tools(
         open_site=budgets.open,
         define_budgets=budgets.define,

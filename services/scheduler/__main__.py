@@ -3,4 +3,4 @@
 from services.scheduler.main import build
 from shared.process import launch
 
-launch(build)
+launch("scheduler", build)

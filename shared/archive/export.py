@@ -1,9 +1,9 @@
 """Copies logs and what belongs to them into an archive; a later export adds what is new since.
 
-What a service needs besides its log is read for all services in one repeatable-read transaction,
-with the heads of their logs: cursors, timers and effects then belong to the same moment as the
-rows below those heads, which never change and are copied afterwards, in short reads. Until the
-manifest is written, last, the export before this one stands.
+What a service needs besides its log is read for all services in one repeatable-read transaction
+(`moments.py`), with the heads of their logs: cursors, timers and effects then belong to the same
+moment as the rows below those heads, which never change and are copied afterwards, in short reads.
+Until the manifest is written, last, the export before this one stands.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,13 +20,12 @@ from shared.archive import files
 from shared.archive.database import SQL, connected, sql_of
 from shared.archive.errors import AnotherLog
 from shared.archive.files import File, Header, Manifest, Segment, ServiceFiles, State
+from shared.archive.moments import Connections, Moment, common_moment
 from shared.archive.port import Archive
 from shared.clock import Clock
+from shared.databases import Databases, one_each
 from shared.errors import Refused, Transient
 from shared.postgres import translated
-
-Head = tuple[str, int]
-"""(topic, partition)."""
 
 Told = Callable[[int], None]
 """Is told how many rows were copied so far."""
@@ -42,7 +42,7 @@ class Exported(msgspec.Struct, kw_only=True):
 
 
 async def export(
-    dsn: str,
+    databases: Databases,
     services: Sequence[str],
     archive: Archive,
     *,
@@ -51,16 +51,17 @@ async def export(
 ) -> Exported:
     """Bring the archive up to this moment; the services may go on meanwhile.
 
-    Raises AnotherLog where the archive holds the export of other logs, Transient when the
-    database goes away: the archive then still is what it was.
+    Raises AnotherLog where the archive holds the export of other logs, Transient when a
+    database goes away or no common moment was found: the archive then still is what it was.
     """
     began = time.monotonic()
     found = await asyncio.to_thread(archive.get, files.MANIFEST)
     manifest = Manifest() if found is None else files.read_manifest(found)
     with translated("export the logs"):
-        async with connected(dsn, read_only=True) as connection:
-            exporting = _Export(connection, archive, manifest, told)
-            await exporting.run([s for s in services if await _has_log(connection, s)], clock)
+        reading = partial(connected, read_only=True)
+        async with one_each(databases, services, reading) as of:
+            exporting = _Export(of, archive, manifest, told)
+            await exporting.run([s for s in services if await _has_log(of[s], s)], clock)
     exporting.done.elapsed_s = time.monotonic() - began
     return exporting.done
 
@@ -69,19 +70,11 @@ async def _has_log(connection: Any, service: str) -> bool:
     return bool(await connection.fetchval(SQL["exists"], f"{service}.log"))
 
 
-class _Moment(msgspec.Struct):
-    """A service at the moment of the export."""
-
-    epoch: int
-    heads: dict[Head, int]
-    state: State
-
-
 class _Export:
-    """One export over one connection."""
+    """One export over a connection per database; `of` gives that of a service."""
 
-    def __init__(self, connection: Any, archive: Archive, manifest: Manifest, told: Told) -> None:
-        self._connection = connection
+    def __init__(self, of: Connections, archive: Archive, manifest: Manifest, told: Told) -> None:
+        self._of = of
         self._archive = archive
         self._manifest = manifest
         self._told = told
@@ -92,12 +85,12 @@ class _Export:
         """Everything, the manifest last; then what it names no more is deleted."""
         if not services:
             raise Refused(
-                "the database holds no log of Seawall",
+                "there is no log of Seawall",
                 remedy="check SEAWALL_DATABASE_URL and SEAWALL_HOME, or start `seawall up`",
                 code="no-log",
             )
         taken_at = clock.now()
-        for service, moment in (await self._moments(services)).items():
+        for service, moment in (await common_moment(self._of, services)).items():
             kept = self._manifest.services.get(service)
             topics = kept.topics if kept else {}
             if kept is not None:
@@ -115,30 +108,7 @@ class _Export:
         for name in self._replaced:
             await asyncio.to_thread(self._archive.delete, name)
 
-    async def _moments(self, services: Sequence[str]) -> dict[str, _Moment]:
-        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            return {service: await self._moment(service) for service in services}
-
-    async def _moment(self, service: str) -> _Moment:
-        async def rows(name: str) -> list[Any]:
-            found = await self._connection.fetch(sql_of(name, service))
-            return [tuple(row) for row in found]
-
-        state = State(
-            cursors=await rows("cursors"),
-            reservations=await rows("reservations"),
-            parked=await rows("parked"),
-            timers=[_timer(row) for row in await rows("timers")],
-            effects=[_effect(row) for row in await rows("effects")],
-            budgets=await rows("budgets"),
-            seats=await rows("seats"),
-            blobs=[sha256 for (sha256,) in await rows("blobs")],
-            claim_no=(await rows("claim_no"))[0][0],
-        )
-        heads = {(topic, partition): seq for topic, partition, seq in await rows("heads")}
-        return _Moment((await rows("epoch"))[0][0], heads, state)
-
-    async def _check_same(self, service: str, kept: ServiceFiles, moment: _Moment) -> None:
+    async def _check_same(self, service: str, kept: ServiceFiles, moment: Moment) -> None:
         """The archive must end where this very log once ended."""
         if kept.epoch != moment.epoch:
             why = f"it is of epoch {kept.epoch}, the log of {moment.epoch}"
@@ -158,7 +128,7 @@ class _Export:
         self, service: str, topic: str, partition: int, after: int, upto: int
     ) -> list[bytes]:
         sql = sql_of("rows", service)
-        rows = await self._connection.fetch(sql, topic, partition, after, upto, files.ROWS_MAX)
+        rows = await self._of[service].fetch(sql, topic, partition, after, upto, files.ROWS_MAX)
         return [files.line_of(_row(row)) for row in rows]
 
     async def _add_rows(
@@ -222,7 +192,7 @@ class _Export:
     async def _add_blobs(self, service: str, blobs: Sequence[str]) -> None:
         for sha256 in await asyncio.to_thread(self._missing, blobs):
             name = files.blob_name(sha256)
-            content = await self._connection.fetchval(sql_of("blob", service), sha256)
+            content = await self._of[service].fetchval(sql_of("blob", service), sha256)
             if content is None:
                 raise Transient(f"the blob {sha256} of {service} went away meanwhile")
             await self._put(name, await asyncio.to_thread(files.compress, content))
@@ -255,14 +225,3 @@ def _row(row: Sequence[Any]) -> files.Row:
     seq, stream, version, name, schema_version, data, meta, day = row
     raw = msgspec.Raw
     return files.Row(seq, stream, version, name, schema_version, raw(data), raw(meta), day)
-
-
-def _timer(row: Sequence[Any]) -> files.Timer:
-    *first, data, meta = row
-    values = [*first, msgspec.Raw(data), msgspec.Raw(meta)]
-    return files.Timer(*values)
-
-
-def _effect(row: Sequence[Any]) -> files.Effect:
-    values = [*row[:7], msgspec.Raw(row[7]), msgspec.Raw(row[8]), *row[9:]]
-    return files.Effect(*values)

@@ -1,10 +1,13 @@
-"""Puts an export into an empty database, all of it or nothing, so that services go on from there.
+"""Puts an export into empty databases, all of it or nothing, so that services go on from there.
 
 Every log's epoch rises by one, and the cursors that consumers have on it go with it, because all
 were imported together (architecture: a consumer that sees another epoch stops). Claims begin above
 every number that a target can remember (decision 0007). Snapshots and read models come back by
 themselves; what was asked of a platform and not answered before the export is asked again under
 its old id.
+
+Each database has one transaction, and none commits before all rows are in all of them. Should one
+fail to commit after another has, a second try finds the others' in use: drop them first.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +26,9 @@ from shared.archive import files
 from shared.archive.database import SQL, connected, sql_of
 from shared.archive.errors import NotEmpty
 from shared.archive.files import Effect, Segment, ServiceFiles, State, Timer
+from shared.archive.moments import Connections
 from shared.archive.port import Archive
+from shared.databases import Databases, one_each
 from shared.errors import Refused
 from shared.migrations import migrate
 from shared.postgres import schema_name, translated, work_schema_of
@@ -48,13 +55,13 @@ class Restored(msgspec.Struct, kw_only=True):
 
 
 async def restore(
-    dsn: str,
+    databases: Databases,
     services: Sequence[str],
     archive: Archive,
     *,
     told: Told = lambda service, rows: None,
 ) -> Restored:
-    """Import the logs of `services` from an archive into a database without any.
+    """Import the logs of `services` from an archive into databases without any.
 
     Raises NotEmpty, NotAnExport, Broken naming the file; nothing is imported then.
     """
@@ -68,27 +75,36 @@ async def restore(
         )
     restored = Restored(taken_at=manifest.taken_at)
     with translated("import the logs"):
-        async with connected(dsn, read_only=False) as connection:
+        async with one_each(databases, services, partial(connected, read_only=False)) as of:
             there = "{}.copies".format
-            found = [s for s in services if await connection.fetchval(SQL["exists"], there(s))]
+            found = [s for s in services if await of[s].fetchval(SQL["exists"], there(s))]
             # A database in use is not even migrated.
-            await _check_unused(connection, found)
+            await _check_unused(of, found)
             for service in services:
-                await migrate(dsn, service)
-            async with connection.transaction():
-                await _check_unused(connection, services)
-                importing = _Import(connection, archive, manifest.services, restored, told)
+                await migrate(databases.of(service), service)
+            async with _transactions(of):
+                await _check_unused(of, services)
+                importing = _Import(of, archive, manifest.services, restored, told)
                 await importing.run()
             for service in manifest.services:
-                await connection.execute(sql_of("analyze", service))
+                await of[service].execute(sql_of("analyze", service))
     restored.elapsed_s = time.monotonic() - began
     return restored
 
 
-async def _check_unused(connection: Any, services: Sequence[str]) -> None:
+@asynccontextmanager
+async def _transactions(of: Connections) -> AsyncIterator[None]:
+    """One per database. None commits before the work in all of them is done."""
+    async with AsyncExitStack() as stack:
+        for connection in {id(each): each for each in of.values()}.values():
+            await stack.enter_async_context(connection.transaction())
+        yield
+
+
+async def _check_unused(of: Connections, services: Sequence[str]) -> None:
     for service in services:
-        await connection.execute(sql_of("lock", service))
-        used, alive = await connection.fetchrow(sql_of("used", service))
+        await of[service].execute(sql_of("lock", service))
+        used, alive = await of[service].fetchrow(sql_of("used", service))
         if alive:
             raise NotEmpty(
                 f"a copy of the {service} runs on this database",
@@ -97,22 +113,22 @@ async def _check_unused(connection: Any, services: Sequence[str]) -> None:
         if used:
             raise NotEmpty(
                 f"the {service} has written to this database already",
-                remedy="import into an empty database: set SEAWALL_DATABASE_URL or SEAWALL_HOME",
+                remedy="import into empty databases: set SEAWALL_DATABASE_URL or SEAWALL_HOME",
             )
 
 
 class _Import:
-    """One import inside one transaction."""
+    """One import, in the transaction of each service's database."""
 
     def __init__(
         self,
-        connection: Any,
+        of: Connections,
         archive: Archive,
         services: dict[str, ServiceFiles],
         restored: Restored,
         told: Told,
     ) -> None:
-        self._connection = connection
+        self._of = of
         self._archive = archive
         self._services = services
         self._restored = restored
@@ -123,13 +139,13 @@ class _Import:
         for service, kept in self._services.items():
             await self._put_log(service, kept)
         for service, kept in self._services.items():
-            epoch = await self._connection.fetchval(sql_of("put_epoch", service), kept.epoch)
+            epoch = await self._of[service].fetchval(sql_of("put_epoch", service), kept.epoch)
             self._restored.epochs[service] = epoch
         for service, kept in self._services.items():
             await self._put_state(service, await self._state(kept))
 
     async def _run(self, name: str, service: str, *arguments: Any) -> None:
-        await self._connection.execute(sql_of(name, service), *arguments)
+        await self._of[service].execute(sql_of(name, service), *arguments)
 
     async def _put_log(self, service: str, kept: ServiceFiles) -> None:
         for topic, partitions in kept.topics.items():
@@ -158,7 +174,7 @@ class _Import:
     async def _copy(
         self, service: str, table: str, columns: Sequence[str], records: Sequence[Any]
     ) -> None:
-        await self._connection.copy_records_to_table(
+        await self._of[service].copy_records_to_table(
             table, schema_name=schema_name(service), columns=columns, records=records
         )
 
@@ -174,7 +190,7 @@ class _Import:
         await self._copy(
             service, "timers", _TIMER_COLUMNS, [_timer_record(t) for t in state.timers]
         )
-        await self._connection.executemany(sql_of("put_parked", service), state.parked)
+        await self._of[service].executemany(sql_of("put_parked", service), state.parked)
         for sha256 in state.blobs:
             await self._run("put_blob", service, sha256, await self._blob(sha256))
         await self._put_work(service, state)
@@ -195,7 +211,7 @@ class _Import:
 
     async def _put_work(self, service: str, state: State) -> None:
         """Effects as they were, ready to be claimed under numbers above all before."""
-        await self._connection.execute(
+        await self._of[service].execute(
             f"set local search_path = {schema_name(work_schema_of(service))}"
         )
         if state.budgets:

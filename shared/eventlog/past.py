@@ -1,14 +1,14 @@
 """Reads streams of any service's log as far as they had come at a moment.
 
-Read-only, in one transaction, page by page; touches no snapshots, cursors or read models. Owns
-where a stream's past ends. What the events mean is the caller's business.
+Read-only, in one transaction of each database, page by page; touches no snapshots, cursors or read
+models. Owns where a stream's past ends. What the events mean is the caller's business.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -93,11 +93,17 @@ class Folding(Protocol):
     def take(self, rows: Iterable[Recorded]) -> None: ...
 
 
-class PastReader:
-    """Reads stretches in one transaction, together at most `rows_max` rows."""
+Logs = Mapping[str, Pool]
+"""A pool of the database that each service's log lies in; the same pool where it is the same."""
 
-    def __init__(self, connection: Any, *, rows_max: int) -> None:
-        self._connection = connection
+
+class PastReader:
+    """Reads stretches, together at most `rows_max` rows; a database in one transaction."""
+
+    def __init__(self, logs: Logs, stack: AsyncExitStack, *, rows_max: int) -> None:
+        self._logs = logs
+        self._stack = stack
+        self._open: dict[Pool, Any] = {}
         self._rows_max = rows_max
         self.rows = 0
 
@@ -109,9 +115,10 @@ class PastReader:
         """
         sql = _SQL["stretch"].replace("{source}", schema_name(stretch.source))
         without = list(folding.passed_over)
+        connection = await self._connection(stretch.source)
         stream, version = "", 0
         while True:
-            rows = await self._connection.fetch(
+            rows = await connection.fetch(
                 sql, stretch.first, stretch.beyond, stream, version, without, PAGE_ROWS
             )
             self._count(len(rows))
@@ -133,18 +140,28 @@ class PastReader:
     async def which_exist(self, source: str, streams: Sequence[str]) -> set[str]:
         """Those of some streams that have events."""
         sql = _SQL["which_exist"].replace("{source}", schema_name(source))
-        return {row["stream"] for row in await self._connection.fetch(sql, list(streams))}
+        connection = await self._connection(source)
+        return {row["stream"] for row in await connection.fetch(sql, list(streams))}
+
+    async def _connection(self, source: str) -> Any:
+        pool = self._logs[source]
+        if pool not in self._open:
+            connection = await self._stack.enter_async_context(
+                pool.acquire(timeout=TAKE_TIMEOUT_S)
+            )
+            await self._stack.enter_async_context(
+                connection.transaction(isolation="repeatable_read", readonly=True)
+            )
+            self._open[pool] = connection
+        return self._open[pool]
 
 
 @asynccontextmanager
-async def reading_past(pool: Pool, *, rows_max: int) -> AsyncIterator[PastReader]:
-    """A reader of one moment of the database. Raises Transient where it is away."""
+async def reading_past(logs: Logs, *, rows_max: int) -> AsyncIterator[PastReader]:
+    """A reader of one moment of each database. Raises Transient where one is away."""
     with translated("read the logs"):
-        async with (
-            pool.acquire(timeout=TAKE_TIMEOUT_S) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            yield PastReader(connection, rows_max=rows_max)
+        async with AsyncExitStack() as stack:
+            yield PastReader(logs, stack, rows_max=rows_max)
 
 
 def _recorded(source: str, row: asyncpg.Record) -> Recorded:

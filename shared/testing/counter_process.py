@@ -32,7 +32,7 @@ class Count:
 
 async def build(process: Process) -> Service:
     """The counter service of this process."""
-    await migrate(process.dsn, SERVICE)
+    await migrate(process.databases.of(SERVICE), SERVICE)
     service = await process.service(DEFINITION, sources=("gateway", SERVICE))
     if "COUNTER_IDLE" not in os.environ:
         service.work(
@@ -44,4 +44,4 @@ async def build(process: Process) -> Service:
 
 
 if __name__ == "__main__":
-    launch(build)
+    launch(SERVICE, build)

@@ -106,8 +106,8 @@ class RunningLeg:
 
 async def _main(settings: Settings) -> None:
     for name in SERVICES:
-        await migrate(settings.database_url, name)
-    async with Process(settings, dsn=settings.database_url, services=SERVICES) as process:
+        await migrate(settings.databases.of(name), name)
+    async with Process(settings, settings.databases, services=SERVICES) as process:
         parts = []
         for name in SERVICES:
             service = await process.service(definition(name))

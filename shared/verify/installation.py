@@ -1,14 +1,15 @@
-"""Checks all logs of a database, and that no consumer's cursor is past what it consumes."""
+"""Checks all logs of an installation, and that no consumer's cursor is past what it consumes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
 import msgspec
 
+from shared.databases import Databases, one_each
 from shared.errors import Refused
 from shared.postgres import CONNECT_TIMEOUT_S, prepare_connection, schema_name, translated
 from shared.verify.log import RESTORE, SQL, LogCheck
@@ -28,15 +29,19 @@ _SETTINGS: Final = {
 }
 
 
+Connections = Mapping[str, Any]
+"""By service; those of one database share one."""
+
+
 class Consumer(msgspec.Struct, frozen=True):
-    """Who reads logs: its name, and the schema that its cursors lie in."""
+    """Who reads logs: its name, and the schema of its database that its cursors lie in."""
 
     name: str
     schema: str
 
 
 async def verify(
-    dsn: str,
+    databases: Databases,
     services: Sequence[str],
     *,
     consumers: Sequence[Consumer],
@@ -45,29 +50,30 @@ async def verify(
 ) -> list[Checked]:
     """Check the logs of `services` that there are, and the cursors of `consumers`.
 
-    Types are those that this process has imported. Raises Refused `no-log` where the database
-    holds no log at all, Transient when it goes away.
+    Types are those that this process has imported. Raises Refused `no-log` where no database
+    holds a log, Transient when one goes away.
     """
     with translated("verify the logs"):
-        async with _reader(dsn) as connection:
-            there = [name for name in services if await _exists(connection, f"{name}.log")]
+        names = dict.fromkeys((*services, *(each.name for each in consumers)))
+        async with one_each(databases, names, _reader) as of:
+            there = [name for name in services if await _exists(of[name], f"{name}.log")]
             if not there:
                 raise Refused(
-                    "the database holds no log of Seawall",
+                    "there is no log of Seawall",
                     remedy="check SEAWALL_DATABASE_URL and SEAWALL_HOME, or start `seawall up`",
                     code="no-log",
                 )
             # Before the heads, which only grow: a cursor read later could be past them.
             cursors = {
-                consumer: await _rows(connection, "cursors", consumer.schema)
+                consumer: await _rows(of[consumer.name], "cursors", consumer.schema)
                 for consumer in consumers
-                if await _exists(connection, f"{consumer.schema}.cursors")
+                if await _exists(of[consumer.name], f"{consumer.schema}.cursors")
             }
             checked = {
-                name: await LogCheck(connection, name, decode=decode, told=told).run()
+                name: await LogCheck(of[name], name, decode=decode, told=told).run()
                 for name in there
             }
-            await _check_cursors(connection, cursors, checked)
+            await _check_cursors(of, cursors, checked)
     return list(checked.values())
 
 
@@ -97,15 +103,15 @@ async def _rows(connection: Any, name: str, schema: str) -> Sequence[asyncpg.Rec
 
 
 async def _check_cursors(
-    connection: Any,
+    of: Connections,
     cursors: dict[Consumer, Sequence[asyncpg.Record]],
     checked: dict[str, Checked],
 ) -> None:
     """Every cursor stands at a row of the log that it is of, as that log is now."""
     ends: dict[str, tuple[int, dict[tuple[str, int], int]]] = {}
     for name in checked:
-        heads = {(row[0], row[1]): row[2] for row in await _rows(connection, "ends", name)}
-        ends[name] = ((await _rows(connection, "epoch", name))[0][0], heads)
+        heads = {(row[0], row[1]): row[2] for row in await _rows(of[name], "ends", name)}
+        ends[name] = ((await _rows(of[name], "epoch", name))[0][0], heads)
     for consumer, rows in cursors.items():
         # The projector has no log of its own: its cursors are told with the logs they are of.
         for source, topic, partition, epoch, seq in rows:

@@ -74,7 +74,7 @@ def main() -> None:
     """Run the service named on the command line."""
     build, name = sys.argv[1:]
     become(build)
-    launch(importlib.import_module(f"services.{name}.main").build)
+    launch(name, importlib.import_module(f"services.{name}.main").build)
 
 
 if __name__ == "__main__":

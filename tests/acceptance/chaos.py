@@ -30,6 +30,7 @@ import msgspec
 
 from schemas.folds import VIEWS
 from services.projector.main import rebuild
+from shared.databases import Databases
 from tests.acceptance.fleet import Fleet
 from tests.acceptance.judge import Verdict, judge_doubles, judge_snapshots
 from tests.acceptance.load import BREAKS, Operator
@@ -191,7 +192,7 @@ def _judge_fabric(fleet: Fleet, outcome: Outcome) -> None:
         lambda: asyncio.run(_projected(fleet.dsn)), "all is projected", within_s=QUIET_S_MAX
     )
     before = asyncio.run(_content(fleet.dsn))
-    asyncio.run(rebuild(fleet.dsn))
+    asyncio.run(rebuild(Databases(fleet.dsn)))
     after = asyncio.run(_content(fleet.dsn))
     outcome.wrong += [f"{table} differs after a rebuild" for table in TABLES
                       if before[table] != after[table]]  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 
+from shared.databases import variable_of
 from shared.embedded import EmbeddedPostgres
 from tests.acceptance.crew import QUICK, SERVICES, Crew, answers, free_port, wait_answers
 
@@ -20,7 +22,8 @@ class Plane(Crew):
     """Six services on one embedded Postgres; use as a context.
 
     `server` is a running one to make a database of its own in, for those who start many planes
-    one after another: making a cluster takes as long as starting the services.
+    one after another: making a cluster takes as long as starting the services. `apart` gives
+    services databases of their own in it: by database, whose it is.
     """
 
     def __init__(
@@ -29,10 +32,12 @@ class Plane(Crew):
         *,
         environment: Mapping[str, str] | None = None,
         server: EmbeddedPostgres | None = None,
+        apart: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(root)
         self.postgres = server or EmbeddedPostgres(root / "postgres")
         self._database = root.name if server is not None else ""
+        self._apart = dict(apart or {})
         self.port = free_port()
         self._environment = {
             **os.environ,
@@ -48,14 +53,24 @@ class Plane(Crew):
         """Where the gateway answers."""
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Plane:
+    def __enter__(self) -> Self:
         self.home.mkdir(parents=True)
         url = self.postgres.start()
         if self._database:
             asyncio.run(_execute(url, f'create database "{self._database}"'))
             url = self.postgres.dsn(self._database)
-        self._environment["SEAWALL_DATABASE_URL"] = url
+        if not self._apart:
+            self._environment["SEAWALL_DATABASE_URL"] = url
+        for database, services in self._apart.items():
+            asyncio.run(_execute(url, f'create database "{database}"'))
+            for name in services:
+                self._environment[variable_of(name)] = self.postgres.dsn(database)
         return self
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What its services are started with, as a command line of its operator would be."""
+        return self._environment
 
     def start(self, name: str, *, kill_after: str = "", label: str = "") -> None:
         """Start one service; `kill_after` arms it (tests/acceptance/service.py).

@@ -65,7 +65,8 @@ def main() -> None:
     file = os.environ.pop("SEAWALL_KILL_COUNT", "")
     if point:
         arm(point, file)
-    launch(importlib.import_module(f"services.{sys.argv[1]}.main").build)
+    service = sys.argv[1]
+    launch(service, importlib.import_module(f"services.{service}.main").build)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from services.projector.settings import SOURCES
 from shared.bus.postgres import PostgresBus
 from shared.clock import SystemClock
 from shared.codec import encode_meta
+from shared.databases import Databases
 from shared.embedded import EmbeddedPostgres
 from shared.eventlog.postgres import PostgresStore
 from shared.migrations import STORE_FILES, migrate, migrate_schema
@@ -93,7 +94,7 @@ async def _measure(dsn: str) -> Measurement:
     done: list[Rebuilt] = []
 
     async def once() -> float:
-        done.append(await rebuild(dsn))
+        done.append(await rebuild(Databases(dsn)))
         return done[-1].rows / done[-1].elapsed_s
 
     values = await repeat(once)

@@ -18,6 +18,7 @@ from schemas import registry, replicator, scheduler
 from schemas.envelope import Meta, events_topic
 from schemas.ids import PARTITIONS
 from shared.codec import encode_meta
+from shared.databases import Databases
 from shared.embedded import EmbeddedPostgres
 from shared.migrations import migrate
 from shared.process import LOGGED_SERVICES
@@ -87,7 +88,7 @@ async def _measure(dsn: str) -> Measurement:
 
 async def _verify(dsn: str, *, decode: bool = False) -> list[Checked]:
     consumers = [Consumer(name, name) for name in LOGGED_SERVICES]
-    return await verify(dsn, LOGGED_SERVICES, consumers=consumers, decode=decode)
+    return await verify(Databases(dsn), LOGGED_SERVICES, consumers=consumers, decode=decode)
 
 
 async def _flaws_with_a_row_missing(dsn: str) -> list[str]:

@@ -18,6 +18,7 @@ from services.cli.direct import on_database
 from services.cli.output import Format, err, machine, out
 from services.cli.progress import ProgressLine
 from services.cli.run import DONE, FAILED, Output, duration
+from shared.databases import Databases
 from shared.errors import Transient
 
 if TYPE_CHECKING:
@@ -39,24 +40,26 @@ def export(
 ) -> None:
     """Copy the logs, and the state that belongs to them, to a folder; later ones only add."""
 
-    async def work(dsn: str) -> int:
+    async def work(databases: Databases) -> int:
         from shared.archive.port import FolderArchive
 
         archive = FolderArchive(folder.expanduser().absolute())
         with archive.alone():
             if follow:
-                await _follow(dsn, archive, parse_duration_s(every), output)
-            _show_export(await _export(dsn, archive), output)
+                await _follow(databases, archive, parse_duration_s(every), output)
+            _show_export(await _export(databases, archive), output)
         return DONE
 
     on_database(work)
 
 
-async def _follow(dsn: str, archive: FolderArchive, every_s: float, form: Format) -> None:
+async def _follow(
+    databases: Databases, archive: FolderArchive, every_s: float, form: Format
+) -> None:
     """Export again and again. A database that is away is waited for: the folder stays whole."""
     while True:
         try:
-            done = await _export(dsn, archive)
+            done = await _export(databases, archive)
         except Transient as away:
             err.print(f"not exported: {away.message}; trying again", markup=False, soft_wrap=True)
         else:
@@ -65,14 +68,14 @@ async def _follow(dsn: str, archive: FolderArchive, every_s: float, form: Format
         await asyncio.sleep(every_s)
 
 
-async def _export(dsn: str, archive: FolderArchive) -> Exported:
+async def _export(databases: Databases, archive: FolderArchive) -> Exported:
     from shared.archive.export import export
     from shared.clock import SystemClock
     from shared.process import LOGGED_SERVICES
 
     with ProgressLine() as line:
         return await export(
-            dsn,
+            databases,
             LOGGED_SERVICES,
             archive,
             clock=SystemClock(),
@@ -103,18 +106,18 @@ def import_(folder: Folder, output: Output = Format.TABLE) -> None:
 
     archive = FolderArchive(folder.expanduser().absolute())
 
-    async def work(dsn: str) -> int:
+    async def work(databases: Databases) -> int:
         from shared.archive.restore import restore
         from shared.process import LOGGED_SERVICES
 
         with ProgressLine() as line:
             restored = await restore(
-                dsn,
+                databases,
                 LOGGED_SERVICES,
                 archive,
                 told=lambda service, rows: line.say(f"{service}: {rows:,} rows imported"),
             )
-        checked = await verified(dsn, decode=False)
+        checked = await verified(databases, decode=False)
         figures = {
             "rows": restored.rows,
             "taken_at": restored.taken_at.isoformat() if restored.taken_at else None,

@@ -17,6 +17,7 @@ from services.cli.direct import on_database
 from services.cli.output import Format, machine, out, table
 from services.cli.progress import ProgressLine
 from services.cli.run import DONE, FAILED, Output, guarded
+from shared.databases import Databases
 from shared.verify.report import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Check, mend, back up and restore the logs.")
@@ -36,8 +37,8 @@ def verify(
     if export is not None:
         raise typer.Exit(guarded(lambda: _verify_export(export, output)))
 
-    async def work(dsn: str) -> int:
-        checked = await verified(dsn, decode=decode)
+    async def work(databases: Databases) -> int:
+        checked = await verified(databases, decode=decode)
         if not machine(report(checked), output):
             show(checked)
         return FAILED if any(each.flaw_count for each in checked) else DONE
@@ -60,7 +61,7 @@ def _verify_export(folder: Path, form: Format) -> int:
     return FAILED if any(each.flaw_count for each in checked) else DONE
 
 
-async def verified(dsn: str, *, decode: bool) -> list[Checked]:
+async def verified(databases: Databases, *, decode: bool) -> list[Checked]:
     """What a check of every log and cursor found."""
     # Imported here, as for `up`: the other commands need neither the language nor the services.
     from schemas.language import import_all
@@ -72,7 +73,7 @@ async def verified(dsn: str, *, decode: bool) -> list[Checked]:
     consumers = [Consumer(name, name) for name in LOGGED_SERVICES]
     with ProgressLine() as line:
         return await verify(
-            dsn,
+            databases,
             LOGGED_SERVICES,
             consumers=[*consumers, Consumer("projector", SCHEMA)],
             decode=decode,
@@ -112,12 +113,13 @@ def show(checked: Sequence[Checked]) -> None:
 def rebuild(output: Output = Format.TABLE) -> None:
     """Fold the read models again from the logs beside the live ones, then swap them."""
 
-    async def work(dsn: str) -> int:
+    async def work(databases: Databases) -> int:
         from services.projector.main import rebuild as rebuild_models
 
         with ProgressLine() as line:
             done = await rebuild_models(
-                dsn, told=lambda rows, of: line.say(f"{rows:,} of {of:,} rows folded")
+                databases,
+                told=lambda rows, of: line.say(f"{rows:,} of {of:,} rows folded"),
             )
         figures = {
             "rows": done.rows,

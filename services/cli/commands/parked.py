@@ -22,6 +22,7 @@ from services.cli.run import DONE, FAILED, TIMED_OUT, Output, confirm
 from shared.errors import Permanent, Refused, SeawallError
 
 if TYPE_CHECKING:
+    from shared.databases import Databases
     from shared.eventlog.port import Asked, Parked
     from shared.eventlog.postgres import PostgresStore
 
@@ -71,10 +72,10 @@ def parked(
 ) -> None:
     """Messages that could not be decided, and those that wait behind them."""
 
-    async def work(dsn: str) -> int:
+    async def work(databases: Databases) -> int:
         items = []
         for name in [service] if service else LogService:
-            async with _store(dsn, name) as store:
+            async with _store(databases, name) as store:
                 found = await store.parked()
             items += [_item(name, each) for each in found if key in (None, each.key)]
         if not machine({"items": items, "next": None}, output):
@@ -101,10 +102,10 @@ def retry(
 ) -> None:
     """Decide the parked messages of a key again, in order, until one fails."""
 
-    async def work(dsn: str) -> int:
-        async with _store(dsn, service) as store:
+    async def work(databases: Databases) -> int:
+        async with _store(databases, service) as store:
             chains = await _chains(store, key, source, topic)
-            return await _act(dsn, store, chains, asked="retry", form=output)
+            return await _act(databases, store, chains, asked="retry", form=output)
 
     on_database(work)
 
@@ -119,8 +120,8 @@ def skip(
 ) -> None:
     """Drop the first parked message of a key for good, and decide those behind it."""
 
-    async def work(dsn: str) -> int:
-        async with _store(dsn, service) as store:
+    async def work(databases: Databases) -> int:
+        async with _store(databases, service) as store:
             chains = await _chains(store, key, source, topic)
             if len(chains) > 1:
                 found = ", ".join(f"--source {c[0].source} --topic {c[0].topic}" for c in chains)
@@ -130,8 +131,8 @@ def skip(
                     code="ambiguous",
                 )
             if not yes:
-                await _confirm(dsn, chains[0][0])
-            return await _act(dsn, store, chains, asked="skip", form=output)
+                await _confirm(databases, chains[0][0])
+            return await _act(databases, store, chains, asked="skip", form=output)
 
     on_database(work)
 
@@ -151,11 +152,11 @@ def _item(service: str, each: Parked) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _store(dsn: str, service: str) -> AsyncIterator[PostgresStore]:
+async def _store(databases: Databases, service: str) -> AsyncIterator[PostgresStore]:
     from shared.eventlog.postgres import PostgresStore
     from shared.postgres import open_pool
 
-    pool = await open_pool(dsn, service, size_max=1)
+    pool = await open_pool(databases.of(service), service, size_max=1)
     try:
         yield await PostgresStore.open(pool, service=service)
     finally:
@@ -183,12 +184,12 @@ async def _chains(
     return found
 
 
-async def _confirm(dsn: str, first: Parked) -> None:
+async def _confirm(databases: Databases, first: Parked) -> None:
     """Ask before a message is dropped, showing what it is."""
     try:
-        async with _store(dsn, first.source) as store:
+        async with _store(databases, first.source) as store:
             rows = await store.read(first.topic, {first.partition: first.seq - 1}, count_max=1)
-    except Permanent:  # The log of its sender is in another database.
+    except Permanent:  # The database of its sender is not known here.
         rows = ()
     said = f"{rows[0].type} from {rows[0].stream}" if rows else "a message that is not here"
     out.print(f"seq {first.seq} of {first.topic}/{first.partition}: {said}", markup=False)
@@ -197,7 +198,7 @@ async def _confirm(dsn: str, first: Parked) -> None:
 
 
 async def _act(
-    dsn: str,
+    databases: Databases,
     store: PostgresStore,
     chains: Sequence[Sequence[Parked]],
     *,
@@ -206,7 +207,7 @@ async def _act(
 ) -> int:
     """Leave the request, wake who must act on it, and tell what became of it."""
     await store.ask_parked([chain[0] for chain in chains], asked=asked)
-    await _wake(dsn, {chain[0].topic for chain in chains})
+    await _wake(databases.of(store.service), {chain[0].topic for chain in chains})
     became = await _until_taken_up(store, chains)
     document = {"service": store.service, "key": chains[0][0].key, "items": became}
     if not machine(msgspec.to_builtins(document), form):

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from shared.databases import SERVICES, VARIABLE, variable_of
 from shared.embedded import EmbeddedPostgres
 from shared.errors import Permanent
 from shared.testing.kafka import KafkaCluster
@@ -21,7 +22,6 @@ from shared.testing.kafka import KafkaCluster
 START_S_MAX = 30.0
 STOP_S_MAX = 15.0
 COPIES = {"replicator": 2, "recovery": 2}
-SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier", "projector")
 
 
 class Plane:
@@ -39,7 +39,8 @@ class Plane:
             "SEAWALL_MAIL_TO": "oncall@example.org",
             "SEAWALL_LOG_LEVEL": "warning",
         }
-        for name in ("SEAWALL_URL", "SEAWALL_TOKEN", "SEAWALL_DATABASE_URL"):
+        databases = (VARIABLE, *map(variable_of, SERVICES))
+        for name in ("SEAWALL_URL", "SEAWALL_TOKEN", *databases):
             self.environment.pop(name, None)
         self._server: EmbeddedPostgres | None = None
         self._broker: KafkaCluster | None = None

@@ -18,7 +18,7 @@ from schemas.folds.folded import Folded
 from schemas.folds.jobs import SERVICES
 from schemas.ids import family_of, parts_of
 from schemas.views import Checkpoint, Job, Plan, Site, Vm
-from shared.eventlog.past import Cut, PastReader, reading_past, stream_of, streams_under
+from shared.eventlog.past import Cut, Logs, PastReader, reading_past, stream_of, streams_under
 from shared.postgres import Pool, load_statements, schema_name, translated, work_schema_of
 
 _SQL: Final = load_statements(Path(__file__).parent / "reconcile.sql")
@@ -56,28 +56,28 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     mentions: tuple[Mention, ...]
 
 
-async def read_installation(pool: Pool) -> Installation:
+async def read_installation(logs: Logs) -> Installation:
     """What there is to compare. Takes as long as folding the plans' and VMs' streams."""
     decided, copied = Folded(("sites", "plans", "vms")), Folded(("checkpoints",))
-    async with reading_past(pool, rows_max=_NO_LIMIT) as reader:
+    async with reading_past(logs, rows_max=_NO_LIMIT) as reader:
         for family in ("site", "plan", "protected-vm"):
             await reader.fold(streams_under("scheduler", f"{family}:"), decided, Cut(None))
         await reader.fold(streams_under("replicator", "checkpoint:"), copied, Cut(None))
     return Installation(**decided.tables, **copied.tables)
 
 
-async def read_work(pool: Pool, jobs: Collection[str]) -> Work:
+async def read_work(logs: Logs, jobs: Collection[str]) -> Work:
     """What the logs say of some jobs, and all work that is not settled."""
     folded = Folded(("jobs",))
     known: set[str] = set()
-    async with reading_past(pool, rows_max=_NO_LIMIT) as reader:
+    async with reading_past(logs, rows_max=_NO_LIMIT) as reader:
         for service, named in _by_service(jobs).items():
             known |= await reader.which_exist(service, named)
         for job in sorted(known):
             await _fold_job(reader, job, folded)
     working: set[str] = set()
     mentions: list[Mention] = []
-    async for stream, body in _unsettled(pool):
+    async for stream, body in _unsettled(logs["replicator"]):
         working.add(stream)
         mentions += mentioned(stream, body)
     return Work(

@@ -31,7 +31,7 @@ async def _job(request: web.Request) -> dict[str, Any]:
 async def _blob(request: web.Request, sha256: str) -> bytes | None:
     recovers = family_of(request.match_info["job"]) in RECOVERY_FAMILIES
     owner = "recovery" if recovers else "replicator"
-    return await gateway_of(request).blobs[owner].get_blob(sha256) if sha256 else None
+    return await gateway_of(request).owners.blob(owner, sha256) if sha256 else None
 
 
 async def output(request: web.Request) -> web.Response:

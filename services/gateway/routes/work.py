@@ -26,8 +26,8 @@ async def queue(request: web.Request) -> web.Response:
     """GET /v1/queue: ready and running work in order, estimated starts, and the budgets."""
     gateway = gateway_of(request)
     begin, limit = offset_of(request), limit_of(request)
-    waiting = await gateway.queue.waiting(count_max=min(begin + limit + 1, QUEUE_MAX))
-    budgets = await gateway.queue.budgets()
+    waiting = await gateway.owners.waiting(count_max=min(begin + limit + 1, QUEUE_MAX))
+    budgets = await gateway.owners.budgets()
     starts = estimated_starts(waiting, budgets, now=dt.datetime.now(dt.UTC))
     end = begin + limit
     items = [
@@ -78,7 +78,7 @@ async def nodes(request: web.Request) -> web.Response:
     gateway = gateway_of(request)
     page = Page(filters={}, limit=limit_of(request), cursor=request.query.get("cursor", ""))
     sites, following = await gateway.queries.listing("sites", page)
-    budgets = {each.budget.name: each for each in await gateway.queue.budgets()}
+    budgets = {each.budget.name: each for each in await gateway.owners.budgets()}
     items = [msgspec.to_builtins(_node(site, budgets)) for site in sites]
     as_of = await gateway.queries.as_of()
     return answer({"items": items, "next": following, "as_of": as_of})

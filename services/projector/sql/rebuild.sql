@@ -30,6 +30,26 @@ order by c.relname;
 -- name: live_cursors
 select source, topic, partition, seq from read.cursors;
 
+-- name: log_rows_elsewhere
+-- The rows of `log_rows` where the log is in another database; `positions` are asked for apart.
+select (select epoch from {source}.epoch), l.partition, l.seq, l.stream, l.version, l.type,
+       l.schema_version, l.data, l.meta
+from unnest($2::int[], $3::bigint[], $4::bigint[]) as w (partition, after, upto)
+    cross join lateral (
+        select * from {source}.log
+        where log.topic = $1 and log.partition = w.partition
+            and log.seq > w.after and log.seq <= w.upto
+        order by log.seq limit $5
+    ) l
+limit $5;
+
+-- name: positions
+-- The positions that the live read models gave to events, in the order that they are asked in.
+select e.position
+from unnest($2::int[], $3::bigint[]) with ordinality as w (partition, seq, at)
+    left join read.events e on e.source = $1 and e.partition = w.partition and e.seq = w.seq
+order by w.at;
+
 -- name: log_rows
 -- Rows of one log past the rebuilt cursors and up to the live ones, in order, with the positions
 -- that the live read models gave to their events.

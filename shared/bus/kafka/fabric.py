@@ -11,6 +11,7 @@ import structlog
 from schemas.envelope import DEAD_LETTER_TOPIC, commands_topic, events_topic
 from shared.bus.kafka.control import Again, Control, Told
 from shared.bus.kafka.hints import Hints
+from shared.bus.kafka.progress import KafkaProgress, ProgressReader
 from shared.bus.kafka.publisher import KafkaPublisher
 from shared.bus.kafka.reader import KafkaBus
 from shared.bus.kafka.settings import KafkaSettings
@@ -19,6 +20,7 @@ from shared.clock import Clock
 from shared.errors import Transient
 from shared.eventlog.port import EventStore, Fenced
 from shared.news import News
+from shared.progress import Tell
 
 log = structlog.get_logger()
 
@@ -37,11 +39,16 @@ class KafkaFabric:
         self._name = name
         self._services = tuple(services)
         self._clock = clock
+        self._progress: list[KafkaProgress] = []
         self.control = Control(settings, name=name)
 
     async def run(self) -> None:
         """Read the control topic until cancelled."""
-        await self.control.run()
+        try:
+            await self.control.run()
+        finally:
+            for progress in self._progress:
+                await progress.close()
 
     def reader(
         self, consumer: str, *, hints: Hints, wake: Callable[[Collection[str]], None]
@@ -50,6 +57,16 @@ class KafkaFabric:
         return KafkaBus(
             self._settings, name=consumer, control=self.control, hints=hints, wake=wake
         )
+
+    def progress(self, service: str) -> KafkaProgress:
+        """Where a service tells how far its jobs are."""
+        publisher = KafkaPublisher(self._settings, name=f"{self._name}-{service}-progress")
+        self._progress.append(told := KafkaProgress(publisher))
+        return told
+
+    def progress_reader(self, tell: Tell, *, wanted: Callable[[], bool]) -> ProgressReader:
+        """Reads what all services tell of their jobs; its `run` is the caller's to run."""
+        return ProgressReader(self._settings, tell, wanted=wanted)
 
     def outlet(
         self, store: EventStore, owned: Callable[[], frozenset[int]], *, news: News

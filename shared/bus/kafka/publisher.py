@@ -47,6 +47,10 @@ class KafkaPublisher:
         """One message of our own to a topic's only partition. Raises Transient."""
         await self._attempt(self._send(topic, key, value), f"send to {topic}")
 
+    async def tell_all(self, topic: str, messages: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keys and values to a topic's only partition. Raises Transient."""
+        await self._attempt(self._send_all(topic, messages), f"send to {topic}")
+
     async def close(self) -> None:
         """End the producer; what it has not sent by then is not sent."""
         producer, self._producer = self._producer, None
@@ -84,6 +88,11 @@ class KafkaPublisher:
     async def _send(self, topic: str, key: bytes, value: bytes) -> None:
         producer = await self._open()
         await producer.send_and_wait(self._settings.prefix + topic, value, key=key, partition=0)
+
+    async def _send_all(self, topic: str, messages: Sequence[tuple[bytes, bytes]]) -> None:
+        producer, name = await self._open(), self._settings.prefix + topic
+        sent = [await producer.send(name, value, key=key, partition=0) for key, value in messages]
+        await asyncio.gather(*sent)
 
     async def _open(self) -> AIOKafkaProducer:
         if self._producer is None:

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 import yaml
 
+from shared.databases import Databases
 from shared.process import Part, Process
 from shared.settings import Settings
 
@@ -131,12 +132,12 @@ def plan_body(name: str, *vms: str, scripts: Any = None, **fields: Any) -> dict[
 async def open_desk(dsn: str, root: Path) -> AsyncIterator[Desk]:
     """All services in this loop, the gateway on a free port."""
     settings = Settings(home=root / "home", port=0, lease_s=5.0, heartbeat_s=1.0)
-    async with Process(settings, dsn=dsn) as process:
+    async with Process(settings, Databases(dsn)) as process:
         parts: dict[str, Part] = {}
         for name in ("gateway", *BEHIND):
             parts[name] = await importlib.import_module(f"services.{name}.main").build(process)
         running = [asyncio.create_task(part.run(), name=name) for name, part in parts.items()]
-        news = asyncio.create_task(process.news.run())
+        news = asyncio.create_task(process.hear())
         home = settings.home
         url, token = (home / "endpoint").read_text().strip(), (home / "token").read_text().strip()
         desk = Desk(root, url, token, parts)

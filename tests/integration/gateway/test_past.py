@@ -11,12 +11,14 @@ import pytest
 
 from schemas import replicator, scheduler
 from schemas.plans import VmDefinition
+from services.gateway.owners import Owners
 from services.gateway.past import Past
 from services.gateway.problems import Invalid, NotFound
 from services.gateway.queries import Queries
 from shared.errors import Refused
 from shared.eventlog.past import TooMuchHistory
 from shared.postgres import open_pool
+from shared.process import LOGGED_SERVICES
 from tests.integration.projector.logs import (
     EAST,
     POLICY,
@@ -80,9 +82,9 @@ async def travelling(dsn: str, *, rows_max: int = 10_000) -> AsyncIterator[Trave
     async with open_logs(dsn) as logs:
         pool = await open_pool(dsn, "gateway")
         clock = FixedClock()
-        past = Past(pool, clock=clock, rows_max=rows_max)
+        past = Past(dict.fromkeys(LOGGED_SERVICES, pool), clock=clock, rows_max=rows_max)
         try:
-            yield Travels(logs, Queries(pool, clock=clock), past, clock)
+            yield Travels(logs, Queries(pool, owners=Owners({}), clock=clock), past, clock)
         finally:
             await pool.close()
 

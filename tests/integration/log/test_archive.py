@@ -23,14 +23,15 @@ from shared.archive.export import Exported, export
 from shared.archive.port import FolderArchive
 from shared.archive.restore import Restored, restore
 from shared.clock import SystemClock
+from shared.databases import Databases
 from shared.effects.postgres import PostgresWork
-from shared.errors import Refused
+from shared.errors import Refused, Transient
 from shared.eventlog.port import CursorMove, NewTimer, Parked, Step
 from shared.postgres import open_pool
 from shared.verify.installation import Consumer, verify
 from tests.contract.effects.work import META, effect, hold, seat, seats, slots
 from tests.failures import failure_mode
-from tests.integration.projector.logs import Logs, a_history, open_logs
+from tests.integration.projector.logs import Logs, a_history, apart, open_logs
 
 NewDatabase = Callable[[], str]
 EVENTS = events_topic("scheduler")
@@ -53,11 +54,11 @@ def archive(tmp_path: Path) -> FolderArchive:
 
 
 async def save(logs: Logs, archive: FolderArchive) -> Exported:
-    return await export(logs.dsn, SOURCES, archive, clock=SystemClock())
+    return await export(Databases(logs.dsn), SOURCES, archive, clock=SystemClock())
 
 
 async def load(dsn: str, archive: FolderArchive) -> Restored:
-    return await restore(dsn, SOURCES, archive)
+    return await restore(Databases(dsn), SOURCES, archive)
 
 
 @asynccontextmanager
@@ -84,7 +85,7 @@ async def effects(logs: Logs) -> list[dict[str, Any]]:
 
 async def flaws(dsn: str) -> list[str]:
     consumers = [*(Consumer(name, name) for name in SOURCES), Consumer("projector", "read")]
-    checked = await verify(dsn, SOURCES, consumers=consumers, decode=True)
+    checked = await verify(Databases(dsn), SOURCES, consumers=consumers, decode=True)
     return [f"{each.service} {flaw.where} {flaw.code}" for each in checked for flaw in each.flaws]
 
 
@@ -135,6 +136,33 @@ async def test_logs_and_state_come_back_the_same_under_the_next_epoch(
         assert await flaws(copy.dsn) == []
         (total,) = await logs.rows("select sum(seq) as n from scheduler.heads")
     assert saved.rows_kept > total["n"]
+
+
+async def test_services_with_databases_of_their_own_are_exported_at_one_moment(
+    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+) -> None:
+    await work_on(logs)
+    await export(apart(logs.dsn), SOURCES, archive, clock=SystemClock())
+    dsn = new_database()
+    await restore(apart(dsn), SOURCES, archive)
+    async with open_logs(dsn) as copy:
+        for service in SOURCES:
+            name = f"{service}.log"
+            assert await table(copy, name) == await table(logs, name)
+        assert await effects(copy) == await effects(logs)
+        assert await flaws(dsn) == []
+    with pytest.raises(NotEmpty):
+        await restore(apart(dsn), SOURCES, archive)
+
+
+async def test_moments_that_do_not_fit_are_not_exported(
+    logs: Logs, archive: FolderArchive
+) -> None:
+    await work_on(logs)
+    await logs.rows("update replicator.cursors set seq = seq + 1000")
+    with pytest.raises(Transient, match="replicator"):
+        await export(apart(logs.dsn), SOURCES, archive, clock=SystemClock())
+    assert not archive.has(files.MANIFEST)
 
 
 async def test_the_projection_of_the_import_is_that_of_the_original(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from services.projector.settings import SOURCES
+from shared.databases import Databases
 from shared.errors import Refused
 from shared.eventlog.port import CursorMove, Step
 from shared.verify import log as checks
@@ -28,7 +29,7 @@ async def logs(postgres_dsn: str) -> AsyncIterator[Logs]:
 
 
 async def check(logs: Logs, *, decode: bool = False) -> dict[str, Checked]:
-    checked = await verify(logs.dsn, SOURCES, consumers=CONSUMERS, decode=decode)
+    checked = await verify(Databases(logs.dsn), SOURCES, consumers=CONSUMERS, decode=decode)
     return {each.service: each for each in checked}
 
 
@@ -192,5 +193,5 @@ async def test_a_log_that_grows_meanwhile_is_whole(logs: Logs) -> None:
 
 async def test_a_database_without_logs_is_refused(new_database: Callable[[], str]) -> None:
     with pytest.raises(Refused) as refused:
-        await verify(new_database(), SOURCES, consumers=CONSUMERS)
+        await verify(Databases(new_database()), SOURCES, consumers=CONSUMERS)
     assert refused.value.code == "no-log"

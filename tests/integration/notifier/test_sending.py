@@ -20,6 +20,7 @@ from schemas.replicator import IterationFinished
 from services.notifier.effects import MailSender
 from services.notifier.main import build
 from shared.clock import SystemClock
+from shared.databases import Databases
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Transient
 from shared.eventlog.port import NewRow, Step
@@ -175,7 +176,7 @@ class Running:
             partition = partition_of(key_of(stream))
             rows.append(NewRow(topic, partition, stream, 1, name, version, data, meta))
         await (await self.process.store(source)).commit(Step(rows=rows))
-        self.process.news.poke((topic,))
+        self.process.news("notifier").poke((topic,))
 
     async def delivered(self, stream: str) -> bool:
         """Whether the delivery is on record as done."""
@@ -190,10 +191,10 @@ async def running(postgres_dsn: str, tmp_path: Path, box: Mailbox) -> AsyncItera
         home=tmp_path, smtp=box.address, mail_to=("oncall@example.org", " second@example.org"),
         lease_s=2.0, heartbeat_s=0.5,
     )  # fmt: skip
-    async with Process(settings, dsn=postgres_dsn) as process:
+    async with Process(settings, Databases(postgres_dsn)) as process:
         service = await build(process)
         async with asyncio.TaskGroup() as group:
-            news = group.create_task(process.news.run())
+            news = group.create_task(process.hear())
             task = group.create_task(service.run())
             yield Running(process, box)
             service.stop()

@@ -24,6 +24,7 @@ from services.projector.project import Projector
 from services.projector.settings import SOURCES, ProjectorSettings
 from shared.bus.postgres import PostgresBus
 from shared.clock import SystemClock
+from shared.databases import TOGETHER, Databases
 from shared.eventlog.port import NewRow, Step
 from shared.eventlog.postgres import PostgresStore
 from shared.migrations import STORE_FILES, migrate, migrate_schema
@@ -134,6 +135,14 @@ class Logs:
         """One document."""
         found = await self.rows(f"select doc from {table} where id = $1", row)
         return dict(msgspec.json.decode(found[0]["doc"]))
+
+
+def apart(dsn: str) -> Databases:
+    """One database under several URLs, so that it is taken for one of each service's own."""
+    sign = "&" if "?" in dsn else "?"
+    names = {name: name for name in (*SOURCES, "projector")} | dict.fromkeys(TOGETHER, "platforms")
+    own = {name: f"{dsn}{sign}application_name={word}" for name, word in names.items()}
+    return Databases(own=own)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from shared.clock import SystemClock
 from shared.postgres import Pool, open_pool
-from shared.progress import JOBS_MAX, ProgressPublisher
+from shared.progress import JOBS_MAX, ProgressPublisher, ReadModelProgress
 from tests.integration.projector.logs import Logs, open_logs
 from tests.waiting import eventually
 
@@ -40,7 +40,7 @@ class FakeClock(SystemClock):
 
 
 async def test_only_the_newest_report_of_a_job_is_told(logs: Logs, pool: Pool) -> None:
-    publisher = ProgressPublisher(pool, clock=SystemClock())
+    publisher = ProgressPublisher(ReadModelProgress(pool).tell, clock=SystemClock())
     for done in (1, 2, 30):
         publisher.report(JOB, bytes_done=done, bytes_total=40)
     await publisher.publish()
@@ -50,7 +50,7 @@ async def test_only_the_newest_report_of_a_job_is_told(logs: Logs, pool: Pool) -
 
 async def test_the_rate_follows_the_bytes(logs: Logs, pool: Pool) -> None:
     clock = FakeClock()
-    publisher = ProgressPublisher(pool, clock=clock)
+    publisher = ProgressPublisher(ReadModelProgress(pool).tell, clock=clock)
     publisher.report(JOB, bytes_done=0, bytes_total=1000)
     await publisher.publish()
     clock.seconds += 2.0
@@ -62,7 +62,7 @@ async def test_the_rate_follows_the_bytes(logs: Logs, pool: Pool) -> None:
 
 async def test_a_job_that_begins_again_does_not_run_backwards(logs: Logs, pool: Pool) -> None:
     clock = FakeClock()
-    publisher = ProgressPublisher(pool, clock=clock)
+    publisher = ProgressPublisher(ReadModelProgress(pool).tell, clock=clock)
     for done in (800, 10):
         publisher.report(JOB, bytes_done=done, bytes_total=1000)
         await publisher.publish()
@@ -73,14 +73,16 @@ async def test_a_job_that_begins_again_does_not_run_backwards(logs: Logs, pool: 
 
 async def test_a_database_without_read_models_is_no_error(logs: Logs, pool: Pool) -> None:
     await logs.rows("drop table progress")
-    publisher = ProgressPublisher(pool, clock=SystemClock())
+    publisher = ProgressPublisher(ReadModelProgress(pool).tell, clock=SystemClock())
     publisher.report(JOB, bytes_done=1, bytes_total=2)
     await publisher.publish()
     assert not await logs.rows("select 1 from pg_tables where tablename = 'progress'")
 
 
 async def test_a_publisher_at_work_tells_within_its_rhythm(logs: Logs, pool: Pool) -> None:
-    publisher = ProgressPublisher(pool, clock=SystemClock(), publish_every_s=0.01)
+    publisher = ProgressPublisher(
+        ReadModelProgress(pool).tell, clock=SystemClock(), publish_every_s=0.01
+    )
     publishing = asyncio.create_task(publisher.run())
     try:
         publisher.report(JOB, bytes_done=1, bytes_total=4)
@@ -94,7 +96,7 @@ async def _told(logs: Logs) -> bool:
 
 
 async def test_jobs_remembered_are_bounded_and_ended_ones_forgotten(pool: Pool) -> None:
-    publisher = ProgressPublisher(pool, clock=SystemClock())
+    publisher = ProgressPublisher(ReadModelProgress(pool).tell, clock=SystemClock())
     for number in range(JOBS_MAX + 5):
         publisher.report(f"job-{number}", bytes_done=1, bytes_total=2)
     assert len(publisher._jobs) == JOBS_MAX

@@ -11,9 +11,10 @@ import pytest
 from schemas.folds import VIEWS
 from schemas.scheduler import PlanPrioritised
 from services.projector.rebuild import rebuild
+from shared.databases import Databases
 from shared.errors import Refused
 from tests.failures import failure_mode
-from tests.integration.projector.logs import Logs, a_history, open_logs, running
+from tests.integration.projector.logs import Logs, a_history, apart, open_logs, running
 
 TABLES = (*(view.table for view in VIEWS), "events", "cursors")
 
@@ -22,6 +23,11 @@ TABLES = (*(view.table for view in VIEWS), "events", "cursors")
 async def logs(postgres_dsn: str) -> AsyncIterator[Logs]:
     async with open_logs(postgres_dsn) as opened:
         yield opened
+
+
+@pytest.fixture(params=["together", "apart"])
+def databases(request: pytest.FixtureRequest, logs: Logs) -> Databases:
+    return Databases(logs.dsn) if request.param == "together" else apart(logs.dsn)
 
 
 async def content(logs: Logs) -> dict[str, list[dict[str, Any]]]:
@@ -36,12 +42,14 @@ async def content(logs: Logs) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-async def test_a_rebuild_gives_the_rows_of_the_live_projector(logs: Logs) -> None:
+async def test_a_rebuild_gives_the_rows_of_the_live_projector(
+    logs: Logs, databases: Databases
+) -> None:
     await a_history(logs, "shop")
     await a_history(logs, "bank", vms=("core", "teller", "web"))
     await logs.project()
     live = await content(logs)
-    done = await rebuild(logs.dsn)
+    done = await rebuild(databases)
     assert await content(logs) == live
     assert all(live[table] for table in ("vms", "jobs", "events", "command_settlements"))
     assert done.rows == sum(row["seq"] for row in live["cursors"])
@@ -53,37 +61,43 @@ async def test_a_rebuild_gives_the_rows_of_the_live_projector(logs: Logs) -> Non
     sees="Lists and jobs are empty or wrong, though work goes on.",
     does="`seawall log rebuild`: beside the live ones, swapped in at the end.",
 )
-async def test_a_rebuild_mends_rows_that_were_lost_or_spoilt(logs: Logs) -> None:
+async def test_a_rebuild_mends_rows_that_were_lost_or_spoilt(
+    logs: Logs, databases: Databases
+) -> None:
     await a_history(logs, "shop")
     await logs.project()
     before = await content(logs)
     await logs.rows("delete from jobs")
     await logs.rows("""update vms set sync_state = 'wrong', doc = '{"name": "wrong"}'""")
-    await rebuild(logs.dsn)
+    await rebuild(databases)
     assert await content(logs) == before
 
 
-async def test_events_that_were_lost_come_back_behind_all_others(logs: Logs) -> None:
+async def test_events_that_were_lost_come_back_behind_all_others(
+    logs: Logs, databases: Databases
+) -> None:
     await a_history(logs, "shop")
     await logs.project()
     (last,) = await logs.rows("select position from event_head")
     await logs.rows("delete from events where position in (3, 5)")
-    await rebuild(logs.dsn)
+    await rebuild(databases)
     rows = await logs.rows("select position from events order by position")
     assert [row["position"] for row in rows][-2:] == [last["position"] + 1, last["position"] + 2]
 
 
-async def test_the_live_projector_goes_on_during_a_rebuild_and_after_it(logs: Logs) -> None:
+async def test_the_live_projector_goes_on_during_a_rebuild_and_after_it(
+    logs: Logs, databases: Databases
+) -> None:
     await a_history(logs, "first")
     async with running(logs.projector()):
         await logs.all_projected()
         told = asyncio.create_task(_many(logs))
         for _ in range(3):
-            await rebuild(logs.dsn)
+            await rebuild(databases)
         await told
         await logs.all_projected()
         live = await content(logs)
-        await rebuild(logs.dsn)
+        await rebuild(databases)
     assert await content(logs) == live
     positions = [row["position"] for row in live["events"]]
     assert sorted(positions) == list(range(1, len(positions) + 1))
@@ -104,7 +118,7 @@ async def test_a_live_projector_forgets_the_documents_it_held_before_a_rebuild(
         await logs.say("scheduler", ("plan:shop", PlanPrioritised(priority=1)))
         await logs.all_projected()
         assert (await logs.document("plans", "shop"))["actor"] == "nobody"
-        await rebuild(logs.dsn)
+        await rebuild(Databases(logs.dsn))
         await logs.say("scheduler", ("plan:shop", PlanPrioritised(priority=2)))
         await logs.all_projected()
     plan = await logs.document("plans", "shop")
@@ -114,7 +128,9 @@ async def test_a_live_projector_forgets_the_documents_it_held_before_a_rebuild(
 async def test_only_one_rebuild_runs_at_a_time(logs: Logs) -> None:
     await a_history(logs, "shop")
     await logs.project()
-    done = await asyncio.gather(rebuild(logs.dsn), rebuild(logs.dsn), return_exceptions=True)
+    done = await asyncio.gather(
+        rebuild(Databases(logs.dsn)), rebuild(Databases(logs.dsn)), return_exceptions=True
+    )
     refused = [each for each in done if isinstance(each, Refused)]
     assert [each.code for each in refused] == ["rebuild-running"]
 
@@ -122,6 +138,6 @@ async def test_only_one_rebuild_runs_at_a_time(logs: Logs) -> None:
 async def test_nothing_is_left_of_the_replaced_tables(logs: Logs) -> None:
     await a_history(logs, "shop")
     await logs.project()
-    await rebuild(logs.dsn)
+    await rebuild(Databases(logs.dsn))
     schemas = await logs.rows("select nspname from pg_namespace where nspname like 'read%'")
     assert [row["nspname"] for row in schemas] == ["read"]

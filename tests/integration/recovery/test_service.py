@@ -19,6 +19,7 @@ from services.recovery.domain.vm_state import vm_stream
 from services.recovery.domain.work import QUOTAS
 from services.recovery.main import build
 from shared.clock import SystemClock
+from shared.databases import Databases
 from shared.effects.port import Budget
 from shared.eventlog.port import NewRow, Step
 from shared.process import Process
@@ -48,7 +49,7 @@ class Running:
             partition = partition_of("shop")
             rows.append(NewRow(TOPIC, partition, "plan:shop", 0, name, version, data, meta))
         await store.commit(Step(rows=rows))
-        self.process.news.poke((TOPIC,))
+        self.process.news("recovery").poke((TOPIC,))
 
     async def recover(self, *vms: Any, **options: Any) -> None:
         policy = msgspec.structs.replace(
@@ -79,12 +80,12 @@ async def running(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Running]:
     os.chmod(tmp_path, 0o755)
     lab = Lab(tmp_path)
     settings = Settings(home=tmp_path, lease_s=2.0, heartbeat_s=0.5)
-    async with Process(settings, dsn=postgres_dsn) as process:
+    async with Process(settings, Databases(postgres_dsn)) as process:
         service = await build(process)
         queue = await process.queue("recovery")
         await queue.define([_open(f"west/{quota}") for quota in QUOTAS.values()])
         async with asyncio.TaskGroup() as group:
-            news = group.create_task(process.news.run())
+            news = group.create_task(process.hear())
             task = group.create_task(service.run())
             yield Running(process, service, lab)
             service.stop()

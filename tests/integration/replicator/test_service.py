@@ -18,6 +18,7 @@ from schemas.ids import PARTITIONS, partition_of
 from schemas.scheduler import CheckpointEnded, IterationEnded, SiteInspected
 from services.replicator.main import build
 from shared.clock import SystemClock
+from shared.databases import Databases
 from shared.eventlog.port import NewRow, Step
 from shared.process import Process
 from shared.service import Service
@@ -47,7 +48,7 @@ class Running:
                 NewRow(TOPIC, partition_of(key), f"plan:{key}", 0, name, version, data, meta)
             )
         await store.commit(Step(rows=rows))
-        self.process.news.poke((TOPIC,))
+        self.process.news("replicator").poke((TOPIC,))
 
     async def open_sites(self) -> None:
         """What `site add` makes the scheduler ask."""
@@ -99,10 +100,10 @@ async def running(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Running]:
     os.chmod(tmp_path, 0o755)
     lab = Lab(tmp_path)
     settings = Settings(home=tmp_path, lease_s=2.0, heartbeat_s=0.5)
-    async with Process(settings, dsn=postgres_dsn) as process:
+    async with Process(settings, Databases(postgres_dsn)) as process:
         service = await build(process)
         async with asyncio.TaskGroup() as group:
-            news = group.create_task(process.news.run())
+            news = group.create_task(process.hear())
             task = group.create_task(service.run())
             yield Running(process, service, lab)
             service.stop()

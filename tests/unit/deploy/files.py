@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from services.cli.up import ALL_SERVICES
+from shared.databases import VARIABLE, variable_of
 from tests.formats import formats
 from tests.tidy import tree
 
@@ -22,6 +23,13 @@ Document = dict[str, Any]
 def documents(name: str) -> list[Document]:
     """The documents of a YAML file."""
     return list(yaml.safe_load_all(tree.text(name)))
+
+
+def unknown_settings(environment: Mapping[str, Any]) -> list[str]:
+    """The variables that no service reads."""
+    known = tree.text("shared/settings.py")
+    databases = {VARIABLE, *map(variable_of, SERVICES)}
+    return [name for name in environment if f'"{name}"' not in known and name not in databases]
 
 
 def compose(*overlays: str) -> Document:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from shared.databases import TOGETHER
 from shared.settings import read_settings
 from tests.formats import formats
 from tests.tidy import tree
-from tests.unit.deploy.files import SERVICES, Document, compose, documents, environment
+from tests.unit.deploy.files import (
+    SERVICES,
+    Document,
+    compose,
+    documents,
+    environment,
+    unknown_settings,
+)
 
 BASE = compose()
 OVERLAYS: tuple[tuple[str, ...], ...] = (
@@ -54,14 +64,29 @@ def test_every_service_is_one_container_of_one_image() -> None:
 @pytest.mark.parametrize("overlays", OVERLAYS, ids="+".join)
 def test_services_read_their_settings(overlays: tuple[str, ...]) -> None:
     brokers = 3 if "three-brokers" in overlays else 1
-    known = tree.text("shared/settings.py")
     for name in SERVICES:
         found = environment(compose(*overlays)["services"][name], SECRETS)
-        assert [variable for variable in found if f'"{variable}"' not in known] == []
+        assert unknown_settings(found) == []
         settings = read_settings(found)
         assert settings.kafka is not None and settings.health_port is not None
         assert (len(settings.kafka.servers), settings.kafka.replication) == (brokers, brokers)
-        assert settings.database_url and settings.smtp and settings.mail_to
+        assert settings.databases.complete and settings.smtp and settings.mail_to
+        databases = {url.rpartition("/")[2] for url in settings.databases.urls()}
+        assert databases == set(made_at_the_first_start())
+
+
+def made_at_the_first_start() -> list[str]:
+    """The databases of the server: its own, and those of the scripts that it runs once."""
+    postgres = BASE["services"]["postgres"]
+    assert "./deploy/postgres:/docker-entrypoint-initdb.d:ro" in postgres["volumes"]
+    script = tree.text("deploy/postgres/databases.sql")
+    return [postgres["environment"]["POSTGRES_DB"], *re.findall(r"create database (\w+);", script)]
+
+
+def test_only_services_that_call_platforms_share_a_database() -> None:
+    databases = read_settings(environment(BASE["services"]["gateway"], SECRETS)).databases
+    shared = Counter(map(databases.of, SERVICES))
+    assert [count for count in shared.values() if count > 1] == [len(TOGETHER)]
 
 
 def test_passwords_must_be_given_where_they_are_asked_for() -> None:

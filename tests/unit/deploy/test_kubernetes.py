@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shared.databases import TOGETHER
 from shared.settings import read_settings
 from tests.tidy import tree
 from tests.unit.deploy.files import (
@@ -22,6 +23,7 @@ from tests.unit.deploy.files import (
     image_environment,
     kubernetes_problems,
     manifests,
+    unknown_settings,
 )
 from tests.unit.deploy.metrics import exported
 
@@ -137,11 +139,11 @@ def test_services_read_their_settings(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("p")
     told = {**KINDS["ConfigMap", "seawall"]["data"], **KINDS["Secret", "seawall"]["stringData"]}
-    known = tree.text("shared/settings.py")
-    assert [variable for variable in told if f'"{variable}"' not in known] == []
+    assert unknown_settings(told) == []
     told["SEAWALL_KAFKA_PASSWORD"] = f"file:{secret}"
     settings = read_settings({**image_environment(), **told})
     assert settings.kafka is not None
+    assert len(settings.databases.urls()) == len(SERVICES) - len(TOGETHER) + 1
     assert (settings.kafka.replication, settings.kafka.min_isr) == (3, 2)
     assert str(settings.health_port) == HEALTH
     mounts = [mount["mountPath"] for mount in container("scheduler")["volumeMounts"]]
