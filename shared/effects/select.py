@@ -160,22 +160,36 @@ def groups_of(reading: Reading) -> list[Group]:
 
 
 class _Run:
-    """Effects of one lane that cost the same and stand in one group, in order of due."""
+    """Effects of one lane that cost the same and stand in one group, in order of due.
 
-    __slots__ = ("heads", "lane", "mine", "needs", "place", "whole")
+    `order` is where each stands among all that were read of the lane.
+    """
+
+    __slots__ = ("heads", "lane", "mine", "needs", "order", "place", "whole")
 
     def __init__(
-        self, lane: Lane, mine: bool, needs: tuple[int, ...], heads: Sequence[Head], whole: bool
+        self,
+        lane: Lane,
+        mine: bool,
+        needs: tuple[int, ...],
+        heads: Sequence[Head],
+        order: Sequence[int],
+        whole: bool,
     ) -> None:
         self.lane = lane
         self.mine = mine
         self.needs = needs
         self.heads = heads
+        self.order = order
         self.whole = whole
         self.place = 0
 
 
-_Queue = list[tuple[float, int, int, _Run]]
+_Queue = list[tuple[float, int, int, int, _Run]]
+"""Due, lane, place in the lane, a number of the run's own, run."""
+
+_BEHIND: Final = 1 << 32
+"""Place of effects that were not read: those due at the same moment that were go first."""
 
 
 def select(
@@ -216,23 +230,31 @@ def _runs_of(
     ):
         yield (
             lane.priority,
-            _Run(lane, lane_heads.mine, lane.budgets, lane_heads.heads, lane_heads.whole),
+            _Run(
+                lane,
+                lane_heads.mine,
+                lane.budgets,
+                lane_heads.heads,
+                range(len(lane_heads.heads)),
+                lane_heads.whole,
+            ),
         )
         return
-    parts: dict[tuple[int, tuple[int, ...]], list[Head]] = {}
+    parts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     aged_before = now - lane.interval_s if lane.interval_s > 0 else -math.inf
-    for head in lane_heads.heads:
+    for place, head in enumerate(lane_heads.heads):
         needs = lane.budgets
         if lane.seats and (sitting := held.get(head.stream)):
             needs = tuple(budget for budget in needs if budget not in sitting)
         priority = lane.priority - 1 if head.due < aged_before else lane.priority
-        parts.setdefault((priority, needs), []).append(head)
+        parts.setdefault((priority, needs), []).append(place)
     # Effects that were not read are no older than the last one that was: where that one has not
     # risen, all that have are here.
     all_aged_read = bool(lane_heads.heads) and lane_heads.heads[-1].due >= aged_before
-    for (priority, needs), heads in parts.items():
+    for (priority, needs), order in parts.items():
         whole = lane_heads.whole or (all_aged_read and priority < lane.priority)
-        yield priority, _Run(lane, lane_heads.mine, needs, heads, whole)
+        heads = [lane_heads.heads[place] for place in order]
+        yield priority, _Run(lane, lane_heads.mine, needs, heads, order, whole)
 
 
 class _Selecting:
@@ -277,7 +299,8 @@ class _Selecting:
         ring: list[tuple[int, float, str]] = []
         for plan, runs in plans.items():
             queue = [
-                (run.heads[0].due, run.lane.lane_id, place, run) for place, run in enumerate(runs)
+                (run.heads[0].due, run.lane.lane_id, run.order[0], number, run)
+                for number, run in enumerate(runs)
             ]
             heapq.heapify(queue)
             queues[plan] = queue
@@ -292,7 +315,7 @@ class _Selecting:
             elif queue[0][0] > due:
                 # What made the plan come so early is blocked and counts for nothing.
                 heapq.heapreplace(ring, (turn, queue[0][0], plan))
-            elif not self._grant_first(run := queue[0][3], queue):
+            elif not self._grant_first(run := queue[0][4], queue):
                 return False
             else:
                 self._turn += 1
@@ -304,7 +327,7 @@ class _Selecting:
     def _strip(self, queue: _Queue) -> None:
         """Take away what is blocked or at its end, until the first can be granted."""
         while queue:
-            run = queue[0][3]
+            run = queue[0][4]
             if self._blocked(run):
                 self._wait(run)
             elif run.place < len(run.heads) or not run.whole:
@@ -313,15 +336,18 @@ class _Selecting:
 
     def _grant_first(self, run: _Run, queue: _Queue) -> bool:
         """Grant the plan's first effect; False if it was not read, or enough is granted."""
-        _, lane_id, place, _ = queue[0]
+        _, lane_id, _, number, _ = queue[0]
         if run.place == len(run.heads) or (run.mine and len(self._granted) == self._count_max):
             self._cut = True
             return False
         self._grant(run, run.heads[run.place])
         run.place += 1
-        # Behind the last one read may stand others, due no earlier than it.
-        due = run.heads[min(run.place, len(run.heads) - 1)].due
-        heapq.heapreplace(queue, (due, lane_id, place, run))
+        if run.place < len(run.heads):
+            due, order = run.heads[run.place].due, run.order[run.place]
+        else:
+            # Behind the last one read may stand others, due no earlier than it.
+            due, order = run.heads[-1].due, _BEHIND
+        heapq.heapreplace(queue, (due, lane_id, order, number, run))
         return True
 
     def _blocked(self, run: _Run) -> bool:

@@ -180,6 +180,14 @@ def test_reading_open_lanes_only_grants_the_same(work: Work) -> None:
     assert run(msgspec.structs.replace(work, lanes=read)).granted == everything
 
 
+def test_of_equal_due_they_go_as_they_stand_in_their_lane_whoever_sits() -> None:
+    only = msgspec.structs.replace(lane(0, 0, 1), seats=frozenset({1}))
+    heads = [Head(880.0, str(n), stream) for n, stream in enumerate("xxyx")]
+    work = Work({only: heads}, {0: 3.0, 1: 1.0}, {"x": frozenset({1})}, frozenset())
+    assert [effect_id for effect_id, _ in run(work).granted] == ["0", "1", "2"]
+    assert run(work, depth=3).granted == run(work).granted
+
+
 def lane(
     lane_id: int, *budgets: int, plan: str = "a", service: str = "ours", priority: int = 3
 ) -> Lane:
