@@ -16,7 +16,8 @@ import asyncpg
 
 from schemas.envelope import Recorded
 from shared.codec import decode_meta
-from shared.errors import Refused
+from shared.databases import variable_of
+from shared.errors import Refused, Transient
 from shared.postgres import Pool, load_statements, schema_name, translated
 
 PAGE_ROWS: Final = 1_000
@@ -144,7 +145,13 @@ class PastReader:
         return {row["stream"] for row in await connection.fetch(sql, list(streams))}
 
     async def _connection(self, source: str) -> Any:
-        pool = self._logs[source]
+        pool = self._logs.get(source)
+        if pool is None:
+            raise Transient(
+                f"the database of the {source} is not known here",
+                remedy=f"set {variable_of(source)}",
+                code="database-unavailable",
+            )
         if pool not in self._open:
             connection = await self._stack.enter_async_context(
                 pool.acquire(timeout=TAKE_TIMEOUT_S)

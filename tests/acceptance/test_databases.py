@@ -186,6 +186,13 @@ def test_the_logs_of_all_databases_are_verified_and_rebuilt_from(plane: Lived) -
     assert after == before
 
 
+def test_a_job_is_shown_as_it_was_from_logs_elsewhere(plane: Lived) -> None:
+    job, at = quote(plane.recovery["id"], safe=""), quote(plane.recovery["ended_at"])
+    then = Client(plane, prefix="then").request("GET", f"/v1/jobs/{job}?at={at}")
+    assert (then["state"], then["awaits_cleanup"]) == ("completed", True)
+    assert _say(plane, "log", "reconcile")["same"]
+
+
 def test_an_export_of_all_databases_is_restored_into_as_many(plane: Lived, tmp_path: Path) -> None:
     folder = str(tmp_path / "export")
     saved = _say(plane, "log", "export", folder)
