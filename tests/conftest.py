@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from uuid import uuid4
 import asyncpg
 import hypothesis
 import pytest
+import structlog
 
 from shared.embedded import BinariesMissing, DataFolderInUse, EmbeddedPostgres
 from tests import parts
@@ -27,6 +29,9 @@ _SQL_TIMEOUT_S: Final = 30.0
 # A shared or busy machine makes any single example slow; how long tests take is pytest's to bound.
 hypothesis.settings.register_profile("seawall", deadline=None)
 hypothesis.settings.load_profile("seawall")
+
+# As in production: a line for every step, printed and captured, would be most of a test's work.
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
 
 
 @pytest.fixture(scope="session")

@@ -129,7 +129,12 @@ def _batches(producer: AIOKafkaProducer, rows: Sequence[Recorded]) -> Iterator[B
 
 
 async def _abandon(producer: AIOKafkaProducer) -> None:
-    """Stop without flushing: `stop` alone waits for ever for brokers that do not come back."""
+    """Stop without flushing: `stop` alone waits for ever for brokers that do not come back.
+
+    It may end with the cancellation of its own sender; one that is meant for us goes on.
+    """
+    us = asyncio.current_task()
+    asked = us.cancelling() if us is not None else 0
     sender = producer._sender.sender_task if producer._sender is not None else None
     if sender is not None:
         sender.cancel()
@@ -137,4 +142,6 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(STOP_S):
             await producer.stop()
     except (KafkaError, OSError, asyncio.CancelledError) as error:
+        if us is not None and us.cancelling() > asked:
+            raise
         log.debug("kafka.producer-not-stopped", error=str(error))

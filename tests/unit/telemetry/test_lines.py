@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -57,6 +59,15 @@ def started(body: Any, *, seq: int = 1) -> Input:
         received=Received(body=body, meta=meta, at=now, stream="command:a:1"),
         position=("gateway", 1, "seawall.counter.commands", 1, seq),
     )
+
+
+@pytest.fixture(autouse=True)
+def every_line() -> Iterator[None]:
+    """Lines at `debug` too, which other tests leave out."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
+    yield
+    structlog.configure(**before)
 
 
 async def lines_of(inputs: Sequence[Input], *, until: str) -> dict[str, dict[str, Any]]:
