@@ -34,6 +34,15 @@ hypothesis.settings.load_profile("seawall")
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
 
 
+@pytest.fixture
+def every_line() -> Iterator[None]:
+    """Log lines at `debug` too."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
+    yield
+    structlog.configure(**before)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of the session's PostgreSQL: `SEAWALL_TEST_POSTGRES`, else an embedded one, fsync on."""

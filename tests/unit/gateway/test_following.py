@@ -121,6 +121,7 @@ async def test_one_line_tells_of_a_command() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("every_line")
 async def test_a_read_is_told_at_debug() -> None:
     with capture_logs() as lines:
         async with gateway(OFF) as client:

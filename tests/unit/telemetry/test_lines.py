@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +29,8 @@ from shared.telemetry.logs import CONTEXT
 from shared.telemetry.metrics import EngineMetrics
 from shared.testing.counter import DEFINITION, SERVICE, StartCounter
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("every_line")
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -59,15 +60,6 @@ def started(body: Any, *, seq: int = 1) -> Input:
         received=Received(body=body, meta=meta, at=now, stream="command:a:1"),
         position=("gateway", 1, "seawall.counter.commands", 1, seq),
     )
-
-
-@pytest.fixture(autouse=True)
-def every_line() -> Iterator[None]:
-    """Lines at `debug` too, which other tests leave out."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
-    yield
-    structlog.configure(**before)
 
 
 async def lines_of(inputs: Sequence[Input], *, until: str) -> dict[str, dict[str, Any]]:
