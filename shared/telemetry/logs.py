@@ -1,4 +1,7 @@
-"""Structured logs on standard error: one JSON object a line, or coloured lines on a terminal."""
+"""Structured logs on standard error: one JSON object a line, or coloured lines on a terminal.
+
+A line is one write: processes that share a stream never mix theirs.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def configure_logs(level: str) -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
     # A broker that is away is told by our own events and by /readyz: aiokafka says it for every
