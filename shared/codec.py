@@ -1,4 +1,4 @@
-"""The stored forms that are not published types: metadata, and the key of a set of budgets.
+"""The stored forms that are not published types: rows, their metadata, keys of sets of budgets.
 
 Published types are encoded by `schemas.registry`.
 """
@@ -6,10 +6,11 @@ Published types are encoded by `schemas.registry`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
-from schemas.envelope import Meta
+from schemas.envelope import Meta, Recorded
 from shared.decider import Need
 
 _encoder = msgspec.json.Encoder()
@@ -23,6 +24,24 @@ def encode_meta(meta: Meta) -> bytes:
 
 def decode_meta(data: bytes) -> Meta:
     return _meta_decoder.decode(data)
+
+
+def decode_row(source: str, epoch: int, topic: str, stored: Iterable[Any]) -> Recorded:
+    """A row of a log from its columns `partition` to `meta`; `data` stays as it is stored."""
+    partition, seq, stream, version, name, schema_version, data, meta = stored
+    return Recorded(
+        source=source,
+        epoch=epoch,
+        topic=topic,
+        partition=partition,
+        seq=seq,
+        stream=stream,
+        version=version,
+        type=name,
+        schema_version=schema_version,
+        data=data,
+        meta=decode_meta(meta),
+    )
 
 
 def needs_key(needs: Iterable[Need]) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from schemas.common import Problem
 from schemas.envelope import Recorded
-from schemas.views import Error
+from schemas.views import Error, Job
 
 Fold = Callable[[Any, Any, Recorded, str], Any]
 Rows = Callable[[Any, Recorded], Iterable[str]]
@@ -43,6 +43,20 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     document: type[msgspec.Struct]
     columns: tuple[Column, ...] = ()
     routes: Mapping[type, tuple[Route, ...]]
+
+
+def put(table: dict[str, Any], documents: Mapping[str, Any]) -> None:
+    """Replace documents of a table by what folds gave (None: the row goes)."""
+    for row, document in documents.items():
+        if document is None:
+            table.pop(row, None)
+        else:
+            table[row] = document
+
+
+def cancelling(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
+    """The fold of any request to cancel a job."""
+    return doc and msgspec.structs.replace(doc, cancelling=True)
 
 
 def at(recorded: Recorded) -> dt.datetime:

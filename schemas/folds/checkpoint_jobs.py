@@ -16,7 +16,7 @@ from schemas import replicator as said
 from schemas.common import JobState
 from schemas.envelope import Recorded
 from schemas.folds import steps
-from schemas.folds.base import Route, at, error_of
+from schemas.folds.base import Route, at, cancelling, error_of
 from schemas.ids import key_of
 from schemas.views import Counts, Job, JobKind
 
@@ -24,10 +24,6 @@ _replace = msgspec.structs.replace
 
 COPIES = "copies"
 DELETE = "delete"
-
-
-def _cancelling(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and _replace(doc, cancelling=True)
 
 
 def _checkpoint_job(
@@ -163,7 +159,7 @@ def _deletion_ended(
 ROUTES: dict[type, tuple[Route, ...]] = {
     said.CheckpointStarted: (Route(_checkpoint_started),),
     said.VmCheckpointed: (Route(_vm_checkpointed), Route(_vm_copied, _checkpointed_vm)),
-    said.CheckpointCancelRequested: (Route(_cancelling),),
+    said.CheckpointCancelRequested: (Route(cancelling),),
     said.CheckpointFinished: (Route(_checkpoint_finished),),
     said.CheckpointDeletionStarted: (Route(_deletion_started, _deletion_row),),
     said.CheckpointRemovalTroubled: (

@@ -9,7 +9,7 @@ import msgspec
 from schemas import recovery as said
 from schemas.envelope import Recorded
 from schemas.folds import steps
-from schemas.folds.base import Route, at, error_of
+from schemas.folds.base import Route, at, cancelling, error_of
 from schemas.views import Job, Step
 
 _replace = msgspec.structs.replace
@@ -70,10 +70,6 @@ def _failed(step: Step) -> bool:
     return step.state == "failed"
 
 
-def _cancelling(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and _replace(doc, cancelling=True)
-
-
 def _troubled(
     doc: Job | None, event: said.CleanupTroubled, recorded: Recorded, row: str
 ) -> Job | None:
@@ -101,6 +97,6 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.CleanupListed: (Route(_listed),),
     said.CleanupObjectEnded: (Route(_object_ended),),
     said.CleanupTroubled: (Route(_troubled),),
-    said.CleanupCancelRequested: (Route(_cancelling),),
+    said.CleanupCancelRequested: (Route(cancelling),),
     said.CleanupFinished: (Route(_finished),),
 }

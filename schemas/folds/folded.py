@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.envelope import Recorded
 from schemas.folds import VIEWS
+from schemas.folds.base import put
 from schemas.folds.router import Router, changed_by
 
 
@@ -33,14 +34,8 @@ class Folded:
         """Fold rows. Raises UnknownType for one that this build does not know."""
         works = [self._router.work(row) for row in rows]
         for view, documents in zip(VIEWS, changed_by(works, self._document), strict=True):
-            if not documents:
-                continue
-            table = self.tables[view.table]
-            for row, document in documents.items():
-                if document is None:
-                    table.pop(row, None)
-                else:
-                    table[row] = document
+            if documents:
+                put(self.tables[view.table], documents)
 
     def _document(self, view: int, row: str) -> Any:
         return self.tables[VIEWS[view].table].get(row)

@@ -16,7 +16,7 @@ from schemas import recovery as said
 from schemas.common import JobState
 from schemas.envelope import Recorded
 from schemas.folds import steps
-from schemas.folds.base import Route, at, error_of
+from schemas.folds.base import Route, at, cancelling, error_of
 from schemas.scheduler import RecoveryMode
 from schemas.views import Counts, Instance, Job, JobKind, Step
 
@@ -140,10 +140,6 @@ def _counted(doc: Job, counts: Counts) -> Job:
         for step in doc.steps
     )
     return steps.moved(doc, after, vms=counts)
-
-
-def _cancelling(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and _replace(doc, cancelling=True)
 
 
 def _finished(
@@ -409,7 +405,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.MemberPoweredOn: (Route(_powered_on),),
     said.MemberReady: (Route(_ready),),
     said.MemberEnded: (Route(_member_ended),),
-    said.RecoveryCancelRequested: (Route(_cancelling),),
+    said.RecoveryCancelRequested: (Route(cancelling),),
     said.RecoveryFinished: (Route(_finished),),
     said.RecoveryCleaned: (Route(_cleaned),),
     said.VmEnrolled: (Route(_enrolled),),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
@@ -15,7 +14,7 @@ from schemas import replicator as said
 from schemas.common import StepTiming
 from schemas.envelope import Recorded
 from schemas.folds import steps
-from schemas.folds.base import Route, at, error_of
+from schemas.folds.base import Route, at, cancelling, error_of
 from schemas.joins import MOVING_STEPS
 from schemas.views import Counts, Job, Step
 
@@ -91,10 +90,6 @@ def _member_recorded(
     if counts.ended >= counts.total:
         after = steps.changed(after, name, state="completed", ended_at=at(recorded))
     return steps.moved(doc, after, vms=counts)
-
-
-def _cancelling(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and _replace(doc, cancelling=True)
 
 
 def _run_finished(
@@ -359,7 +354,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.RunScriptStarted: (Route(_run_script_started),),
     said.RunScriptEnded: (Route(_run_script_ended),),
     said.RunMemberRecorded: (Route(_member_recorded),),
-    said.RunCancelRequested: (Route(_cancelling),),
+    said.RunCancelRequested: (Route(cancelling),),
     said.RunFinished: (Route(_run_finished),),
     said.IterationStarted: (Route(_iteration_started),),
     said.GateOpened: (Route(_gate_opened),),
@@ -373,7 +368,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     ),
     said.StepEnded: (Route(_step_ended),),
     said.CopyFinalized: (Route(_copy_finalized), Route(_disk_finished, _ended_disks)),
-    said.IterationCancelRequested: (Route(_cancelling),),
+    said.IterationCancelRequested: (Route(cancelling),),
     said.IterationFinished: (
         Route(_iteration_finished),
         Route(_disk_finished, _ended_disks),

@@ -17,11 +17,14 @@ from schemas.envelope import Recorded, events_topic
 from services.projector.postgres import SQL_FOLDER
 from services.projector.projection import Where
 from services.projector.settings import SOURCES
-from shared.codec import decode_meta
+from shared.codec import decode_row
 from shared.databases import Databases
 from shared.postgres import load_statements, open_pool, schema_name
 
 STATEMENT_TIMEOUT_S: Final = 30.0
+
+_STORED_COLUMNS: Final = 9
+"""Epoch, and partition to meta; a position may follow."""
 
 _SQL: Final = load_statements(SQL_FOLDER / "rebuild.sql")
 
@@ -88,17 +91,5 @@ async def logs_of(databases: Databases, live: Any) -> AsyncIterator[Mapping[str,
 
 def recorded(source: str, topic: str, row: LogRow) -> Recorded:
     """The row, its metadata decoded."""
-    epoch, partition, seq, stream, version, name, schema_version, data, meta, *_ = row.record
-    return Recorded(
-        source=source,
-        epoch=epoch,
-        topic=topic,
-        partition=partition,
-        seq=seq,
-        stream=stream,
-        version=version,
-        type=name,
-        schema_version=schema_version,
-        data=data,
-        meta=decode_meta(meta),
-    )
+    epoch, *stored = row.record[:_STORED_COLUMNS]
+    return decode_row(source, epoch, topic, stored)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from schemas.envelope import Recorded
 from schemas.folds import VIEWS
+from schemas.folds.base import put
 from schemas.folds.events import EventRow
 from schemas.folds.router import Router
 from services.projector.projection import Batch, Documents, Where, fold
@@ -61,12 +62,7 @@ class MemoryReadModel:
             if self._cursors.get(where, (0, 0))[1] != move.before:
                 raise Fenced("cursors", ["/".join(map(str, where))])
         for view, documents in zip(VIEWS, batch.documents, strict=True):
-            table = self.tables[view.table]
-            for row, document in documents.items():
-                if document is None:
-                    table.pop(row, None)
-                else:
-                    table[row] = document
+            put(self.tables[view.table], documents)
         self.events += batch.events
         for move in batch.cursors:
             where = (move.source, move.topic, move.partition)

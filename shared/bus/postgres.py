@@ -14,7 +14,7 @@ import asyncpg
 
 from schemas.envelope import Recorded
 from shared.bus.port import Positions
-from shared.codec import decode_meta
+from shared.codec import decode_row
 from shared.postgres import translated
 
 READ_TIMEOUT_S = 10.0
@@ -108,19 +108,4 @@ class PostgresBus:
             rows = await self._pool.fetch(
                 sql, topics, partitions, seqs, count_max, timeout=READ_TIMEOUT_S
             )
-        return [
-            Recorded(
-                source=source,
-                epoch=epoch,
-                topic=row["topic"],
-                partition=row["partition"],
-                seq=row["seq"],
-                stream=row["stream"],
-                version=row["version"],
-                type=row["type"],
-                schema_version=row["schema_version"],
-                data=row["data"],
-                meta=decode_meta(row["meta"]),
-            )
-            for row in rows
-        ]
+        return [decode_row(source, epoch, row["topic"], row[1:]) for row in rows]

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import asyncpg
 
 from schemas.envelope import Recorded
-from shared.codec import decode_meta
+from shared.codec import decode_row
 from shared.databases import variable_of
 from shared.errors import Refused, Transient
 from shared.postgres import Pool, load_statements, schema_name, translated
@@ -172,17 +172,5 @@ async def reading_past(logs: Logs, *, rows_max: int) -> AsyncIterator[PastReader
 
 
 def _recorded(source: str, row: asyncpg.Record) -> Recorded:
-    epoch, topic, partition, seq, stream, version, name, schema_version, data, meta = row
-    return Recorded(
-        source=source,
-        epoch=epoch,
-        topic=topic,
-        partition=partition,
-        seq=seq,
-        stream=stream,
-        version=version,
-        type=name,
-        schema_version=schema_version,
-        data=data,
-        meta=decode_meta(meta),
-    )
+    epoch, topic, *stored = row
+    return decode_row(source, epoch, topic, stored)

@@ -19,7 +19,7 @@ import asyncpg
 
 from schemas.envelope import Recorded
 from schemas.ids import PARTITIONS
-from shared.codec import decode_meta, encode_meta
+from shared.codec import decode_meta, decode_row, encode_meta
 from shared.errors import SeawallError
 from shared.eventlog.columns import COMMIT_ARGUMENT_COUNT, commit_arguments
 from shared.eventlog.port import (
@@ -132,20 +132,7 @@ class PostgresStore:
         return {stream: Loaded(snapshots.get(stream), tuple(events[stream])) for stream in streams}
 
     def _recorded(self, topic: str, row: Iterable[Any]) -> Recorded:
-        partition, seq, stream, version, name, schema_version, data, meta = row
-        return Recorded(
-            source=self._service,
-            epoch=self._epoch,
-            topic=topic,
-            partition=partition,
-            seq=seq,
-            stream=stream,
-            version=version,
-            type=name,
-            schema_version=schema_version,
-            data=data,
-            meta=decode_meta(meta),
-        )
+        return decode_row(self._service, self._epoch, topic, row)
 
     async def heads(self, topics: Iterable[str]) -> Mapping[tuple[str, int], int]:
         """The last seq per (topic, partition); one never written to is absent."""

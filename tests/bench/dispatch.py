@@ -115,11 +115,15 @@ def vm_names(plan: str) -> list[str]:
 def build_source(root: Path) -> None:
     """5,000 VMs whose disks are holes."""
     for vm in (vm for plan in plan_names() for vm in vm_names(plan)):
-        home = root / "vms" / vm
-        home.mkdir(parents=True)
-        with (home / "sda.raw").open("wb") as disk:
-            disk.truncate(DISK_BYTES)
-        (home / "vm.yaml").write_text(f"name: {vm}\ndisks: [{{name: sda, file: sda.raw}}]\n")
+        make_vm(root / "vms" / vm)
+
+
+def make_vm(home: Path) -> None:
+    """A VM whose one disk of 1 MiB is a hole."""
+    home.mkdir(parents=True)
+    with (home / "sda.raw").open("wb") as disk:
+        disk.truncate(DISK_BYTES)
+    (home / "vm.yaml").write_text(f"name: {home.name}\ndisks: [{{name: sda, file: sda.raw}}]\n")
 
 
 async def _once(root: Path) -> Dispatched:

@@ -26,7 +26,7 @@ from shared.process import LOGGED_SERVICES
 from tests.acceptance.client import Client
 from tests.acceptance.crew import SERVICES
 from tests.acceptance.plane import Plane
-from tests.bench.dispatch import DEFAULTS
+from tests.bench.dispatch import DEFAULTS, make_vm
 from tests.bench.harness import Goal, Measurement, folder, say
 from tests.bench.processes import cpu_s, memory_mib
 
@@ -40,7 +40,6 @@ PLANS: Final = 80
 VMS_PER_PLAN: Final = 250
 INTERVAL_S: Final = 900
 SECONDS: Final = 300.0
-DISK_BYTES: Final = 1 << 20
 CLIENTS: Final = 2
 DUE_SHARE_MIN: Final = 0.95
 SQL_TIMEOUT_S: Final = 30.0
@@ -82,13 +81,7 @@ async def run() -> Measurement:
 def _build(home: Path) -> None:
     (home / "west").mkdir()
     for vm in (vm for plan in range(PLANS) for vm in _vms(plan)):
-        folder_of_vm = home / "east" / "vms" / vm
-        folder_of_vm.mkdir(parents=True)
-        with (folder_of_vm / "sda.raw").open("wb") as disk:
-            disk.truncate(DISK_BYTES)
-        (folder_of_vm / "vm.yaml").write_text(
-            f"name: {vm}\ndisks: [{{name: sda, file: sda.raw}}]\n"
-        )
+        make_vm(home / "east" / "vms" / vm)
 
 
 def _vms(plan: int) -> list[str]:
