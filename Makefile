@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := schemas shared services tests
+LANES ?= 2
 
 .PHONY: help demo up kafka test check fix crash outage sim bench schemas requirements
 
@@ -25,8 +26,8 @@ up: $(STAMP) ## start the control plane in this terminal
 kafka: $(STAMP) ## run a real broker in this terminal, on a free port [NODES=3]
 	$(BIN)/python -m shared.testing.kafka $(NODES)
 
-test: $(STAMP) ## run the tests in random order [ARGS="tests/unit -k name"]
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests in random order [ARGS="tests/unit -k name"] [LANES=2]
+	$(BIN)/python -m pytest --numprocesses $(LANES) --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import direction; never writes
 	$(BIN)/ruff check .

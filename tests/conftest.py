@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from tests import parts
 
 _FOLDER_PREFIX: Final = "seawall-test-pg-"
 _SQL_TIMEOUT_S: Final = 30.0
+_TRIALS: Final = Path(__file__).parent / "acceptance"
 
 # A shared or busy machine makes any single example slow; how long tests take is pytest's to bound.
 hypothesis.settings.register_profile("seawall", deadline=None)
@@ -135,6 +136,30 @@ def _end_leftover_servers() -> None:
             with suppress(DataFolderInUse):
                 EmbeddedPostgres(home).stop_orphan()
                 shutil.rmtree(home, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two lanes: trials, which start whole control planes and wait for them, beside all else.
+
+    Trials run one after the other, so that no two of them fill the machine; everything else goes
+    by module, for fixtures that a module shares.
+    """
+    for item in items:
+        trial = _TRIALS in item.path.parents
+        lane = "trials" if trial else str(item.path.relative_to(_TRIALS.parent))
+        item.add_marker(pytest.mark.xdist_group(lane))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that sums up what was absent here."""
+    if told := getattr(session.config, "workeroutput", None):
+        told["absent"] = dict(parts.absent)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear it."""
+    parts.absent.update(getattr(node, "workeroutput", {}).get("absent", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
