@@ -148,7 +148,7 @@ def system_hive(
     padding: int = 40,
 ) -> bytes:
     """A SYSTEM hive with two control sets, of which `current` holds the drivers as given and the
-    other holds them disabled; `padding` pages make it larger than a file record."""
+    other holds them disabled; `padding` pages lie before them."""
     other = 3 - current
     disabled = {name: Driver(start=4, image=d.image) for name, d in drivers.items()}
     filler = [
@@ -162,7 +162,7 @@ def system_hive(
                 Key("Select", values=[dword("Current", current), dword("LastKnownGood", other)]),
                 Key(f"ControlSet{current:03d}", keys=[_services(drivers)], index=b"lf"),
                 Key(f"ControlSet{other:03d}", keys=[_services(disabled)], index=b"lf"),
-                Key("Padding", values=filler),
+                Key("Ahead", values=filler),
             ],
         ),
         sequence=sequence,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from dissect.ntfs import NTFS
+from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE
 from dissect.regf import regf
 
 from tests.windows.guests import DRIVER_FILE, DRIVERS, HIVE, usual_hive, usual_volume, volume
 from tests.windows.hives import Key, dword, hive, text
+from tests.windows.images import MIB
 
 
 @pytest.mark.parametrize("index", [b"lf", b"lh"])
@@ -48,6 +50,14 @@ def test_pieces_are_fragments() -> None:
     ntfs = NTFS(io.BytesIO(volume(usual_hive(), pieces=30)))
     assert len(ntfs.mft.get(HIVE).dataruns()) >= 30
     assert ntfs.mft.get(HIVE).open().read() == usual_hive()
+
+
+def test_many_pieces_need_a_list_of_attributes() -> None:
+    data = volume(usual_hive(padding=700), pieces=700, size=32 * MIB)
+    record = NTFS(io.BytesIO(data)).mft.get(HIVE)
+    assert ATTRIBUTE_TYPE_CODE.ATTRIBUTE_LIST in record.attributes
+    assert len(record.dataruns()) > 250
+    assert record.open().read() == usual_hive(padding=700)
 
 
 def test_a_compressed_file_is_compressed() -> None:
