@@ -62,7 +62,9 @@ requirements: $(STAMP) ## write the hashed requirement files anew from pyproject
 	compile="$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host"
 	export CUSTOM_COMPILE_COMMAND="make requirements"
 	$$compile --output-file requirements.txt pyproject.toml
-	$$compile --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["windows"], sep="\n")' \
+		| $$compile --constraint requirements.txt --output-file requirements-windows.txt -
+	$$compile --extra dev --extra windows --constraint requirements.txt --constraint requirements-windows.txt --output-file requirements-dev.txt pyproject.toml
 
 # The stamp makes a warm start free: it is older than its sources only after they change.
 $(STAMP): requirements-dev.txt pyproject.toml
