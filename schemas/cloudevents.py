@@ -10,7 +10,17 @@ SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
 
 JOB_FAMILIES = frozenset(
-    {"replication-run", "iteration", "checkpoint", "recovery", "vm-recovery", "cleanup"}
+    {
+        "replication-run",
+        "iteration",
+        "checkpoint",
+        "recovery",
+        "vm-recovery",
+        "cleanup",
+        "find-clean-point",
+        "recovery-group",
+        "group-cleanup",
+    }
 )
 """Streams that are jobs: their ids are the jobs' ids."""
 

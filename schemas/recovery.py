@@ -59,7 +59,10 @@ class EnrolVm(Fact, frozen=True, kw_only=True):
 
 @published("recovery.start-recovery")
 class StartRecovery(Fact, frozen=True, kw_only=True):
-    """Start a recovery whose holds are taken. `requested_at` is the operator's command (RTO)."""
+    """Start a recovery whose holds are taken. `requested_at` is the operator's command (RTO).
+
+    `parent` is the job that asked for it, where no person did.
+    """
 
     job: str
     plan: str
@@ -73,6 +76,7 @@ class StartRecovery(Fact, frozen=True, kw_only=True):
     dry_run: bool = False
     requested_at: dt.datetime
     actor: str = ""
+    parent: str = ""
 
 
 @published("recovery.cleanup")
@@ -138,10 +142,14 @@ class MemberNews(Fact, frozen=True, kw_only=True):
 
 @published("recovery.begin-cleanup")
 class BeginCleanup(Fact, frozen=True, kw_only=True):
-    """A recovery asks for its own cleanup when `auto_cleanup_after` is over."""
+    """A recovery's own cleanup, when `auto_cleanup_after` is over; or one that `parent` asks for.
+
+    A parent is told of the end.
+    """
 
     job: str
     recovery: str
+    parent: str = ""
 
 
 @published("recovery.cleanup-news")
@@ -241,6 +249,7 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
     actor: str = ""
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    parent: str = ""
 
 
 @published("recovery.preflight-finished")
@@ -515,6 +524,7 @@ class CleanupStarted(Fact, frozen=True, kw_only=True):
     site: SiteRef
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    parent: str = ""
 
 
 @published("recovery.cleanup-listed")

@@ -26,17 +26,20 @@ SKIPPED: Final = "common.message-skipped"
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
         "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
-        "create-checkpoint", "delete-plan", "finish-application", "iteration-ended",
-        "prioritise-plan", "recover", "recovery-ended", "release-holds", "remove-site", "reset-vm",
-        "run-plan", "site-inspected", "start-plan", "stop-plan",
+        "create-checkpoint", "delete-plan", "find-clean-point", "finish-application",
+        "iteration-ended", "parent-ended", "prioritise-plan", "record-verdict", "recover",
+        "recover-child", "recover-group", "recovery-ended", "release-holds", "remove-site",
+        "reset-vm", "run-plan", "site-inspected", "start-plan", "stop-plan",
     ),
     "replicator": (
         "cancel-iteration", "cancel-job", "delete-checkpoint", "inspect-site", "make-checkpoint",
         "open-gate", "run-member-ended", "start-iteration", "start-run", "store-script",
     ),
     "recovery": (
-        "abandon-vm", "begin-cleanup", "boot-vm", "cancel-job", "cleanup", "cleanup-news",
-        "enrol-vm", "instance-ready", "launch-vm", "member-news", "start-recovery", "store-script",
+        "abandon-vm", "begin-cleanup", "boot-vm", "cancel-child", "cancel-job", "child-cleaned",
+        "child-ended", "child-refused", "child-started", "cleanup", "cleanup-group",
+        "cleanup-news", "enrol-vm", "instance-ready", "launch-vm", "member-news",
+        "start-clean-point-search", "start-group", "start-recovery", "store-script",
         "unwatch-instance", "watch-instance",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
@@ -55,7 +58,8 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
-        "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance", "disk-rebuilt",
+        "auto-cleanup-due", "boot-delay-over", "clean-again-due", "copy-held", "create-instance",
+        "disk-rebuilt",
         "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due", "poll-site",
         "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
         "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",

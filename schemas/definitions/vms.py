@@ -85,6 +85,7 @@ def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
         else _read_vm_replication(replication, scripts),
     )
     refuse_later(fields)
+    fields.refuse("after", allowed="nothing: plans come after plans, VMs have their boot_order")
     fields.close()
     return vm
 
@@ -175,5 +176,4 @@ def _reference() -> Rule[str]:
 
 def refuse_later(fields: Fields) -> None:
     """Refuse keys of the language that this version cannot honour yet."""
-    for key in ("manual_steps", "after"):
-        fields.refuse(key, allowed=_LATER)
+    fields.refuse("manual_steps", allowed=_LATER)

@@ -62,8 +62,15 @@ def _steps(job: dict[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 1))
     for step in job["steps"]:
         note = (step.get("error") or {}).get("message", "")
-        grid.add_row("  ", mark(step["state"]), Text(step["name"]), Text(note, style="red"))
+        name = Text(step["name"]).append(_verdict(job, step), style="bold")
+        grid.add_row("  ", mark(step["state"]), name, Text(note, style="red"))
     return grid
+
+
+def _verdict(job: dict[str, Any], step: dict[str, Any]) -> str:
+    """What a search for a clean point found out in a step; nothing in other jobs."""
+    verdicts = (job.get("facts") or {}).get("verdicts") or {}
+    return f"  {verdicts[step['name']]}" if step["name"] in verdicts else ""
 
 
 def _members(children: Sequence[dict[str, Any]]) -> Table:
@@ -112,7 +119,9 @@ def details(job: dict[str, Any], console: Console) -> None:
         console.print(f"  {name:<8} {value}", markup=False)
     for step in job["steps"]:
         line = (
-            Text("  ").append_text(mark(step["state"])).append(f" {step['name']}  {step['state']}")
+            Text("  ")
+            .append_text(mark(step["state"]))
+            .append(f" {step['name']}  {step['state']}{_verdict(job, step)}")
         )
         if step["attempts"] > 1:
             line.append(f"  {step['attempts']} attempts")
@@ -126,6 +135,10 @@ def details(job: dict[str, Any], console: Console) -> None:
     if job.get("error"):
         console.print(f"  error    {job['error']['message']}", style="red", markup=False)
         console.print(f"           {job['error']['remedy']}", style="dim", markup=False)
+    if job["kind"] == "find-clean-point" and job.get("checkpoint"):
+        console.print(f"  clean    {job['checkpoint']}", markup=False)
+    if job.get("note"):
+        console.print(f"  note     {job['note']}", markup=False)
     for instance in job.get("instances", ()):
         addresses = ", ".join(instance["addresses"])
         console.print(

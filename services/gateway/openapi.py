@@ -16,9 +16,20 @@ import yaml
 from aiohttp import web
 
 from schemas import views
+from schemas.clean_points import CANDIDATES_MAX, SEARCH_ORDERS
+from schemas.plans import RUNTIMES
 from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.routes import jobs, kept, lists, plans, sites, stream, work
+from services.gateway.routes import (
+    clean_points,
+    jobs,
+    kept,
+    lists,
+    plans,
+    sites,
+    stream,
+    work,
+)
 
 VERSION: Final = "1"
 
@@ -33,6 +44,18 @@ _SCRIPTS: Final = {
     "type": "object",
     "additionalProperties": {"type": "string", "contentEncoding": "base64"},
     "description": "content of each script by the path the plan names",
+}
+_VERDICT: Final = {
+    "type": "object",
+    "description": "exit code 0: the checkpoint is clean; the runtime follows from run's suffix",
+    "required": ["run", "content"],
+    "properties": {
+        "run": TEXT,
+        "content": {"type": "string", "contentEncoding": "base64"},
+        "runtime": {"enum": list(RUNTIMES)},
+        "timeout": {"type": "string", "default": "5m"},
+    },
+    "additionalProperties": False,
 }
 _SETTINGS: Final = {"type": "object", "additionalProperties": TEXT}
 
@@ -61,8 +84,20 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
             "skip_scripts": NAMES,
             "on_error": {"enum": ["continue", "stop", None]},
             "dry_run": FLAG,
+            "with_prerequisites": FLAG,
         },
         ("mode",),
+    ),
+    "/v1/plans/{name}/find-clean-point": (
+        {
+            "verdict": _VERDICT,
+            "order": {"enum": list(SEARCH_ORDERS), "default": SEARCH_ORDERS[0]},
+            "vms": NAMES,
+            "limit": {"type": ["integer", "null"], "minimum": 1, "maximum": CANDIDATES_MAX},
+            "keep": FLAG,
+            "skip_scripts": NAMES,
+        },
+        ("verdict",),
     ),
     "/v1/alerts/{alert}/{action}": ({"until": {"type": "string", "format": "date-time"}}, ()),
 }
@@ -188,7 +223,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, kept, lists, work, stream):
+    for module in (sites, plans, clean_points, jobs, kept, lists, work, stream):
         yield from module.ROUTES
 
 

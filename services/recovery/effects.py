@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
 from services.recovery import platform_work, polling, preflight
 from services.recovery.domain import scripts
+from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
@@ -81,8 +83,7 @@ class ScriptHandler:
         content, begun = await self._content(effect, payload)
 
         async def record_start() -> None:
-            fact = VmScriptStarted if payload.vm else PlanScriptStarted
-            await effect.report(fact(step=payload.work.step, run=payload.run))
+            await effect.report(self._start_of(payload))
 
         try:
             report = await run_script_work(
@@ -103,8 +104,6 @@ class ScriptHandler:
         """The script, and whether its start is on record; states are read as committed now."""
         stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
         states = await self._tools.read_states((effect.stream, stored))
-        owner = states[effect.stream]
-        run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
         content = scripts.whole_content(states[stored])
         if content is None:
             # It comes from the gateway, the recovery from the scheduler: in no order.
@@ -113,7 +112,28 @@ class ScriptHandler:
                 code="script-not-stored",
                 remedy="apply the plan again, so that its scripts are uploaded",
             )
-        return content, run.run == payload.run and run.started
+        return content, self._has_begun(states[effect.stream], payload)
+
+    def _start_of(self, payload: RunScript) -> msgspec.Struct:
+        """The fact that goes on record before the script's process exists."""
+        fact = VmScriptStarted if payload.vm else PlanScriptStarted
+        return fact(step=payload.work.step, run=payload.run)
+
+    def _has_begun(self, owner: Any, payload: RunScript) -> bool:
+        """Whether that fact is on record."""
+        run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
+        return run.run == payload.run and run.started
+
+
+class VerdictHandler(ScriptHandler):
+    """Runs the verdict script of a search's trial, at most once like every other script."""
+
+    def _start_of(self, payload: RunScript) -> msgspec.Struct:
+        return VerdictScriptStarted(trial=payload.run)
+
+    def _has_begun(self, owner: Search, payload: RunScript) -> bool:
+        trial = owner.trial
+        return trial is not None and trial.number == payload.run and trial.script_started
 
 
 def _unknown() -> OutcomeUnknown:
@@ -138,6 +158,7 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
     return {
         "preflight": step(preflight.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
         "run-script": ScriptHandler(tools),
+        "run-verdict": VerdictHandler(tools),
         "hold-copy": step(platform_work.hold_copy),
         "rebuild-disk": step(platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True),
         "create-instance": step(platform_work.create_instance),

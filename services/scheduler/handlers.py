@@ -8,14 +8,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from schemas import scheduler as said
+from schemas.children import ParentEnded, RecoverChild
+from schemas.clean_points import FindCleanPoint, RecordVerdict
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.recovery_groups import RecoverGroup
 from services.scheduler.domain import (
     application,
     checkpoints,
+    clean_points,
     groups,
     membership,
+    parents,
     plan,
+    prerequisites,
     protected_vm,
     recoveries,
     rpo,
@@ -49,6 +55,10 @@ def _to_plan(received: Received) -> str:
 
 def _to_plan_only(received: Received) -> tuple[str, ...]:
     return (plan_stream(received.body.plan),)
+
+
+def _to_childs_plan(received: Received) -> tuple[str, ...]:
+    return (plan_stream(received.body.recover.plan),)
 
 
 def _to_asker(received: Received) -> str:
@@ -103,6 +113,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         route=_to_plan_only,
         decide=application.finish,
         expand=application.streams_to_finish,
+        follow=application.plans_to_follow,
     ),
     on(said.NamesDue, route=_its_own, decide=application.names_due),
     on_many(
@@ -152,7 +163,22 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         decide=recoveries.release_holds,
         expand=recoveries.streams_to_release,
     ),
-    on(said.RecoveryEnded, route=_to_plan, decide=recoveries.recovery_ended),
+    on(said.RecoveryEnded, route=_to_plan, decide=parents.recovery_ended),
+    on_many(
+        RecoverChild,
+        route=_to_childs_plan,
+        decide=parents.recover_child,
+        expand=groups.streams_of_plan,
+    ),
+    on(ParentEnded, route=_to_plan, decide=parents.parent_ended),
+    on_many(
+        RecoverGroup,
+        route=_to_plan_only,
+        decide=parents.recover_group,
+        follow=lambda states, received: prerequisites.plans_named(states),
+    ),
+    _on_plan_and_vms(FindCleanPoint, patient(clean_points.find_clean_point)),
+    on(RecordVerdict, route=_to_plan, decide=clean_points.record_verdict),
 )
 
 DEFINITION: Final = ServiceDefinition(

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from schemas.children import CleanupGroup
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.notifier import ChangeAlert
 from schemas.recovery import CancelRecoveryJob, StartCleanup
@@ -26,7 +27,10 @@ from services.gateway.ids import new_id
 from services.gateway.names import checked_key
 from services.gateway.problems import Invalid, NotFound
 
-RECOVERY_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})
+RECOVERY_FAMILIES = frozenset(
+    {"recovery", "vm-recovery", "cleanup", "find-clean-point", "recovery-group", "group-cleanup"}
+)
+CLEANED_FAMILIES = frozenset({"recovery", "recovery-group"})
 REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
 ALERT_ACTIONS = ("ack", "snooze", "resolve")
 CHECKPOINT_ACTIONS = ("preserve", "unpreserve")
@@ -75,15 +79,20 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def cleanup(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/cleanup: remove everything a recovery made."""
+    """POST /v1/jobs/ID/cleanup: remove everything a recovery made, or all of a group did."""
     recovery = _job_of(request)
-    plan = _plan_of(recovery) if family_of(recovery) == "recovery" else None
+    plan = _plan_of(recovery) if family_of(recovery) in CLEANED_FAMILIES else None
     if plan is None:
         if await gateway_of(request).queries.job(recovery) is None:
             raise _no_job(recovery)
         raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
-    job = stream_id("cleanup", plan, new_id())
-    command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
+    command: Any
+    if family_of(recovery) == "recovery-group":
+        job = stream_id("group-cleanup", plan, new_id())
+        command = CleanupGroup(command_id=new_command_id(), job=job, group=recovery)
+    else:
+        job = stream_id("cleanup", plan, new_id())
+        command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
 
 

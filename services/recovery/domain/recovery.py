@@ -69,6 +69,7 @@ def start(state: Recovery, received: Received) -> Decision:
         requested_at=m.requested_at,
         actor=m.actor,
         definition_version=DEFINITION_VERSION,
+        parent=m.parent,
     )
     return _step(state, (msgspec.structs.replace(event, steps=step_list(event)),), received.at)
 

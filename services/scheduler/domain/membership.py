@@ -63,6 +63,7 @@ def header_of(definition: PlanDefinition, refs: Sites) -> said.PlanHeader:
         targets=definition.targets,
         recovery=definition.recovery,
         select=definition.select,
+        after=definition.after,
     )
 
 
@@ -462,6 +463,7 @@ def _stands(states: Mapping[str, Any], plan: Plan) -> PlanDefinition | None:
         recovery=header.recovery,
         select=header.select,
         vms=tuple(member.setup.definition for member in members if member.setup is not None),
+        after=header.after,
     )
 
 

@@ -13,8 +13,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from schemas import scheduler as said
+from schemas.children import ParentJobEnded
+from schemas.clean_points import CheckpointJudged, CleanPointSearchRequested
 from schemas.common import Problem
 from schemas.plans import PlanDefinition, ReplicationPolicy
+from schemas.recovery_groups import RecoveryGroupRequested
 from services.scheduler.domain.names import vm_streams
 from shared.decider import Family
 from shared.errors import Refused
@@ -47,7 +50,10 @@ class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held."""
+    """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held.
+
+    `parent` is the job that asked for it, where no person did.
+    """
 
     mode: said.RecoveryMode
     vms: tuple[str, ...] = ()
@@ -55,6 +61,7 @@ class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     dry_run: bool = False
     ended: bool = False
     released: bool = False
+    parent: str = ""
 
 
 class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -62,7 +69,8 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `header` None: no such plan stands. `priority` is the operator's, where it differs from the
     header's. `runs` are group jobs under way and their members; `group_cursor` and
-    `group_queued` are the grid of a synchronized plan.
+    `group_queued` are the grid of a synchronized plan. `parents` are searches and groups under
+    way that ask for recoveries, and the checkpoints kept for them.
     """
 
     version: int = 0
@@ -76,6 +84,7 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     group_queued: dt.datetime | None = None
     checkpoints: dict[str, CheckpointEntry] = {}
     recoveries: dict[str, RecoveryEntry] = {}
+    parents: dict[str, tuple[str, ...]] = {}
 
 
 def standing(state: Plan, plan: str, *, expected_version: int = 0) -> said.PlanHeader:
@@ -129,13 +138,17 @@ def with_priority(replication: ReplicationPolicy, priority: int | None) -> Repli
 
 
 def holding_jobs(state: Plan) -> tuple[str, ...]:
-    """Recoveries that hold VMs of the plan, ended ones that await cleanup included."""
-    return tuple(job for job, entry in state.recoveries.items() if not entry.released)
+    """Recoveries that hold VMs of the plan, ended ones that await cleanup included, and jobs that
+    ask for more of them."""
+    holding = (job for job, entry in state.recoveries.items() if not entry.released)
+    return (*holding, *state.parents)
 
 
 def jobs_using(state: Plan, checkpoint: str) -> tuple[str, ...]:
-    """Recoveries that read from a checkpoint."""
-    return tuple(job for job, entry in state.recoveries.items() if entry.checkpoint == checkpoint)
+    """Recoveries that read from a checkpoint, and searches that have yet to look at it."""
+    readers = (job for job, entry in state.recoveries.items() if entry.checkpoint == checkpoint)
+    searches = (job for job, kept in state.parents.items() if checkpoint in kept)
+    return (*readers, *searches)
 
 
 def evolve(state: Plan, event: Any) -> Plan:
@@ -264,6 +277,7 @@ def _recovery_requested(state: Plan, event: said.RecoveryRequested) -> None:
         checkpoint=held,
         dry_run=event.dry_run,
         released=event.dry_run,
+        parent=event.parent,
     )
     state.recoveries = {**state.recoveries, event.job: entry}
 
@@ -278,6 +292,22 @@ def _holds_released(state: Plan, event: said.RecoveryHoldsReleased) -> None:
 
 def _checkpoint_released(state: Plan, event: said.CheckpointHoldReleased) -> None:
     _change_recovery(state, event.job, checkpoint="")
+
+
+def _search_requested(state: Plan, event: CleanPointSearchRequested) -> None:
+    state.parents = {**state.parents, event.job: event.checkpoints}
+
+
+def _group_requested(state: Plan, event: RecoveryGroupRequested) -> None:
+    state.parents = {**state.parents, event.job: ()}
+
+
+def _parent_ended(state: Plan, event: ParentJobEnded) -> None:
+    state.parents = {job: kept for job, kept in state.parents.items() if job != event.job}
+
+
+def _judged(state: Plan, event: CheckpointJudged) -> None:
+    """A verdict is for people: nothing here is decided by it."""
 
 
 def _change_recovery(state: Plan, job: str, **changes: Any) -> None:
@@ -311,6 +341,10 @@ _APPLY: Final[dict[type, Callable[[Plan, Any], None]]] = {
     said.RecoveryRecorded: _recovery_recorded,
     said.RecoveryHoldsReleased: _holds_released,
     said.CheckpointHoldReleased: _checkpoint_released,
+    CleanPointSearchRequested: _search_requested,
+    RecoveryGroupRequested: _group_requested,
+    ParentJobEnded: _parent_ended,
+    CheckpointJudged: _judged,
 }
 
 FAMILY = Family(
@@ -320,4 +354,5 @@ FAMILY = Family(
     evolve=evolve,
     # A deleted plan's name may be used again, and its checkpoints stay: the stream never ends.
     is_terminal=lambda state: False,
+    schema=2,
 )
