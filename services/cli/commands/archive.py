@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from schemas.units import parse_duration_s
-from services.cli.commands.log import place, report, show, verified
+from services.cli.commands.log import PLACES, place, report, show, verified
 from services.cli.database import reached
 from services.cli.direct import directly, on_database
 from services.cli.output import Format, err, machine, out
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 Place = Annotated[
     str,
     typer.Argument(
-        metavar="PLACE", help="the export's folder, or s3://BUCKET[/PREFIX]", callback=place
+        metavar="PLACE",
+        help=f"the export's place: {PLACES}, by the AWS SDK's settings",
+        callback=place,
     ),
 ]
 

@@ -7,7 +7,7 @@ backs up and restores in `archive.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -21,6 +21,9 @@ from shared.errors import Refused
 from shared.verify.report import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Check, mend, back up and restore the logs.")
+
+PLACES: Final = r"a folder, or s3://BUCKET\[/PREFIX]"
+"""For help texts, which are markup."""
 
 
 def place(value: str | None) -> str | None:
@@ -45,7 +48,7 @@ def verify(
         typer.Option(
             "--export",
             metavar="PLACE",
-            help="check an export instead: a folder, or s3://BUCKET[/PREFIX]",
+            help=f"check an export instead: {PLACES}",
             callback=place,
         ),
     ] = None,
