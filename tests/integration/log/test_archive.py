@@ -175,6 +175,27 @@ async def test_many_exports_leave_few_segments_and_no_other_files(
         assert await table(copy, "scheduler.log") == await table(logs, "scheduler.log")
 
 
+async def test_an_export_with_the_names_of_earlier_builds_is_continued(
+    logs: Logs, archive: Archive, new_database: NewDatabase
+) -> None:
+    first = await save(logs, archive)
+    content = await archive.get(files.MANIFEST) or b""
+    manifest = files.read_manifest(content)
+    for service in manifest.services.values():
+        for segment in service.segments():
+            # They did not have their content in them.
+            old = f"{segment.name.rpartition('-')[0]}.jsonl.gz"
+            await archive.put(old, await archive.get(segment.name) or b"")
+            await archive.delete(segment.name)
+            content = content.replace(segment.name.encode(), old.encode())
+    await archive.put(files.MANIFEST, content)
+    await a_history(logs, "shop", vms=["late"])
+    more = await save(logs, archive)
+    assert more.rows_kept == first.rows + more.rows
+    async with imported(new_database, archive) as copy:
+        await assert_same(logs, copy)
+
+
 async def test_long_logs_are_cut_into_segments_in_a_chain(
     logs: Logs, archive: Archive, monkeypatch: pytest.MonkeyPatch, new_database: NewDatabase
 ) -> None:
