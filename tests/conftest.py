@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real PostgreSQL, fresh databases in it, the list of absent parts."""
+"""Fixtures for every test: a real PostgreSQL, fresh databases in it, an S3, the absent parts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import structlog
 
 from shared.embedded import BinariesMissing, DataFolderInUse, EmbeddedPostgres
 from tests import parts
+from tests.objectstore import running_store
 
 _FOLDER_PREFIX: Final = "seawall-test-pg-"
 _SQL_TIMEOUT_S: Final = 30.0
@@ -75,6 +76,13 @@ def module_postgres_dsn(postgres_server: str) -> Iterator[str]:
     """URL of a fresh, empty database shared by the tests of one module."""
     with _fresh_database(postgres_server) as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """URL of the session's S3; make a bucket in it with `tests.objectstore.new_bucket`."""
+    with running_store() as url:
+        yield url
 
 
 @pytest.fixture
