@@ -13,6 +13,7 @@ import pytest
 from shared.platforms.lab.manifest import open_platform
 from shared.platforms.ports import Call
 from tests.acceptance.operator import ControlPlane, Sites
+from tests.failures import failure_mode
 from tests.waiting import wait_until
 
 
@@ -99,6 +100,13 @@ def test_a_site_that_cannot_be_listed_is_told_and_is_no_empty_one(
     assert answer.code in (5, 7)
 
 
+@failure_mode(
+    "Recovery site",
+    "slow",
+    sees="It refuses calls that it was said to allow: the budget is lowered for all copies, "
+    "`seawall queue` shows it, and after ten minutes it is an alert.",
+    does="Tell the real limit (`limit.<quota>`), ask for more, or find who else uses it.",
+)
 def test_what_a_site_refuses_is_shown_with_what_it_was_said_to_allow(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
