@@ -23,6 +23,7 @@ from services.scheduler.domain import capacity
 from services.scheduler.domain.answers import done, refused_by
 from services.scheduler.domain.checkpoints import CHECKPOINT_TIMER, policy_timers
 from services.scheduler.domain.grid import grid_for, next_tick
+from services.scheduler.domain.moves import new_quarantines
 from services.scheduler.domain.names import (
     plan_stream,
     site_stream,
@@ -116,6 +117,11 @@ def apply_members(
         defer=True,
     )
     decisions |= _site_decisions(states, plan, header, loads)
+    quarantined = new_quarantines(states, plan, definition)
+    if quarantined:
+        decisions[stream] = msgspec.structs.replace(
+            decisions[stream], events=(*decisions[stream].events, *quarantined)
+        )
     decisions |= _member_decisions(states, plan, header, definition.vms, version=version, now=now)
     return decisions
 
@@ -298,8 +304,11 @@ def _member_decisions(
     name = header.name
     replication = with_priority(header.replication, _kept_priority(plan, header))
     members: list[ProtectedVm] = [states[key] for key in vm_streams(name, plan.vms)]
-    # A VM that joins a plan which the operator stopped does not start by itself.
+    # A VM that joins a plan which the operator stopped does not start by itself, nor does one
+    # whose site is quarantined.
+    sites = (header.protected.site, header.recovery_site.site)
     starts = not members or any(member.on for member in members)
+    starts = starts and not any(states[site_stream(site)].quarantined for site in sites)
     decisions = {}
     for vm in vms:
         key = vm_stream(name, vm.name)
@@ -367,6 +376,9 @@ def _change(state: ProtectedVm, wanted: said.VmProtected, *, now: dt.datetime) -
         )
     newest = None if lost else state.last_checkpoint_at
     changed, timers = judge_rpo(wanted, newest=newest, breached=state.rpo_breached, now=now)
+    if state.moved and not lost:
+        # It runs elsewhere: there is no copy of it that could be too old.
+        changed, timers = (), ()
     events: list[Any] = [wanted, *lost, *changed]
     cancelled = [] if timers else [RPO_TIMER]
     if state.on and not same_grid(setup.replication, wanted.replication):
@@ -414,9 +426,11 @@ def _check_held(plan: Plan, definition: PlanDefinition) -> None:
         before.protected.site != definition.protected_site
         or before.recovery_site.site != definition.recovery_site
     )
-    for job, entry in plan.recoveries.items():
-        held = entry.vms if moved else [vm for vm in entry.vms if vm not in names]
-        if held and not entry.released:
+    holding = {job: each.vms for job, each in plan.recoveries.items() if not each.released}
+    holding |= {job: each.vms for job, each in plan.awaited.items()}
+    for job, vms in holding.items():
+        held = vms if moved else [vm for vm in vms if vm not in names]
+        if held:
             raise Refused(
                 f"VM {held[0]!r} is held by {job}",
                 code="busy",
