@@ -14,7 +14,7 @@ from schemas.recovery import CleanupFinished, RecoveryFinished
 from schemas.replicator import CheckpointFinished, IterationFinished
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration
-from services.notifier.domain import leftovers
+from services.notifier.domain import full_recoveries, leftovers
 from services.notifier.domain.finding import Finding
 
 
@@ -163,6 +163,7 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     RpoRestored: _restored,
     TicksMissed: _missed,
     **leftovers.FINDERS,
+    **full_recoveries.FINDERS,
 }
 
 
