@@ -41,6 +41,7 @@ class Preflight(SiteWork, frozen=True, kw_only=True):
     dry_run: bool = False
     source: SiteRef | None = None
     source_gone: bool = False
+    last_sync: bool = False
 
 
 @published("recovery.preflight-report")

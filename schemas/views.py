@@ -273,7 +273,8 @@ class Job(Document, frozen=True, kw_only=True):
     at that rate, of the parts that have begun, null where nothing moves. `vms` counts the VMs of a
     plan's job, `disks` a VM's. `boot_open`: the VM's boot order is open. `recovery` is what a
     cleanup cleans, a commit commits, a roll back undoes; `remaining` (kind, id, vm) is what could
-    not be removed. `awaits_commit`: a full recovery waits for *commit* or *roll back*.
+    not be removed. `awaits_commit`: a full recovery waits for *commit* or *roll back*;
+    `committed`: its instances are VMs in production.
     """
 
     id: str
@@ -305,6 +306,7 @@ class Job(Document, frozen=True, kw_only=True):
     recovery: str | None = None
     awaits_cleanup: bool = False
     awaits_commit: bool = False
+    committed: bool = False
     cancelling: bool = False
     dry_run: bool = False
     note: str = ""

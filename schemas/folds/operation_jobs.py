@@ -77,9 +77,8 @@ def _step_over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job
 def _committed(
     doc: Job | None, event: said.RecoveryCommitted, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and _replace(
-        doc, awaits_commit=False, facts={**doc.facts, "committed_by": event.commit}
-    )
+    facts = {**doc.facts, "committed_by": event.commit} if doc else {}
+    return doc and _replace(doc, awaits_commit=False, committed=True, facts=facts)
 
 
 def _rolled_back(

@@ -165,7 +165,7 @@ def _finished(
 def _cleaned(
     doc: Job | None, event: said.RecoveryCleaned, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and _replace(doc, awaits_cleanup=False)
+    return doc and _replace(doc, awaits_cleanup=False, committed=False)
 
 
 # ── A VM's recovery ──────────────────────────────────────────────────────────────────────────

@@ -58,7 +58,9 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     problems += await _secrets(tools, vms)
     if problems:
         return PreflightReport(problems=_bounded(problems))
-    facts = await _facts(tools, site, work, copies)
+    # A site that is lost is not called.
+    asked = msgspec.structs.replace(work, source=None) if lost else work
+    facts = await _facts(tools, site, asked, copies)
     return PreflightReport(facts=facts, source_lost=lost)
 
 
@@ -232,6 +234,10 @@ async def _dry_run(
         if each.per_second is not None
     }
     needed = dryrun.budgets_needed(calls, limits)
+    if work.source is not None:
+        # Their quotas are the source site's: they come before, and beside, the recovery site's.
+        about = dryrun.source_calls(members, site=work.source.site, sync=work.last_sync)
+        calls = [*about, *calls]
     facts: dict[str, Any] = {
         "calls": calls[: dryrun.CALLS_LISTED_MAX],
         "calls_total": len(calls),

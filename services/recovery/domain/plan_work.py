@@ -72,6 +72,7 @@ def _preflight(state: Recovery) -> Fact:
         dry_run=start.dry_run,
         source=start.header.protected if operation.source_step else None,
         source_gone=start.source_gone and operation.trusts_word,
+        last_sync=start.last_sync,
     )
 
 

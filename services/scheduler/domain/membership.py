@@ -23,7 +23,7 @@ from services.scheduler.domain import capacity
 from services.scheduler.domain.answers import done, refused_by
 from services.scheduler.domain.checkpoints import CHECKPOINT_TIMER, policy_timers
 from services.scheduler.domain.grid import grid_for, next_tick
-from services.scheduler.domain.moves import new_quarantines
+from services.scheduler.domain.moves import ended_quarantines, quarantine_changes
 from services.scheduler.domain.names import (
     plan_stream,
     site_stream,
@@ -117,7 +117,7 @@ def apply_members(
         defer=True,
     )
     decisions |= _site_decisions(states, plan, header, loads)
-    quarantined = new_quarantines(states, plan, definition)
+    quarantined = quarantine_changes(states, plan, definition)
     if quarantined:
         decisions[stream] = msgspec.structs.replace(
             decisions[stream], events=(*decisions[stream].events, *quarantined)
@@ -146,7 +146,7 @@ def delete_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, D
         answers = (refused_by(plan.pending.command_id, gone, stream=stream),)
     decisions = {
         stream: Decision(
-            events=(said.PlanDeleted(plan=m.plan),),
+            events=(said.PlanDeleted(plan=m.plan), *ended_quarantines(plan, m.plan)),
             cancel_timers=(TICK_TIMER, CHECKPOINT_TIMER, "retention", "application"),
             release=tuple(vm_reservation(site, vm) for vm in plan.vms),
             answers=answers,

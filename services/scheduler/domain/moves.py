@@ -6,11 +6,11 @@ Pure rules over the states; who moves and returns is decided in `full_recoveries
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from schemas.plans import PlanDefinition
-from schemas.scheduler_operations import PlanQuarantined
+from schemas.scheduler_operations import PlanQuarantined, PlanQuarantineEnded
 from services.scheduler.domain.names import site_stream, vm_stream
 from services.scheduler.domain.plan import Plan
 from services.scheduler.domain.protected_vm import ProtectedVm
@@ -63,13 +63,24 @@ def moved_elsewhere(state: ProtectedVm) -> Refused:
     )
 
 
-def new_quarantines(
+def quarantine_changes(
     states: Mapping[str, Any], plan: Plan, definition: PlanDefinition
-) -> tuple[PlanQuarantined, ...]:
-    """What a plan that begins to use a quarantined site must be told."""
-    found = []
-    for name in dict.fromkeys((definition.protected_site, definition.recovery_site)):
+) -> tuple[PlanQuarantined | PlanQuarantineEnded, ...]:
+    """What a plan must be told that begins to use a quarantined site, or uses it no more."""
+    sites = dict.fromkeys((definition.protected_site, definition.recovery_site))
+    changes = ended_quarantines(plan, definition.name, kept=sites)
+    found: list[PlanQuarantined | PlanQuarantineEnded] = [*changes]
+    for name in sites:
         site: Site = states[site_stream(name)]
         if site.quarantined and name not in plan.quarantined:
             found.append(PlanQuarantined(plan=definition.name, site=name, job=""))
     return tuple(found)
+
+
+def ended_quarantines(
+    plan: Plan, name: str, *, kept: Collection[str] = ()
+) -> tuple[PlanQuarantineEnded, ...]:
+    """The plan has nothing to do any more with its quarantined sites, but for those `kept`."""
+    return tuple(
+        PlanQuarantineEnded(plan=name, site=site) for site in plan.quarantined if site not in kept
+    )

@@ -463,3 +463,11 @@ def test_a_roll_back_while_a_site_is_quarantined_starts_nothing() -> None:
     ended(desk)
     desk.tell(said.ReturnVms(plan="shop", job=JOB))
     assert desk.vm("db").moved == "" and not desk.vm("db").on
+
+
+def test_a_plan_that_is_deleted_is_quarantined_no_more() -> None:
+    desk = ready("db")
+    lost(desk)
+    assert code(desk.command(said.DeletePlan, plan="shop")) == "done"
+    assert [event.site for event in desk.said(said_ops.PlanQuarantineEnded)] == ["east"]
+    assert not desk.plan.quarantined

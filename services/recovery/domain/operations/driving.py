@@ -125,6 +125,7 @@ def _sync(draft: Draft) -> None:
 def _restore(draft: Draft) -> None:
     state, start = draft.state, told(draft.state)
     if state.source.restoring_at is None:
+        _break_off(draft)
         draft.say(said.SourcesRestoring(at=draft.now))
         for vm in () if state.source.lost else state.roster:
             message = said.RestoreSource(stream=source_stream(start.job, vm), by=start.job)
@@ -136,6 +137,17 @@ def _restore(draft: Draft) -> None:
     outcome: StepState = "failed" if stays else "completed"
     timing = _timing(draft, securing.RESTORE, side.restoring_at, outcome)
     draft.say(said.SourcesRestored(timing=timing))
+
+
+def _break_off(draft: Draft) -> None:
+    """The step under way is not waited for any more: it failed, or was cancelled."""
+    side, start = draft.state.source, told(draft.state)
+    outcome: StepState = "failed" if side.failed else "cancelled"
+    if not side.secured:
+        timing = _timing(draft, of(start.mode).source_step, side.begun_at, outcome)
+        draft.say(said.SourcesSecured(timing=timing))
+    elif side.sync_at is not None and not side.sync_over:
+        draft.say(said.LastSyncFinished(timing=_timing(draft, SYNC, side.sync_at, outcome)))
 
 
 def _timing(draft: Draft, step: str, since: dt.datetime | None, state: StepState) -> StepTiming:

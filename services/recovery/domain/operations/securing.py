@@ -165,7 +165,8 @@ def _secured(start: RecoveryStarted, side: SourceSide, event: said.MemberSecured
 
 
 def _all_secured(side: SourceSide, event: said.SourcesSecured) -> SourceSide:
-    none = not side.lost and all(state == "failed" for state in side.states.values())
+    states = set(side.states.values())
+    none = not side.lost and states == {"failed"}
     return msgspec.structs.replace(
         side, secured=True, failed=side.failed or none, steps=(*side.steps, event.timing)
     )
