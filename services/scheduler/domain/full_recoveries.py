@@ -131,7 +131,8 @@ def wait(
     """Cancel the iterations; no newer one starts, and the command is answered when they end."""
     until = received.at + dt.timedelta(seconds=RELEASE_S_MAX)
     awaited = said_ops.RecoveryAwaited(
-        request=msgspec.structs.replace(m, put_off=None),
+        # Names stand once: twice two thousand would not fit one event.
+        request=msgspec.structs.replace(m, put_off=None, vms=()),
         vms=tuple(members),
         asked_at=asked_at,
         until=until,

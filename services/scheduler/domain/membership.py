@@ -17,6 +17,7 @@ from schemas import scheduler as said
 from schemas.common import CommandSettled, Problem
 from schemas.definitions import canonical, describe_change, diff
 from schemas.envelope import Received
+from schemas.operations import LastSyncEnded
 from schemas.plans import PlanDefinition, VmDefinition
 from schemas.replicator import CancelIteration, RunMemberEnded
 from services.scheduler.domain import capacity
@@ -26,6 +27,7 @@ from services.scheduler.domain.grid import grid_for, next_tick
 from services.scheduler.domain.moves import ended_quarantines, quarantine_changes
 from services.scheduler.domain.names import (
     plan_stream,
+    recovery_of,
     site_stream,
     vm_reservation,
     vm_stream,
@@ -171,11 +173,24 @@ def streams_to_delete(states: Mapping[str, Any], received: Received) -> tuple[st
 
 
 def drop_queued(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
-    """Tell a run that a member which waited for its turn will not come."""
+    """Tell a run that a member which waited for its turn will not come.
+
+    A recovery that waits for its last sync hears it too: nobody else would tell it.
+    """
     if not state.queued_run:
         return ()
     ended = RunMemberEnded(run=state.queued_run, vm=vm, state="cancelled")
-    return (Send(to="replicator", key=plan, message=ended),)
+    send = Send(to="replicator", key=plan, message=ended)
+    job = recovery_of(state.queued_run)
+    if not job:
+        return (send,)
+    problem = Problem(
+        code="cancelled",
+        message=f"the last sync of {vm} was cancelled before it began",
+        remedy="it waited for an iteration that ran, and replication was stopped meanwhile",
+    )
+    told = LastSyncEnded(job=job, vm=vm, state="cancelled", problem=problem)
+    return (send, Send(to="recovery", key=plan, message=told))
 
 
 def cancel_running(state: ProtectedVm, plan: str, *, reason: str) -> tuple[Send, ...]:

@@ -14,7 +14,7 @@ from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
 from schemas.envelope import Received
 from services.scheduler.domain.membership import cancel_running, drop_queued
-from services.scheduler.domain.names import plan_stream, vm_stream
+from services.scheduler.domain.names import plan_stream, recovery_of, vm_stream
 from services.scheduler.domain.plan import Plan
 from services.scheduler.domain.protected_vm import ProtectedVm
 from services.scheduler.domain.site import Site, standing_site
@@ -90,10 +90,10 @@ def end_plan_quarantine(state: Plan, received: Received) -> Decision:
 
 
 def _stop(state: ProtectedVm, plan: str, vm: str) -> Decision:
-    sends = (
-        *drop_queued(state, plan, vm),
-        *cancel_running(state, plan, reason="its site is quarantined"),
-    )
+    sends = drop_queued(state, plan, vm)
+    if not recovery_of(state.run):
+        # The last sync of a source that was reached and is off goes on: it is what is awaited.
+        sends += cancel_running(state, plan, reason="its site is quarantined")
     if not state.on and state.queued_at is None:
         return Decision(sends=sends)
     return Decision(events=(said.VmStopped(),), sends=sends, cancel_timers=(TICK_TIMER,))

@@ -44,6 +44,8 @@ def test_all_goes_well_and_the_sources_stay_off(mode: str) -> None:
     assert (told.moved, told.stayed) == (True, ())
     (release,) = world.to_scheduler(ReleaseHolds)
     assert (release.modes, release.release_checkpoint) == (("write-copy",), False)
+    # With the hold a tick that waits would start, if the VMs had not moved before.
+    assert world.sent.index(told) < world.sent.index(release)
     world.check_log()
 
 

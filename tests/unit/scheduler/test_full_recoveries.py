@@ -85,6 +85,7 @@ def test_without_one_it_is_cancelled_and_the_recovery_waits_for_it() -> None:
     }
     assert not desk.take(StartRecovery) and desk.modes("db") == {}
     command = desk.plan.awaited[JOB].request.command_id
+    assert list(desk.plan.awaited[JOB].vms) == ["db", "web"]
     desk.now += dt.timedelta(seconds=4)
     desk.end("db", "cancelled")
     desk.until(desk.now)
@@ -274,6 +275,20 @@ def test_iterations_of_vms_that_are_gone_are_cancelled_and_not_waited_for() -> N
     assert not desk.take(LastSyncEnded)
 
 
+def test_a_last_sync_that_waits_and_is_stopped_is_answered() -> None:
+    desk = ready("db")
+    desk.until(at(15))
+    recover(desk)
+    sync(desk, "db")
+    assert desk.vm("db").queued_run == RUN
+    desk.command(said.StopPlan, plan="shop")
+    (news,) = desk.take(LastSyncEnded)
+    assert (news.job, news.vm, news.state) == (JOB, "db", "cancelled")
+    assert news.problem is not None
+    desk.end("db")
+    assert not desk.take(LastSyncEnded)
+
+
 def test_scripts_around_replication_run_by_what_they_declare() -> None:
     both = ScriptDefinition(
         run="a.sh", runtime="sh", sha256="0" * 64, size=1, operations=("replication",)
@@ -448,6 +463,16 @@ def test_plans_that_begin_to_use_a_quarantined_site_do_not_replicate() -> None:
     desk.sent.clear()
     desk.until(at(60))
     assert desk.started() == []
+
+
+def test_a_last_sync_that_runs_is_not_cancelled_by_a_quarantine() -> None:
+    desk = ready("db")
+    recover(desk)
+    sync(desk, "db")
+    lost(desk)
+    assert not desk.take(CancelIteration)
+    desk.end("db")
+    assert [news.state for news in desk.take(LastSyncEnded)] == ["completed"]
 
 
 def test_another_plan_of_a_quarantined_site_can_still_fail_over() -> None:
