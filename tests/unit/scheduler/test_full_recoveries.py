@@ -481,11 +481,15 @@ def test_another_plan_of_a_quarantined_site_can_still_fail_over() -> None:
     assert code(recover(desk, source_gone=True)) == "done"
 
 
-def test_a_roll_back_while_a_site_is_quarantined_starts_nothing() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_roll_back_while_a_site_is_quarantined_starts_nothing(late: bool) -> None:
     desk = ready("db")
     recover(desk, source_gone=True)
-    lost(desk)
+    if not late:
+        lost(desk)
     ended(desk)
+    if late:
+        lost(desk)
     desk.tell(said.ReturnVms(plan="shop", job=JOB))
     assert desk.vm("db").moved == "" and not desk.vm("db").on
 

@@ -41,7 +41,8 @@ known to be there, and a person's word that it is gone would be wrong."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One source. `was_on` None: not seen yet. `touched`: something was done to switch it off.
+    """One source. `was_on` None: not seen yet. `touched`: it was on, and something was done to
+    switch it off.
 
     `restore_for` is the job that asked for the undo under way; `restores` counts undos.
     """
@@ -116,16 +117,12 @@ def _due(state: Source) -> str:
     if state.running or state.asked is None:
         return ""
     if state.restore_for:
-        return f"{POWER_ON}/{state.restores}" if _is_to_be_on(state) else ""
+        return f"{POWER_ON}/{state.restores}" if state.touched else ""
     if state.off or state.failed or state.restores:
         return ""
     if state.was_on is None:
         return LOOK
     return POWER_OFF if state.shut_down_over else SHUT_DOWN
-
-
-def _is_to_be_on(state: Source) -> bool:
-    return state.touched and state.was_on is True
 
 
 def _restoring(part: str) -> bool:
