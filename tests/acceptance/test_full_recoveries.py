@@ -46,6 +46,7 @@ if original:
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     root = tmp_path_factory.mktemp("full")
+    root.chmod(0o755)
     with ControlPlane(root) as started:
         yield started
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from schemas import operations as said
+from schemas.common import HoldMode
 from schemas.envelope import Received
 from schemas.recovery import RecoveryFinished
 from schemas.scheduler import ReleaseHolds
 from schemas.units import format_duration
-from services.recovery.domain.operations import of
+from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery_state import Recovery, told
 from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
@@ -148,6 +149,32 @@ def remind(state: Recovery, received: Received) -> Decision:
         return NOTHING
     since = received.at - dt.timedelta(seconds=REMIND_AFTER_S)
     return Decision(events=(said.CommitOverdue(plan=told(state).plan, since=since),))
+
+
+def opens(state: Recovery) -> bool:
+    """Whether a full recovery left anything that a roll back would undo."""
+    return state.launched > 0 or bool(securing.left_off(state.source))
+
+
+def given_back_at_end(
+    state: Recovery, end: RecoveryFinished, stayed: tuple[str, ...]
+) -> tuple[ReleaseHolds, ...]:
+    """What a recovery gives back when it ends: all but the instances that wait for their fate.
+
+    `stayed` are VMs whose sources were left alone: nobody but their replication holds them.
+    """
+    start = told(state)
+    test = of(start.mode).ends_with == "cleanup"
+    copy: HoldMode = "read-copy" if test else "write-copy"
+    keeps = state.made if test else end.awaits_commit
+    modes: tuple[HoldMode, ...] = (copy,) if keeps else (copy, "own-instance")
+    release = ReleaseHolds(
+        plan=start.plan, job=start.job, modes=modes, release_checkpoint=not keeps
+    )
+    if not stayed:
+        return (release,)
+    alone: tuple[HoldMode, ...] = (copy, "own-instance")
+    return release, ReleaseHolds(plan=start.plan, job=start.job, modes=alone, vms=stayed)
 
 
 def reminder(now: dt.datetime) -> Timer:

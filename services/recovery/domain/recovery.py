@@ -13,11 +13,11 @@ import msgspec
 
 from schemas import operations as said_ops
 from schemas import recovery as said
-from schemas.common import HoldMode, Problem, StepState, StepTiming
+from schemas.common import Problem, StepState, StepTiming
 from schemas.envelope import Received
 from schemas.ids import parts_of, stream_id
 from schemas.recovery_work import PreflightReport
-from schemas.scheduler import RecoveryEnded, ReleaseHolds
+from schemas.scheduler import RecoveryEnded
 from services.recovery.domain import commit_window, plan_work, scripts
 from services.recovery.domain.operations import driving, of, securing
 from services.recovery.domain.recovery_state import (
@@ -96,38 +96,16 @@ def member_news(state: Recovery, received: Received) -> Decision:
 
 def source_news(state: Recovery, received: Received) -> Decision:
     """A VM's source is off, or is not, or is on again."""
-    m: said_ops.SourceNews = received.body
-    if state.started is None or state.finished is not None or m.vm not in state.roster:
+    if state.started is None or state.finished is not None:
         return NOTHING
-    event: Any
-    if m.news in ("on", "untouched", "stays-off"):
-        if m.vm in state.source.returned:
-            return NOTHING
-        event = said_ops.MemberRestored(vm=m.vm, at=m.at, state=m.news, problem=m.problem)
-    else:
-        if m.vm in state.source.states:
-            return NOTHING
-        word = m.unreachable and state.started.source_gone and of(state.started.mode).trusts_word
-        secured: said_ops.Secured = "off" if m.news == "off" else "gone" if word else "failed"
-        event = said_ops.MemberSecured(
-            vm=m.vm, at=m.at, state=secured, forced=m.forced, problem=m.problem
-        )
-    return _step(state, (event,), received.at)
+    event = driving.about_source(state, received.body)
+    return NOTHING if event is None else _step(state, (event,), received.at)
 
 
 def last_sync_ended(state: Recovery, received: Received) -> Decision:
     """The last iteration of a VM ended."""
-    m: said_ops.LastSyncEnded = received.body
-    if phase_of(state) != "last-sync" or m.vm in state.source.synced:
-        return NOTHING
-    event = said_ops.MemberSynced(
-        vm=m.vm,
-        at=received.at,
-        state=m.state,
-        checkpoint_at=m.checkpoint_at,
-        problem=m.problem,
-    )
-    return _step(state, (event,), received.at)
+    event = driving.about_sync(state, received.body, at=received.at)
+    return NOTHING if event is None else _step(state, (event,), received.at)
 
 
 def delay_over(state: Recovery, received: Received) -> Decision:
@@ -294,14 +272,9 @@ def _finish(state: Recovery) -> said.RecoveryFinished:
         problem=state.problem,
         awaits_cleanup=state.made and tested,
         dry_run=start.dry_run,
-        awaits_commit=not tested and _changed(state),
+        awaits_commit=not tested and commit_window.opens(state),
         note=securing.note(state.source),
     )
-
-
-def _changed(state: Recovery) -> bool:
-    """Whether a full recovery left anything that a roll back would undo."""
-    return state.launched > 0 or bool(securing.left_off(state.source))
 
 
 def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
@@ -488,7 +461,7 @@ def _close(draft: _Draft) -> None:
         stayed=stayed if end.awaits_commit else (),
     )
     # Whose VMs moved is said first: with the holds a tick that waits would start.
-    for message in (ended, *_released(state, end, ended.stayed)):
+    for message in (ended, *commit_window.given_back_at_end(state, end, ended.stayed)):
         draft.sends.append(Send(to="scheduler", key=start.plan, message=message))
     if end.awaits_commit:
         draft.timers.append(commit_window.reminder(draft.now))
@@ -497,24 +470,6 @@ def _close(draft: _Draft) -> None:
         due = draft.now + dt.timedelta(seconds=after_s)
         timer = Timer(name=_AUTO_CLEANUP_TIMER, due=due, message=said.AutoCleanupDue())
         draft.timers.append(timer)
-
-
-def _released(
-    state: Recovery, end: said.RecoveryFinished, stayed: tuple[str, ...]
-) -> tuple[ReleaseHolds, ...]:
-    """What is given back at the end: all but the instances that wait for their fate."""
-    start = told(state)
-    copy: HoldMode = "read-copy" if of(start.mode).ends_with == "cleanup" else "write-copy"
-    keeps = state.made if of(start.mode).ends_with == "cleanup" else end.awaits_commit
-    modes: tuple[HoldMode, ...] = (copy,) if keeps else (copy, "own-instance")
-    release = ReleaseHolds(
-        plan=start.plan, job=start.job, modes=modes, release_checkpoint=not keeps
-    )
-    if not stayed:
-        return (release,)
-    # Their sources were left alone: nobody but their own replication has to do with them.
-    alone = ReleaseHolds(plan=start.plan, job=start.job, modes=(copy, "own-instance"), vms=stayed)
-    return release, alone
 
 
 def _is_over(state: Recovery) -> bool:

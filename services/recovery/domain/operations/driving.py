@@ -45,6 +45,34 @@ def drive(draft: Draft) -> None:
         _restore(draft)
 
 
+# ── News ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def about_source(state: Recovery, m: said.SourceNews) -> Any:
+    """The fact that news of a VM's source is; None for what is known already."""
+    side, start = state.source, told(state)
+    if m.vm not in state.roster:
+        return None
+    if m.news in ("on", "untouched", "stays-off"):
+        if m.vm in side.returned:
+            return None
+        return said.MemberRestored(vm=m.vm, at=m.at, state=m.news, problem=m.problem)
+    if m.vm in side.states:
+        return None
+    word = m.unreachable and start.source_gone and of(start.mode).trusts_word
+    secured: said.Secured = "off" if m.news == "off" else "gone" if word else "failed"
+    return said.MemberSecured(vm=m.vm, at=m.at, state=secured, forced=m.forced, problem=m.problem)
+
+
+def about_sync(state: Recovery, m: said.LastSyncEnded, *, at: dt.datetime) -> Any:
+    """The fact that the end of a VM's last iteration is; None where nobody waits for it."""
+    if phase_of(state) != "last-sync" or m.vm in state.source.synced:
+        return None
+    return said.MemberSynced(
+        vm=m.vm, at=at, state=m.state, checkpoint_at=m.checkpoint_at, problem=m.problem
+    )
+
+
 # ── Forward ──────────────────────────────────────────────────────────────────────────────────
 
 
