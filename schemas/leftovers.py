@@ -1,8 +1,8 @@
 """What sites hold of ours that no job will remove: the listing, and when something is left over.
 
 Pure, for whoever compares: the read models (`seawall doctor --leftovers`) or the logs themselves
-(`seawall log reconcile`). An object is expected while its job runs, awaits its cleanup or has
-unsettled work.
+(`seawall log reconcile`). An object is expected while its job runs, awaits its cleanup or a commit,
+has unsettled work, or was committed: then it is in production.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def code_of(job: Job | None, *, known: bool, working: bool) -> Code | None:
     """
     if not known:
         return "unknown-job"
-    if job is None or job.state not in ENDED or job.awaits_cleanup or working:
+    if job is None or job.state not in ENDED or working:
         return None
-    return "left-over"
+    wanted = job.awaits_cleanup or job.awaits_commit or job.committed
+    return None if wanted else "left-over"
 
 
 def remedy_of(kind: str, *, replicating: bool) -> tuple[str, Literal["seawall", "operator"]]:

@@ -11,7 +11,7 @@ import datetime as dt
 from typing import Literal
 
 from schemas.common import Command, Fact, Problem, ScriptReport, StepTiming
-from schemas.plans import ReplicationPolicy, ScriptDefinition, VmDefinition
+from schemas.plans import Operation, ReplicationPolicy, ScriptDefinition, VmDefinition
 from schemas.registry import published
 from schemas.scheduler import PlanHeader, SiteRef
 
@@ -115,6 +115,7 @@ class StartIteration(Fact, frozen=True, kw_only=True):
     """Replicate one VM now; the write-copy hold is taken. `full`: the copy is invalid or absent.
 
     `due_at` orders it in the queue. `gated`: wait for the run's pre-replication script.
+    `operation`: what it is part of, by which its scripts are chosen.
     """
 
     iteration: str
@@ -132,6 +133,7 @@ class StartIteration(Fact, frozen=True, kw_only=True):
     resync: bool = False
     run: str = ""
     gated: bool = False
+    operation: Operation = "replication"
 
 
 @published("replicator.start-run")
@@ -148,6 +150,7 @@ class StartRun(Fact, frozen=True, kw_only=True):
     iterations: tuple[str, ...]
     pre_script: ScriptDefinition | None = None
     post_script: ScriptDefinition | None = None
+    operation: Operation = "replication"
 
 
 @published("replicator.open-gate")
@@ -230,6 +233,7 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     post_script: ScriptDefinition | None = None
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    operation: Operation = "replication"
 
 
 @published("replication.run-script-started")
@@ -294,6 +298,7 @@ class IterationStarted(Fact, frozen=True, kw_only=True):
     gated: bool = False
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    operation: Operation = "replication"
 
 
 @published("replication.gate-opened")

@@ -26,9 +26,10 @@ SKIPPED: Final = "common.message-skipped"
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
         "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
-        "create-checkpoint", "delete-plan", "finish-application", "iteration-ended",
-        "prioritise-plan", "recover", "recovery-ended", "release-holds", "remove-site", "reset-vm",
-        "run-plan", "site-inspected", "start-plan", "stop-plan",
+        "create-checkpoint", "delete-plan", "end-plan-quarantine", "finish-application",
+        "iteration-ended", "prioritise-plan", "quarantine-plan", "recover", "recovery-ended",
+        "release-holds", "release-site", "remove-site", "reset-vm", "return-vms", "run-plan",
+        "site-inspected", "site-lost", "start-plan", "stop-plan", "sync-last",
     ),
     "replicator": (
         "cancel-iteration", "cancel-job", "delete-checkpoint", "inspect-site", "make-checkpoint",
@@ -36,8 +37,10 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "recovery": (
         "abandon-vm", "begin-cleanup", "boot-vm", "cancel-job", "cleanup", "cleanup-news",
-        "enrol-vm", "instance-ready", "launch-vm", "member-news", "start-recovery", "store-script",
-        "unwatch-instance", "watch-instance",
+        "commit", "commit-ended", "enrol-vm", "instance-ready", "last-sync-ended", "launch-vm",
+        "member-news", "restore-source", "rollback", "rollback-cleaned", "rollback-ended",
+        "secure-source", "source-news", "start-recovery", "store-script", "unwatch-instance",
+        "watch-instance",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
 }  # fmt: skip
@@ -45,7 +48,8 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
 
 INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
-        "checkpoint-due", "group-check-due", "group-tick-due", "inspection-due", "names-due",
+        "checkpoint-due", "claim-due", "group-check-due", "group-tick-due", "inspection-due",
+        "names-due",
         "retention-due", "rpo-due", "tick-due",
     ),
     "replicator": (
@@ -55,10 +59,12 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
-        "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance", "disk-rebuilt",
-        "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due", "poll-site",
-        "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
-        "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",
+        "auto-cleanup-due", "boot-delay-over", "commit-reminder", "copy-held", "create-instance",
+        "disk-rebuilt", "hold-copy", "instance-state", "list-owned", "look-at-source",
+        "owned-listed", "poll-due", "poll-site", "power-off-source", "power-on",
+        "power-on-source", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
+        "release-copy", "remove-object", "run-script", "script-ran", "shut-down-source",
+        "site-polled", "source-state", "work-done",
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip

@@ -90,6 +90,12 @@ def confirm(question: str) -> None:
         raise typer.Exit(REFUSED)
 
 
+def type_name(warning: str) -> str:
+    """Say what is about to be lost, and have the name typed that confirms it."""
+    typer.echo(warning, err=True)
+    return str(typer.prompt("Type the plan's name to go on", err=True)).strip()
+
+
 def tell(error: SeawallError) -> int:
     """Say what is wrong and how to mend it; gives the exit code."""
     err.print(f"error: {error.message}", markup=False, soft_wrap=True)

@@ -63,9 +63,17 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
             "skip_scripts": NAMES,
             "on_error": {"enum": ["continue", "stop", None]},
             "dry_run": FLAG,
+            "last_sync": {
+                "type": ["boolean", "null"],
+                "description": "copy the sources once more; null: where the latest copy is taken",
+            },
+            "source_gone": FLAG,
         },
         ("mode",),
     ),
+    "/v1/jobs/{job}/cleanup": ({"confirm": TEXT}, ()),
+    "/v1/jobs/{job}/rollback": ({"confirm": TEXT}, ()),
+    "/v1/sites/{name}/release": ({"confirm": TEXT}, ()),
     "/v1/alerts/{alert}/{action}": ({"until": {"type": "string", "format": "date-time"}}, ()),
 }
 """Path → the fields of its body and those that must be there."""

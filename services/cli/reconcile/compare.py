@@ -148,18 +148,24 @@ def _gone(
     for job in work.jobs.values():
         plan = installation.plans.get(job.plan)
         if plan is not None and plan.recovery_site == site and _stands(job, work):
-            yield from _lost_instances(site, job, everywhere)
+            undo = "rollback" if work.jobs[job.parent_id or ""].awaits_commit else "cleanup"
+            yield from _lost_instances(site, job, everywhere, undo=undo)
 
 
 def _stands(job: Job, work: Work) -> bool:
-    """Whether it is a VM's part of a recovery that runs or awaits its cleanup."""
+    """Whether it is a VM's part of a recovery that runs, or awaits cleanup, commit or roll back.
+
+    What was committed is the operator's own: a VM that is deleted later is no difference.
+    """
     parent = work.jobs.get(job.parent_id or "")
     if family_of(job.id) != "vm-recovery" or job.disk is not None or parent is None:
         return False
-    return parent.state not in ENDED or parent.awaits_cleanup
+    return parent.state not in ENDED or parent.awaits_cleanup or parent.awaits_commit
 
 
-def _lost_instances(site: str, job: Job, everywhere: frozenset[str]) -> Iterator[Difference]:
+def _lost_instances(
+    site: str, job: Job, everywhere: frozenset[str], *, undo: str
+) -> Iterator[Difference]:
     for instance in job.instances:
         if instance.instance_id and instance.instance_id not in everywhere:
             yield Difference(
@@ -171,7 +177,7 @@ def _lost_instances(site: str, job: Job, everywhere: frozenset[str]) -> Iterator
                 vm=instance.vm,
                 job=job.parent_id or "",
                 found="its recovery stands by this log, and it is not there any more",
-                follows=f"`seawall cleanup {job.parent_id}` removes what is left and ends it",
+                follows=f"`seawall {undo} {job.parent_id}` removes what is left and ends it",
             )
 
 

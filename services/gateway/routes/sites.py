@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from schemas.scheduler import AddSite, CheckSite, RemoveSite
+from schemas.scheduler import AddSite, CheckSite, ReleaseSite, RemoveSite
 from services.gateway.commands import Asked, new_command_id
 from services.gateway.context import (
     answer,
@@ -46,6 +46,16 @@ async def check(request: web.Request) -> web.Response:
     return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")
 
 
+async def release(request: web.Request) -> web.Response:
+    """POST /v1/sites/NAME/release {confirm}: end its quarantine; confirm is the site's name."""
+    name = request.match_info["name"]
+    document = await body_of(request, "confirm")
+    command = ReleaseSite(
+        command_id=new_command_id(), site=name, confirm=text(document, "confirm", "")
+    )
+    return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")
+
+
 async def remove(request: web.Request) -> web.Response:
     """DELETE /v1/sites/NAME."""
     name = request.match_info["name"]
@@ -68,4 +78,5 @@ ROUTES = [
     web.get("/v1/sites/{name}", show),
     web.delete("/v1/sites/{name}", remove),
     web.post("/v1/sites/{name}/check", check),
+    web.post("/v1/sites/{name}/release", release),
 ]

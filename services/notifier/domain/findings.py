@@ -19,7 +19,7 @@ from schemas.replicator import (
 )
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration
-from services.notifier.domain import leftovers
+from services.notifier.domain import full_recoveries, leftovers
 from services.notifier.domain.finding import Finding
 
 
@@ -230,6 +230,7 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     ThrottledForLong: _throttled,
     ThrottlingEased: _eased,
     **leftovers.FINDERS,
+    **full_recoveries.FINDERS,
 }
 
 

@@ -6,10 +6,12 @@ Decides nothing about order: `vm_state` says what is due, this says what that is
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 from schemas.common import Fact
+from schemas.recovery import VmEnrolled
 from schemas.recovery_work import (
+    CopyHeld,
     CreateInstance,
     HoldCopy,
     PowerOn,
@@ -18,6 +20,7 @@ from schemas.recovery_work import (
     RunScript,
 )
 from services.recovery.domain import scripts
+from services.recovery.domain.operations import of
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
     CREATE,
@@ -34,6 +37,9 @@ from services.recovery.domain.vm_state import (
 )
 from services.recovery.domain.work import instance_name, recovery_effect
 from shared.decider import Effect
+
+PRODUCTION: Final = "production"
+"""The network of an instance whose VM had none of its own and whose plan names none."""
 
 
 def step_list(state: VmRecovery) -> tuple[str, ...]:
@@ -84,16 +90,26 @@ def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
     if step == "rebuild":
         return "rebuild-disk", RebuildDisk(copy_id=state.copy.copy_id, disk=disk, **tags)
     assert step == CREATE, step
-    networks = told.header.recovery.networks
     instance = CreateInstance(
         name=instance_name(vm, job=told.job, mode=told.mode),
-        network=networks.test if told.mode == "test" else networks.production or "",
-        isolated=told.mode == "test",
+        network=_network(told, state.copy),
+        isolated=of(told.mode).isolated,
         disks=tuple(state.disks[disk.name] for disk in state.copy.disks),
         configuration=state.copy.configuration,
         **tags,
     )
     return step, instance
+
+
+def _network(told: VmEnrolled, copy: CopyHeld) -> str:
+    """The network of the instance; where the plan names none, the VM's own at its site."""
+    networks = told.header.recovery.networks
+    if of(told.mode).isolated:
+        return networks.test
+    if networks.production is not None:
+        return networks.production
+    own = copy.configuration.get("networks")
+    return str(own[0]) if isinstance(own, list | tuple) and own else PRODUCTION
 
 
 def _script(state: VmRecovery, step: str) -> tuple[str, Fact]:

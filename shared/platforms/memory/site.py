@@ -41,6 +41,8 @@ class MemoryVm:
         self.name = name
         self.disks = {disk: bytearray(content) for disk, content in disks.items()}
         self.boots_in_s = boots_in_s
+        self.power = "on"
+        self.deaf = False
         self.epoch = 1
         self.writes: list[tuple[int, str, int, int]] = []
 

@@ -172,7 +172,8 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
     stub.tell("POST", RECOVER, (202, job("queued")))
     say(
         "recover", "shop", "--mode", "test", "--vm", "db", "--vm", "web", "--checkpoint", "c1",
-        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run",
+        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run", "--no-last-sync",
+        "--source-gone",
     )  # fmt: skip
     assert stub.bodies(RECOVER) == [
         {
@@ -182,9 +183,34 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
             "skip_scripts": ["post-recovery:db"],
             "on_error": "stop",
             "dry_run": True,
+            "last_sync": False,
+            "source_gone": True,
         }
     ]
     assert stub.asked[0].query == {"wait": "10s"}
+
+
+@pytest.mark.parametrize("action", ["rollback", "cleanup"])
+def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, action: str) -> None:
+    path = f"/v1/jobs/recovery:shop:r1/{action}"
+    stub.tell("POST", path, (409, refusal("confirm", "all is lost")), (202, job("queued")))
+    nobody = say(action, "recovery:shop:r1")
+    assert nobody.exit_code == 3
+    assert "all is lost" in nobody.stderr
+    assert say(action, "recovery:shop:r1", "--confirm", "shop").exit_code == 0
+    assert stub.bodies(path) == [{"confirm": ""}, {"confirm": "shop"}]
+
+
+def test_a_commit_names_its_recovery(stub: Stub) -> None:
+    stub.tell("POST", "/v1/jobs/recovery:shop:r1/commit", (202, job("queued")))
+    assert say("commit", "recovery:shop:r1").exit_code == 0
+    assert len(stub.asked) == 1
+
+
+def test_a_site_is_released_by_its_name(stub: Stub) -> None:
+    stub.tell("POST", "/v1/sites/east/release", (200, {"name": "east"}))
+    assert say("site", "release", "east", "--confirm", "east").exit_code == 0
+    assert stub.bodies("/v1/sites/east/release") == [{"confirm": "east"}]
 
 
 REHEARSED = {
