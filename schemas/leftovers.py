@@ -1,8 +1,8 @@
 """What sites hold of ours that no job will remove: the listing, and when something is left over.
 
 Pure, for whoever compares: the read models (`seawall doctor --leftovers`) or the logs themselves
-(`seawall log reconcile`). An object is expected while its job runs, awaits its cleanup or a commit,
-has unsettled work, or was committed: then it is in production.
+(`seawall log reconcile`). An object is expected while its job runs, awaits its cleanup or a
+commit, has unsettled work, or was committed: then it is in production.
 """
 
 from __future__ import annotations
