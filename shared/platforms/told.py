@@ -18,6 +18,7 @@ from shared.platforms.ports import (
     Inventory,
     Limits,
     Platform,
+    Power,
     Source,
     Target,
 )
@@ -99,6 +100,10 @@ class ToldPlatform:
     @property
     def source(self) -> Source:
         return self._platform.source
+
+    @property
+    def power(self) -> Power:
+        return self._platform.power
 
     @property
     def target(self) -> Target:
