@@ -72,6 +72,12 @@ def test_a_bucket_that_is_not_full_costs_its_missing_tokens() -> None:
     assert simulate(Plan(machines=fleet(5)), [empty]).total_s == pytest.approx(2.5)
 
 
+def test_a_bucket_fills_up_to_its_burst_however_long_nobody_calls() -> None:
+    machines = (*fleet(1, wait_ready=1000), *fleet(25, boot_order=2))
+    found = simulate(Plan(machines=machines), [START])
+    assert found.total_s == pytest.approx(1000 + 10)
+
+
 def test_disks_of_a_vm_are_rebuilt_side_by_side_and_each_costs_a_token() -> None:
     vm = Machine(name="db", disks=6, seconds={REBUILD: 10})
     volumes = Limit(name="CreateVolume", burst=2, per_second=1)
@@ -110,12 +116,12 @@ def test_what_can_be_built_ahead_is_unless_a_script_or_the_plan_forbids_it() -> 
 
 
 def test_a_limit_serves_lower_boot_orders_first() -> None:
-    machines = (*fleet(4, boot_order=2), *fleet(4, boot_order=1))
+    machines = (*fleet(4, boot_order=2), *fleet(4, boot_order=1, rebuild_disks=1.5))
     one_a_second = Limit(name="RunInstances", burst=1, per_second=1)
     found = simulate(Plan(machines=machines), [one_a_second])
     created = [call.vm for call in found.calls if call.step == CREATE]
-    assert [name[:4] for name in created] == ["vm-1"] * 4 + ["vm-2"] * 4
-    assert [order.ready_s for order in found.orders] == [pytest.approx(3), pytest.approx(7)]
+    assert [name[3] for name in created] == [*"22", *"1111", *"22"]
+    assert [order.ready_s for order in found.orders] == [pytest.approx(5), pytest.approx(7)]
 
 
 # ── Limits ───────────────────────────────────────────────────────────────────────────────────
