@@ -43,6 +43,10 @@ APART: Final[dict[str, str]] = {
 take a few small files. In one queue with 250 holds each step of a VM took half a second."""
 
 THREAD_COUNT: Final = 8
+HOLD_THREAD_COUNT: Final = 2
+"""Holds sync two files each. More of them side by side make our own database wait, whose commits
+sync to the same disk, and with it the VMs that are further."""
+
 DOOR_THREAD_COUNT: Final = 2
 """Where quotas are spent: a call is counted when it arrives, not when a thread is free to work on
 it. Behind 250 calls that sync files the wait was half a second, and what then came at once was
@@ -60,8 +64,8 @@ class Frame:
         self.journal = CallJournal(folder)
         self.threads = ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix="lab")
         self._apart = {
-            pool: ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix=f"lab-{pool}")
-            for pool in sorted({*APART.values()})
+            "holds": ThreadPoolExecutor(HOLD_THREAD_COUNT, thread_name_prefix="lab-holds"),
+            "machines": ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix="lab-machines"),
         }
         self._door = ThreadPoolExecutor(DOOR_THREAD_COUNT, thread_name_prefix="lab-door")
         self._quotas = Quotas(folder)
