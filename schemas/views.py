@@ -15,6 +15,7 @@ import msgspec
 
 from schemas.common import HoldMode, JobState, StepState
 from schemas.notifier import Severity
+from schemas.plans import RecoveryHook
 from schemas.scheduler import PlanHeader, RecoveryMode
 from schemas.sync_state import SyncFacts
 
@@ -103,7 +104,8 @@ class Rpo(Document, frozen=True, kw_only=True):
 
 
 class Rto(Document, frozen=True, kw_only=True):
-    """Time to recover. `forecast_s` is null in this version."""
+    """Time to recover. Joined, in a plan's own document: `forecast_s`, from the command until the
+    last VM is usable; null in listings, at another moment, and where it cannot be told."""
 
     target_s: float | None = None
     forecast_s: float | None = None
@@ -134,7 +136,7 @@ class Vm(Document, frozen=True, kw_only=True):
     job's id or empty; `queued` says that a tick waits for it; `missed` counts ticks since the last
     success. `error` is the last failure until the next success. `priority` is the one that holds,
     and `priority_from` who gave it. `moved`: it runs at the recovery site since the job
-    `moved_by`.
+    `moved_by`. `recovery_scripts` are the hooks at which it has a script.
     """
 
     name: str
@@ -145,6 +147,8 @@ class Vm(Document, frozen=True, kw_only=True):
     rpo_s: float | None = None
     replicating: bool = False
     boot_order: int = 1
+    boot_delay_s: float = 0.0
+    recovery_scripts: tuple[RecoveryHook, ...] = ()
     priority: int = 3
     priority_from: Literal["plan", "definition", "operator"] = "plan"
     defined_priority: int | None = None

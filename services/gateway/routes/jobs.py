@@ -44,14 +44,15 @@ def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/jobs/ID, with its steps and children; `?at=` as it was then."""
+    """GET /v1/jobs/ID, with its steps and children, a dry run's with its forecast as of now;
+    `?at=` as it was then."""
     if (at := moment_of(request, "at")) is not None:
         return answer(await gateway_of(request).past.job(_job_of(request), at))
     await stand_at(request)
     found = await gateway_of(request).queries.job(_job_of(request))
     if found is None:
         raise _no_job(_job_of(request))
-    return answer(found)
+    return answer(await gateway_of(request).forecasts.of_dry_run(found))
 
 
 def _no_job(job: str) -> NotFound:

@@ -51,9 +51,24 @@ def step_list(state: VmRecovery) -> tuple[str, ...]:
     return (*pre, HOLD, REBUILD, CREATE, POWER_ON, WAIT, *post, *release)
 
 
+_PLACES: Final = {POWER_ON: 0, CREATE: 1, "rebuild": 2, HOLD: 3, RELEASE: 6}
+_PLACES_MAX: Final = 8
+
+
+def _place(boot_order: int, step: str) -> int:
+    """Where work stands among all that is due since the command, in microseconds behind it.
+
+    Lower boot orders first; in one the VM that is furthest: 2,000 VMs that all held their copies
+    before the first one was created would leave the site's limits idle meanwhile. A copy is let
+    go last: nobody waits for it.
+    """
+    return boot_order * _PLACES_MAX + _PLACES.get(step, 0)
+
+
 def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
     """The effect of a part that became due."""
     told = definition(state)
+    asked_at = state.launched.requested_at if state.launched is not None else now
     step, _, rest = part.partition("/")
     is_script = step in (PRE_STEP, POST_STEP)
     kind, payload = _script(state, step) if is_script else _platform_work(state, step, rest)
@@ -63,7 +78,7 @@ def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
         payload,
         site=told.header.recovery_site.site,
         plan=told.plan,
-        due=state.launched.requested_at if state.launched is not None else now,
+        due=asked_at + dt.timedelta(microseconds=_place(told.definition.boot_order, step)),
         priority=told.definition.priority or told.header.replication.priority,
     )
 
