@@ -20,12 +20,14 @@ JOB_FAMILIES = frozenset(
         "find-clean-point",
         "recovery-group",
         "group-cleanup",
+        "commit",
+        "rollback",
     }
 )
 """Streams that are jobs: their ids are the jobs' ids."""
 
 PLAN_FAMILIES = JOB_FAMILIES | {
-    "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news"
+    "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news", "vm-source"
 }  # fmt: skip
 """Streams whose key is a plan's name; other keys are sites."""
 

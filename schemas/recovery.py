@@ -77,14 +77,20 @@ class StartRecovery(Fact, frozen=True, kw_only=True):
     requested_at: dt.datetime
     actor: str = ""
     parent: str = ""
+    last_sync: bool = False
+    source_gone: bool = False
 
 
 @published("recovery.cleanup")
 class StartCleanup(Command, frozen=True, kw_only=True):
-    """Remove everything a recovery made; `job` is the cleanup's own stream id."""
+    """Remove everything a recovery made; `job` is the cleanup's own stream id.
+
+    `confirm`: the plan's name, where the instances were committed.
+    """
 
     job: str
     recovery: str
+    confirm: str = ""
 
 
 @published("recovery.cancel-job")
@@ -142,13 +148,12 @@ class MemberNews(Fact, frozen=True, kw_only=True):
 
 @published("recovery.begin-cleanup")
 class BeginCleanup(Fact, frozen=True, kw_only=True):
-    """A recovery's own cleanup, when `auto_cleanup_after` is over; or one that `parent` asks for.
-
-    A parent is told of the end.
-    """
+    """A recovery's own cleanup: `auto_cleanup_after` is over, a `rollback` needs it, or another
+    job, `parent`, asks for it and is told of its end."""
 
     job: str
     recovery: str
+    rollback: str = ""
     parent: str = ""
 
 
@@ -250,15 +255,21 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
     steps: tuple[str, ...] = ()
     definition_version: int = 1
     parent: str = ""
+    last_sync: bool = False
+    source_gone: bool = False
 
 
 @published("recovery.preflight-finished")
 class PreflightFinished(Fact, frozen=True, kw_only=True):
-    """What preflight found; problems stop the recovery before anything is touched."""
+    """What preflight found; problems stop the recovery before anything is touched.
+
+    `source_lost`: the source site cannot be reached, and the operator's word stands for it.
+    """
 
     timing: StepTiming
     problems: tuple[Problem, ...] = ()
     facts: dict[str, Any] = {}
+    source_lost: bool = False
 
 
 @published("recovery.plan-script-started")
@@ -337,7 +348,10 @@ class RecoveryCancelRequested(Fact, frozen=True, kw_only=True):
 
 @published("recovery.recovery-finished")
 class RecoveryFinished(Fact, frozen=True, kw_only=True):
-    """The recovery ended, with its outcome and achieved RTO. A dry run only looked."""
+    """The recovery ended, with its outcome and achieved RTO. A dry run only looked.
+
+    `awaits_commit`: it waits for *commit* or *roll back*. `note` says how the sources were left.
+    """
 
     plan: str
     mode: RecoveryMode
@@ -349,6 +363,8 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     problem: Problem | None = None
     awaits_cleanup: bool = False
     dry_run: bool = False
+    awaits_commit: bool = False
+    note: str = ""
 
 
 @published("recovery.recovery-cleaning")
@@ -414,6 +430,7 @@ class VmStepEnded(Fact, frozen=True, kw_only=True):
     disk: str = ""
     made: dict[str, Any] = {}
     problem: Problem | None = None
+    mode: RecoveryMode = "test"
 
 
 @published("recovery.vm-script-started")

@@ -26,10 +26,12 @@ SKIPPED: Final = "common.message-skipped"
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
         "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
-        "create-checkpoint", "delete-plan", "find-clean-point", "finish-application",
-        "iteration-ended", "parent-ended", "prioritise-plan", "record-verdict", "recover",
-        "recover-child", "recover-group", "recovery-ended", "release-holds", "remove-site",
-        "reset-vm", "run-plan", "site-inspected", "start-plan", "stop-plan",
+        "create-checkpoint", "delete-plan", "end-plan-quarantine", "find-clean-point",
+        "finish-application", "iteration-ended", "parent-ended", "prioritise-plan",
+        "quarantine-plan", "record-verdict", "recover", "recover-child", "recover-group",
+        "recovery-ended", "release-holds", "release-site", "remove-site", "reset-vm",
+        "return-vms", "run-plan", "site-inspected", "site-lost", "start-plan", "stop-plan",
+        "sync-last",
     ),
     "replicator": (
         "cancel-iteration", "cancel-job", "delete-checkpoint", "inspect-site", "make-checkpoint",
@@ -38,7 +40,9 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "recovery": (
         "abandon-vm", "begin-cleanup", "boot-vm", "cancel-child", "cancel-job", "child-cleaned",
         "child-ended", "child-refused", "child-started", "cleanup", "cleanup-group",
-        "cleanup-news", "enrol-vm", "instance-ready", "launch-vm", "member-news",
+        "cleanup-news", "commit", "commit-ended", "enrol-vm", "instance-ready",
+        "last-sync-ended", "launch-vm", "member-news", "restore-source", "rollback",
+        "rollback-cleaned", "rollback-ended", "secure-source", "source-news",
         "start-clean-point-search", "start-group", "start-recovery", "store-script",
         "unwatch-instance", "watch-instance",
     ),
@@ -48,25 +52,27 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
 
 INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
-        "checkpoint-due", "group-check-due", "group-tick-due", "inspection-due", "names-due",
+        "checkpoint-due", "claim-due", "group-check-due", "group-tick-due", "inspection-due",
+        "names-due",
         "retention-due", "rpo-due", "tick-due",
     ),
     "replicator": (
         "close-snapshot", "copy-switched", "create-vm-checkpoint", "delete-vm-checkpoint",
-        "discard-staged", "disk-copied", "finalize-copy", "open-snapshot", "run-script",
-        "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
+        "discard-staged", "disk-copied", "finalize-copy", "note-throttling", "open-snapshot",
+        "run-script", "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
-        "auto-cleanup-due", "boot-delay-over", "clean-again-due", "copy-held", "create-instance",
-        "disk-rebuilt",
-        "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due", "poll-site",
-        "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
-        "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",
+        "auto-cleanup-due", "boot-delay-over", "clean-again-due", "commit-reminder", "copy-held",
+        "create-instance", "disk-rebuilt", "hold-copy", "instance-state", "list-owned",
+        "look-at-source", "owned-listed", "poll-due", "poll-site", "power-off-source", "power-on",
+        "power-on-source", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
+        "release-copy", "remove-object", "run-script", "script-ran", "shut-down-source",
+        "site-polled", "source-state", "work-done",
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip
-"""Service → its timers, and the payloads and results of its effects."""
+"""Service → its timers, the payloads and results of its effects, what its copies see."""
 
 _EVENTS: Final[Mapping[str, str]] = {
     "gateway": "gateway",

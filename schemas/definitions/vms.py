@@ -63,6 +63,11 @@ def _read_vm_list(node: Node, scripts: Mapping[str, bytes]) -> tuple[plans.VmDef
     return vms
 
 
+_UNSAID: Final = plans.VmDefinition(name="")
+"""Fields at their default are left out of what is stored and sent only where they are these very
+objects: an equal one is written as `{}`, and a plan of 2,000 VMs becomes twice as long by it."""
+
+
 def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
     if isinstance(node.value, str):
         node = Node(path=node.path, value={"name": node.value}, report=node.report)
@@ -73,14 +78,16 @@ def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
     vm = plans.VmDefinition(
         name=fields.need("name", name(), fallback=""),
         boot_order=fields.take("boot_order", whole(minimum=1, maximum=BOOT_ORDER_MAX), default=1),
-        boot_delay_s=fields.take("boot_delay", duration(max_s=DAY_S), default=0.0),
+        boot_delay_s=fields.take(
+            "boot_delay", duration(max_s=DAY_S), default=_UNSAID.boot_delay_s
+        ),
         priority=fields.take("priority", priority(), default=None),
         quiesce=fields.take("quiesce", flag(), default=None),
-        ready=plans.ReadyProbe() if ready is None else _read_ready(ready),
+        ready=_UNSAID.ready if ready is None else _read_ready(ready),
         credentials=_read_credentials(fields),
         pre_script=pre_script,
         post_script=post_script,
-        replication=plans.ReplicationScripts()
+        replication=_UNSAID.replication
         if replication is None
         else _read_vm_replication(replication, scripts),
     )

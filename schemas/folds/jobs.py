@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.children import ParentJobEnded
 from schemas.clean_points import CleanPointSearchRequested
 from schemas.envelope import Recorded
@@ -20,6 +21,7 @@ from schemas.folds import (
     clean_point_jobs,
     cleanup_jobs,
     group_jobs,
+    operation_jobs,
     recovery_jobs,
     replication_jobs,
     steps,
@@ -39,6 +41,8 @@ SERVICES: Mapping[str, str] = {
     "find-clean-point": "recovery",
     "recovery-group": "recovery",
     "group-cleanup": "recovery",
+    "commit": "recovery",
+    "rollback": "recovery",
 }
 """Families of jobs, by the service in whose log they are."""
 
@@ -64,6 +68,7 @@ VIEW = View(
         **cleanup_jobs.ROUTES,
         **clean_point_jobs.ROUTES,
         **group_jobs.ROUTES,
+        **operation_jobs.ROUTES,
     },
 )
 
@@ -120,6 +125,19 @@ def _group(doc: Job | None, event: RecoveryGroupRequested, recorded: Recorded, r
     return msgspec.structs.replace(job, vms=None, steps=steps.listed(event.plans))
 
 
+def _awaited_row(event: said_ops.RecoveryAwaited, recorded: Recorded) -> Iterable[str]:
+    return (event.request.job,)
+
+
+def _awaited(
+    doc: Job | None, event: said_ops.RecoveryAwaited, recorded: Recorded, row: str
+) -> Job:
+    asked = event.request
+    kind = recovery_jobs.KINDS[asked.mode]
+    note = "waits for running iterations, which are being cancelled"
+    return _queued(recorded, row, kind, len(event.vms), checkpoint=asked.checkpoint, note=note)
+
+
 def _run(doc: Job | None, event: said.GroupTickDispatched, recorded: Recorded, row: str) -> Job:
     return _queued(recorded, row, "replication-run", len(event.vms))
 
@@ -157,6 +175,8 @@ REQUESTS = View(
         CleanPointSearchRequested: (Route(_search, _job_row),),
         RecoveryGroupRequested: (Route(_group, _job_row),),
         ParentJobEnded: (Route(_over, _job_row),),
+        said_ops.RecoveryAwaited: (Route(_awaited, _awaited_row),),
+        said_ops.RecoveryNotStarted: (Route(_over, _job_row),),
         said.GroupTickDispatched: (Route(_run, _run_row),),
         said.GroupTickEnded: (Route(_over, _run_row),),
         said.CheckpointRequested: (Route(_checkpoint, _checkpoint_row),),

@@ -158,13 +158,15 @@ def _finished(
         rto_s=event.rto_s,
         vms=_replace(counts, ready=event.ready, failed=event.failed),
         awaits_cleanup=event.awaits_cleanup,
+        awaits_commit=event.awaits_commit,
+        note=event.note or doc.note,
     )
 
 
 def _cleaned(
     doc: Job | None, event: said.RecoveryCleaned, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and _replace(doc, awaits_cleanup=False)
+    return doc and _replace(doc, awaits_cleanup=False, committed=False)
 
 
 # ── A VM's recovery ──────────────────────────────────────────────────────────────────────────
@@ -364,8 +366,9 @@ def _disk_changed(
 ) -> Job | None:
     name = row[len(recorded.stream) + 1 :]
     if event.timing.name == HOLD:
-        return doc or _disk_job(recorded, row, name, _held_disks(event).get(name, 0))
-    job = doc or _disk_job(recorded, row, name, 0)
+        size = _held_disks(event).get(name, 0)
+        return doc or _disk_job(recorded, row, name, size, kind=KINDS[event.mode])
+    job = doc or _disk_job(recorded, row, name, 0, kind=KINDS[event.mode])
     done = event.timing.state == "completed"
     state: JobState = "completed" if done else "failed"
     return _replace(
@@ -379,12 +382,11 @@ def _disk_changed(
     )
 
 
-def _disk_job(recorded: Recorded, row: str, disk: str, size: int) -> Job:
+def _disk_job(recorded: Recorded, row: str, disk: str, size: int, *, kind: JobKind) -> Job:
     _, plan, _, vm = recorded.stream.split(":", 3)
     return Job(
         id=row,
-        # A disk's row knows no mode: only tests are recovered from copies in this version.
-        kind="test-recovery",
+        kind=kind,
         plan=plan,
         vm=vm,
         disk=disk,

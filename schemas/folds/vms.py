@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.common import HoldMode
 from schemas.envelope import Recorded
 from schemas.folds.base import Column, Fold, Route, View, at, error_of
+from schemas.plans import RecoveryHook, ScriptDefinition, VmDefinition
 from schemas.sync_state import NEW, fold_sync, sync_state
 from schemas.views import Vm, VmHold
 
@@ -20,6 +22,8 @@ def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row:
     definition = event.definition
     changes: dict[str, Any] = {
         "boot_order": definition.boot_order,
+        "boot_delay_s": definition.boot_delay_s,
+        "recovery_scripts": _recovery_scripts(definition),
         "defined_priority": definition.priority,
         "protected_site": event.protected.site,
         "recovery_site": event.recovery_site.site,
@@ -39,6 +43,14 @@ def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row:
     )
 
 
+def _recovery_scripts(definition: VmDefinition) -> tuple[RecoveryHook, ...]:
+    own: dict[RecoveryHook, ScriptDefinition | None] = {
+        "pre-recovery": definition.pre_script,
+        "post-recovery": definition.post_script,
+    }
+    return tuple(hook for hook, script in own.items() if script is not None)
+
+
 def _started(doc: Vm, event: said.VmStarted, recorded: Recorded) -> Vm:
     return _replace(doc, replicating=True, next_due_at=event.next_due_at)
 
@@ -54,7 +66,8 @@ def _prioritised(doc: Vm, event: said.VmPrioritised, recorded: Recorded) -> Vm:
 
 
 def _reset(doc: Vm, event: said.VmReset, recorded: Recorded) -> Vm:
-    return _replace(doc, last_checkpoint_at=None) if event.lost else doc
+    # Without a copy at its sites it is no longer what a recovery moved there either.
+    return _replace(doc, last_checkpoint_at=None, moved="", moved_by="") if event.lost else doc
 
 
 def _dispatched(doc: Vm, event: said.IterationDispatched, recorded: Recorded) -> Vm:
@@ -114,6 +127,14 @@ def _restored(doc: Vm, event: said.RpoRestored, recorded: Recorded) -> Vm:
     return _replace(doc, rpo_breached=False)
 
 
+def _moved(doc: Vm, event: said_ops.VmMoved, recorded: Recorded) -> Vm:
+    return _replace(doc, moved=event.to, moved_by=event.job)
+
+
+def _returned(doc: Vm, event: said_ops.VmReturned, recorded: Recorded) -> Vm:
+    return _replace(doc, moved="", moved_by="")
+
+
 def _released(doc: Vm | None, event: said.VmReleased, recorded: Recorded, row: str) -> None:
     return None
 
@@ -146,6 +167,8 @@ _CHANGES: dict[type, Any] = {
     said.HoldReleased: _hold_released,
     said.RpoBreached: _breached,
     said.RpoRestored: _restored,
+    said_ops.VmMoved: _moved,
+    said_ops.VmReturned: _returned,
 }
 
 VIEW = View(

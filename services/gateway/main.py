@@ -14,6 +14,7 @@ from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.following import Following
+from services.gateway.forecasts import Forecasts
 from services.gateway.names import ids_in_paths
 from services.gateway.owners import OWNERS, Owners
 from services.gateway.past import Past
@@ -24,6 +25,7 @@ from services.gateway.routes import (
     clean_points,
     jobs,
     kept,
+    leftovers,
     lists,
     plans,
     sites,
@@ -128,7 +130,8 @@ def application_for(
     )
     application[GATEWAY] = gateway
     application.add_routes(process.health.routes())
-    for module in (openapi, stream, sites, plans, clean_points, jobs, kept, lists, work):
+    modules = (openapi, stream, sites, plans, clean_points, jobs, kept, leftovers, lists, work)
+    for module in modules:
         application.add_routes(module.ROUTES)
     return application
 
@@ -153,6 +156,7 @@ async def build(process: Process) -> GatewayPart:
         commands=commands,
         queries=queries,
         past=Past(await process.log_readers(), clock=process.clock),
+        forecasts=Forecasts(queries, owners),
         owners=owners,
         pulse=pulse,
     )

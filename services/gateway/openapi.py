@@ -17,6 +17,7 @@ from aiohttp import web
 
 from schemas import views
 from schemas.clean_points import CANDIDATES_MAX, SEARCH_ORDERS
+from schemas.leftovers import LeftOver
 from schemas.plans import RUNTIMES
 from services.gateway import parameters
 from services.gateway.context import answer
@@ -24,6 +25,7 @@ from services.gateway.routes import (
     clean_points,
     jobs,
     kept,
+    leftovers,
     lists,
     plans,
     sites,
@@ -64,6 +66,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         {"name": TEXT, "platform": TEXT, "settings": _SETTINGS, "credentials": TEXT},
         ("name",),
     ),
+    "/v1/sites/{name}/check": ({"list_owned": FLAG}, ()),
     "/v1/plans": (
         {"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG, "over_capacity": FLAG},
         ("plan",),
@@ -84,6 +87,11 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
             "skip_scripts": NAMES,
             "on_error": {"enum": ["continue", "stop", None]},
             "dry_run": FLAG,
+            "last_sync": {
+                "type": ["boolean", "null"],
+                "description": "copy the sources once more; null: where the latest copy is taken",
+            },
+            "source_gone": FLAG,
             "with_prerequisites": FLAG,
         },
         ("mode",),
@@ -99,6 +107,9 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         },
         ("verdict",),
     ),
+    "/v1/jobs/{job}/cleanup": ({"confirm": TEXT}, ()),
+    "/v1/jobs/{job}/rollback": ({"confirm": TEXT}, ()),
+    "/v1/sites/{name}/release": ({"confirm": TEXT}, ()),
     "/v1/alerts/{alert}/{action}": ({"until": {"type": "string", "format": "date-time"}}, ()),
 }
 """Path → the fields of its body and those that must be there."""
@@ -112,6 +123,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "jobs": views.Job,
     "alerts": views.Alert,
     "events": views.CloudEvent,
+    "leftovers": LeftOver,
 }
 
 _AS_OF: Final = {
@@ -223,7 +235,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, clean_points, jobs, kept, lists, work, stream):
+    for module in (sites, plans, clean_points, jobs, kept, leftovers, lists, work, stream):
         yield from module.ROUTES
 
 

@@ -15,9 +15,10 @@ import msgspec
 from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
-from services.recovery import platform_work, polling, preflight
+from services.recovery import platform_work, polling, preflight, source_work
 from services.recovery.domain import scripts
 from services.recovery.domain.clean_point_state import Search
+from services.recovery.domain.operations import driving
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
@@ -30,6 +31,8 @@ CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
 REBUILD_S_MAX: Final = 6 * 3600.0
 POLL_S_MAX: Final = 30.0
+SHUT_DOWN_S_MAX: Final = driving.SHUT_DOWN_WITHIN_S + CALL_S_MAX
+"""The guest's own time is the platform's to keep; this bounds a platform that does not."""
 
 REMOVE: Final = RetryPolicy(retries_max=8, cap_s=600.0, alert_after=3)
 """A cleanup must end, and may be repeated: its deletions are tried nine times, not for ever."""
@@ -165,6 +168,10 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         "power-on": step(platform_work.power_on),
         "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
         "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
+        "look-at-source": step(source_work.look, resumable=True),
+        "shut-down-source": step(source_work.shut_down, limit_s=SHUT_DOWN_S_MAX, resumable=True),
+        "power-off-source": step(source_work.power_off),
+        "power-on-source": step(source_work.power_on),
         "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),
         "remove-object": step(platform_work.remove_object, policy=REMOVE),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from schemas import clean_points, recovery_groups
+from schemas import operations as said_ops
 from schemas import recovery as said
 from schemas.children import (
     CancelChild,
@@ -22,19 +23,25 @@ from schemas.ids import family_of
 from services.recovery.domain import (
     clean_point,
     cleanup,
+    commit,
+    commit_window,
     group,
     group_cleanup,
     parents,
     recovery,
+    rollback,
     scripts,
     vm_recovery,
     watch,
 )
 from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.cleanup import Cleanup
+from services.recovery.domain.commit import Commit
 from services.recovery.domain.group import Group
 from services.recovery.domain.group_cleanup import GroupCleanup
+from services.recovery.domain.operations import source
 from services.recovery.domain.recovery_state import Recovery
+from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.vm_state import vm_stream
 from shared.decider import NOTHING, Decision, Family, Handler, on, on_many
 from shared.errors import Refused
@@ -49,6 +56,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     clean_point.FAMILY,
     group.FAMILY,
     group_cleanup.FAMILY,
+    source.FAMILY,
+    commit.FAMILY,
+    rollback.FAMILY,
 )
 
 
@@ -64,8 +74,12 @@ def _to_job(received: Received) -> str:
     return str(received.body.job)
 
 
+def _to_recovery(received: Received) -> str:
+    return str(received.body.recovery)
+
+
 def _both(received: Received) -> tuple[str, ...]:
-    m: said.StartCleanup | said.BeginCleanup = received.body
+    m: said.StartCleanup | said.BeginCleanup | said_ops.StartCommit = received.body
     if family_of(m.recovery) != "recovery":
         return (m.job,)
     return (m.job, m.recovery)
@@ -99,6 +113,12 @@ def cancel_job(state: Any, received: Received) -> Decision:
             return group.cancel(state, received)
         case GroupCleanup():
             return group_cleanup.cancel(state, received)
+        case Commit() | Rollback():
+            raise Refused(
+                f"{received.body.job} cannot be cancelled: it would leave a recovery half decided",
+                code="not-cancellable",
+                remedy="let it end; what it could not do may be tried again",
+            )
     raise Refused(
         f"{received.body.job} cannot be cancelled by itself",
         code="not-cancellable",
@@ -112,6 +132,13 @@ def cancel_child(state: Any, received: Received) -> Decision:
         return cancel_job(state, received)
     except Refused:
         return NOTHING
+
+
+def source_news(state: Any, received: Received) -> Decision:
+    """News of a VM's source, to the recovery that shuts it down or the roll back that undoes."""
+    if isinstance(state, Rollback):
+        return rollback.source_news(state, received)
+    return recovery.source_news(state, received)
 
 
 HANDLERS: Final[tuple[Handler, ...]] = (
@@ -129,6 +156,9 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.StartRecovery, route=_to_job, decide=recovery.start),
     on(said.CancelRecoveryJob, route=_to_job, decide=cancel_job),
     on_many(said.StartCleanup, route=_both, decide=cleanup.begin),
+    on_many(said_ops.StartCommit, route=_both, decide=commit.begin),
+    on_many(said_ops.StartRollback, route=_both, decide=rollback.begin),
+    on(said_ops.LastSyncEnded, route=_to_job, decide=recovery.last_sync_ended),
     on_many(CleanupGroup, route=_with_group, decide=group_cleanup.begin),
     on(clean_points.StartCleanPointSearch, route=_to_job, decide=clean_point.start),
     on(recovery_groups.StartRecoveryGroup, route=_to_job, decide=group.start),
@@ -159,7 +189,13 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         decide=watch.unwatch,
     ),
     on_many(said.BeginCleanup, route=_both, decide=cleanup.begin),
-    on(said.CleanupNews, route=lambda r: str(r.body.recovery), decide=recovery.cleanup_news),
+    on(said.CleanupNews, route=_to_recovery, decide=recovery.cleanup_news),
+    on(said_ops.SecureSource, route=_to_stream, decide=source.secure),
+    on(said_ops.RestoreSource, route=_to_stream, decide=source.restore),
+    on(said_ops.SourceNews, route=lambda r: str(r.body.to), decide=source_news),
+    on(said_ops.CommitEnded, route=_to_recovery, decide=commit_window.commit_ended),
+    on(said_ops.RollbackCleaned, route=_to_job, decide=rollback.cleaned),
+    on(said_ops.RollbackEnded, route=_to_recovery, decide=commit_window.rollback_ended),
     # Timers, and facts that a running script commits under its claim.
     on(said.BootDelayOver, route=_its_own, decide=recovery.delay_over),
     on(said.ReadyDeadline, route=_its_own, decide=vm_recovery.ready_deadline),
@@ -167,6 +203,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.AutoCleanupDue, route=_its_own, decide=recovery.auto_cleanup),
     on(clean_points.CleanAgainDue, route=_its_own, decide=clean_point.clean_again),
     on(clean_points.VerdictScriptStarted, route=_its_own, decide=clean_point.script_started),
+    on(said_ops.CommitReminder, route=_its_own, decide=commit_window.remind),
     on(said.PlanScriptStarted, route=_its_own, decide=recovery.script_started),
     on(said.VmScriptStarted, route=_its_own, decide=vm_recovery.script_started),
 )

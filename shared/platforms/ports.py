@@ -220,6 +220,30 @@ class Source(Protocol):
     async def list_snapshots(self) -> tuple[Owned, ...]: ...
 
 
+class Power(Protocol):
+    """Turns protected VMs off and on: fencing, and taking it back. The source's own VMs only.
+
+    All three leave a VM alone that is as it should be. A VM that the site does not have is
+    Permanent (`no-such-vm`).
+    """
+
+    async def state(self, *, vm: str) -> str:
+        """`on` or `off`, as the platform sees it."""
+
+    async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
+        """Ask the guest to end, and return once the VM is off.
+
+        Permanent (`shutdown-timed-out`) where it is still on after `within_s`: then nothing but
+        the asking was done. A repeat of its key asks no second time, and waits again.
+        """
+
+    async def power_off(self, call: Call, *, vm: str) -> None:
+        """Off now, as by a power cut."""
+
+    async def power_on(self, call: Call, *, vm: str) -> None:
+        """On; returns without waiting for the guest."""
+
+
 class Target(Protocol):
     """Keeps copies: staged generations, one atomic switch, immutable checkpoints.
 
@@ -299,6 +323,9 @@ class Target(Protocol):
 
     async def release(self, call: Call, *, copy_id: str) -> None: ...
     async def current(self, *, plan: str, vm: str) -> CopyFacts | None: ...
+    async def list_current(self, *, plan: str) -> tuple[CopyFacts, ...]:
+        """The current copy of every VM of the plan that has one, by VM: one call for them all."""
+
     async def create_checkpoint(
         self, call: Call, *, checkpoint_id: str, manifest: dict[str, Any]
     ) -> CopyFacts: ...
@@ -325,10 +352,12 @@ class Compute(Protocol):
 
 
 class Limits(Protocol):
-    """The platform's budgets, and which budget a call spends."""
+    """The platform's budgets, which budget a call spends, and how long a call takes it."""
 
     def budgets(self) -> tuple[BudgetFacts, ...]: ...
     def needs(self, call_name: str) -> tuple[str, ...]: ...
+    def latency_s(self, call_name: str) -> float | None:
+        """Seconds a call takes by what the platform declares; None where it declares nothing."""
 
 
 class Platform(Protocol):
@@ -340,6 +369,8 @@ class Platform(Protocol):
     def inventory(self) -> Inventory: ...
     @property
     def source(self) -> Source: ...
+    @property
+    def power(self) -> Power: ...
     @property
     def target(self) -> Target: ...
     @property

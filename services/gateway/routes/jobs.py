@@ -9,6 +9,7 @@ from aiohttp import web
 from schemas.children import CleanupGroup
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.notifier import ChangeAlert
+from schemas.operations import StartCommit, StartRollback
 from schemas.recovery import CancelRecoveryJob, StartCleanup
 from schemas.replicator import CancelJob
 from schemas.scheduler import ChangeCheckpoint
@@ -28,9 +29,17 @@ from services.gateway.names import checked_key
 from services.gateway.problems import Invalid, NotFound
 
 RECOVERY_FAMILIES = frozenset(
-    {"recovery", "vm-recovery", "cleanup", "find-clean-point", "recovery-group", "group-cleanup"}
+    {
+        "recovery",
+        "vm-recovery",
+        "cleanup",
+        "commit",
+        "rollback",
+        "find-clean-point",
+        "recovery-group",
+        "group-cleanup",
+    }
 )
-CLEANED_FAMILIES = frozenset({"recovery", "recovery-group"})
 REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
 ALERT_ACTIONS = ("ack", "snooze", "resolve")
 CHECKPOINT_ACTIONS = ("preserve", "unpreserve")
@@ -47,14 +56,15 @@ def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/jobs/ID, with its steps and children; `?at=` as it was then."""
+    """GET /v1/jobs/ID, with its steps and children, a dry run's with its forecast as of now;
+    `?at=` as it was then."""
     if (at := moment_of(request, "at")) is not None:
         return answer(await gateway_of(request).past.job(_job_of(request), at))
     await stand_at(request)
     found = await gateway_of(request).queries.job(_job_of(request))
     if found is None:
         raise _no_job(_job_of(request))
-    return answer(found)
+    return answer(await gateway_of(request).forecasts.of_dry_run(found))
 
 
 def _no_job(job: str) -> NotFound:
@@ -78,21 +88,69 @@ async def cancel(request: web.Request) -> web.Response:
     return await ask(request, asked, resource=f"jobs/{job}")
 
 
+def _recovery_of(request: web.Request) -> tuple[str, str | None]:
+    """The job that the path names, and its plan if it is a recovery."""
+    job = _job_of(request)
+    return job, _plan_of(job) if family_of(job) == "recovery" else None
+
+
+async def _no_recovery(request: web.Request, job: str) -> Exception:
+    if await gateway_of(request).queries.job(job) is None:
+        return _no_job(job)
+    return Invalid(f"{job!r} is not a recovery", remedy="name the job of a recovery")
+
+
 async def cleanup(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/cleanup: remove everything a recovery made, or all of a group did."""
-    recovery = _job_of(request)
-    plan = _plan_of(recovery) if family_of(recovery) in CLEANED_FAMILIES else None
-    if plan is None:
-        if await gateway_of(request).queries.job(recovery) is None:
-            raise _no_job(recovery)
-        raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
-    command: Any
+    """POST /v1/jobs/ID/cleanup {confirm}: remove everything a recovery made, or all of a group."""
+    recovery, plan = _recovery_of(request)
     if family_of(recovery) == "recovery-group":
-        job = stream_id("group-cleanup", plan, new_id())
-        command = CleanupGroup(command_id=new_command_id(), job=job, group=recovery)
-    else:
-        job = stream_id("cleanup", plan, new_id())
-        command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
+        return await _cleanup_group(request, recovery)
+    if plan is None:
+        raise await _no_recovery(request, recovery)
+    document = await body_of(request, "confirm")
+    job = stream_id("cleanup", plan, new_id())
+    command = StartCleanup(
+        command_id=new_command_id(),
+        job=job,
+        recovery=recovery,
+        confirm=text(document, "confirm", ""),
+    )
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def _cleanup_group(request: web.Request, group: str) -> web.Response:
+    plan = _plan_of(group)
+    if plan is None:
+        raise _no_job(group)
+    await body_of(request, "confirm")  # tests alone are cleaned by their group
+    job = stream_id("group-cleanup", plan, new_id())
+    command = CleanupGroup(command_id=new_command_id(), job=job, group=group)
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def commit(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/commit: close a full recovery's commit window for good."""
+    recovery, plan = _recovery_of(request)
+    if plan is None:
+        raise await _no_recovery(request, recovery)
+    job = stream_id("commit", plan, new_id())
+    command = StartCommit(command_id=new_command_id(), job=job, recovery=recovery)
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def rollback(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/rollback {confirm}: undo a full recovery; confirm is the plan's name."""
+    recovery, plan = _recovery_of(request)
+    if plan is None:
+        raise await _no_recovery(request, recovery)
+    document = await body_of(request, "confirm")
+    job = stream_id("rollback", plan, new_id())
+    command = StartRollback(
+        command_id=new_command_id(),
+        job=job,
+        recovery=recovery,
+        confirm=text(document, "confirm", ""),
+    )
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
 
 
@@ -174,6 +232,8 @@ ROUTES = [
     web.get("/v1/jobs/{job}", show),
     web.post("/v1/jobs/{job}/cancel", cancel),
     web.post("/v1/jobs/{job}/cleanup", cleanup),
+    web.post("/v1/jobs/{job}/commit", commit),
+    web.post("/v1/jobs/{job}/rollback", rollback),
     web.get("/v1/commands/{command}", show_command),
     web.get("/v1/checkpoints/{checkpoint}", show_checkpoint),
     web.post("/v1/checkpoints/{checkpoint}/{action}", preserve),

@@ -107,7 +107,8 @@ def script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, m
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/plans/NAME, with its version as ETag; `?at=` as it was then, without one."""
+    """GET /v1/plans/NAME, with its version as ETag and its RTO forecast; `?at=` as it was then,
+    without these."""
     name = request.match_info["name"]
     if (at := moment_of(request, "at")) is not None:
         return answer(await gateway_of(request).past.plan(name, at))
@@ -115,6 +116,7 @@ async def show(request: web.Request) -> web.Response:
     found = await gateway_of(request).queries.resource("plans", name)
     if found is None:
         raise NotFound(f"no plan is named {name!r}", remedy="see GET /v1/plans")
+    found = await gateway_of(request).forecasts.with_forecast(found)
     return answer(found, headers={"ETag": f'"{found["version"]}"'})
 
 
@@ -200,6 +202,8 @@ async def recover(request: web.Request) -> web.Response:
         "skip_scripts",
         "on_error",
         "dry_run",
+        "last_sync",
+        "source_gone",
         "with_prerequisites",
     )
     mode = text(document, "mode")
@@ -219,6 +223,8 @@ async def recover(request: web.Request) -> web.Response:
         skip_scripts=names(document, "skip_scripts"),
         on_error=on_error,
         dry_run=flag(document, "dry_run"),
+        last_sync=None if document.get("last_sync") is None else flag(document, "last_sync"),
+        source_gone=flag(document, "source_gone"),
     )
     if flag(document, "with_prerequisites"):
         return await _recover_group(request, command)

@@ -143,7 +143,7 @@ def outcome(state: VmRecovery, received: Received) -> Decision:
         return _step(state, (_script_end(state, step, ended),), received.at)
     if step == POWER_ON and ended.ok:
         return _step(state, (_power_on_end(ended),), received.at)
-    return _step(state, (_step_end(ended),), received.at)
+    return _step(state, (_step_end(state, ended),), received.at)
 
 
 def trouble(state: VmRecovery, received: Received) -> Decision:
@@ -198,19 +198,20 @@ def _power_on_end(ended: EffectOutcome) -> said.VmPoweredOn:
     )
 
 
-def _step_end(ended: EffectOutcome) -> said.VmStepEnded:
+def _step_end(state: VmRecovery, ended: EffectOutcome) -> said.VmStepEnded:
+    mode = definition(state).mode
     part, _, disk = ended.part.partition("/")
     step = REBUILD if part == "rebuild" else part
     timing = step_of(ended, step)
     if ended.ok:
         made = {} if step == RELEASE else msgspec.to_builtins(ended.result)
-        return said.VmStepEnded(timing=timing, disk=disk, made=made)
+        return said.VmStepEnded(timing=timing, disk=disk, made=made, mode=mode)
     problem = Problem(
         code=ended.code or "step-failed",
         message=f"{step}{f' of {disk}' if disk else ''}: {ended.error}",
         remedy=ended.remedy,
     )
-    return said.VmStepEnded(timing=timing, disk=disk, problem=problem)
+    return said.VmStepEnded(timing=timing, disk=disk, problem=problem, mode=mode)
 
 
 def _finish(state: VmRecovery) -> said.VmFinished:

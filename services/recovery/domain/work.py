@@ -25,6 +25,10 @@ QUOTAS: Final[dict[str, str]] = {
     "delete-disk": "DeleteVolume",
     "poll-site": "DescribeInstances",
     "list-owned": "DescribeTags",
+    "look-at-source": "DescribeInstances",
+    "shut-down-source": "StopInstances",
+    "power-off-source": "StopInstances",
+    "power-on-source": "StartInstances",
 }
 """Call → rate quota. Holding and releasing a copy spend none."""
 

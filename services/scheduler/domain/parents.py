@@ -7,7 +7,7 @@ Owns what a parent hears of its children, and the start of groups. Whether a rec
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +31,7 @@ from schemas.recovery_groups import (
     RecoveryGroupRequested,
     StartRecoveryGroup,
 )
+from schemas.scheduler_operations import RecoveryNotStarted
 from services.scheduler.domain import prerequisites, recoveries
 from services.scheduler.domain.checkpoints import tidy
 from services.scheduler.domain.names import plan_stream
@@ -50,7 +51,7 @@ _recover: Final = patient(recoveries.recover)
 def recover_child(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Start a recovery for its parent; a refusal is told to the parent, not raised."""
     m: RecoverChild = received.body
-    recover = m.recover
+    recover = _replace(m.recover, parent=m.parent)
     if m.asked_at is not None and recover.put_off is None:
         until = received.at + dt.timedelta(seconds=PATIENCE_S)
         recover = _replace(recover, put_off=said.PutOff(asked_at=m.asked_at, until=until))
@@ -60,21 +61,31 @@ def recover_child(states: Mapping[str, Any], received: Received) -> Mapping[str,
         problem = Problem(code=refused.code, message=refused.message, remedy=refused.remedy)
         news = ChildRefused(parent=m.parent, job=recover.job, problem=problem)
         return {plan_stream(recover.plan): Decision(sends=(_to_parent(recover.plan, news),))}
-    stream = plan_stream(recover.plan)
-    if stream in decisions:
-        decisions[stream] = _as_child(decisions[stream], m)
-    return decisions
+    return _told(decisions, recover)
 
 
-def recovery_ended(state: Plan, received: Received) -> Decision:
+def claim_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
+    """A recovery that waited for its holds starts or is refused; its parent hears which."""
+    plan: Plan = states[received.stream]
+    awaited = plan.awaited.get(received.body.job)
+    decisions = recoveries.claim_due(states, received)
+    if awaited is None or not awaited.request.parent:
+        return decisions
+    return _told(decisions, awaited.request)
+
+
+def recovery_ended(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """A recovery ended: recorded as any, and told to the job that asked for it."""
     m: said.RecoveryEnded = received.body
-    decision = recoveries.recovery_ended(state, received)
-    entry = state.recoveries.get(m.job)
-    if entry is None or not entry.parent or not decision.events:
-        return decision
+    stream = plan_stream(m.plan)
+    decisions = dict(recoveries.recovery_ended(states, received))
+    entry = states[stream].recoveries.get(m.job)
+    if entry is None or not entry.parent or stream not in decisions:
+        return decisions
     news = ChildEnded(parent=entry.parent, job=m.job, mode=m.mode, state=m.state, rto_s=m.rto_s)
-    return _replace(decision, sends=(*decision.sends, _to_parent(m.plan, news)))
+    own = decisions[stream]
+    decisions[stream] = _replace(own, sends=(*own.sends, _to_parent(m.plan, news)))
+    return decisions
 
 
 def parent_ended(state: Plan, received: Received) -> Decision:
@@ -92,20 +103,39 @@ def _to_parent(plan: str, news: Any) -> Send:
     return Send(to="recovery", key=plan, message=news)
 
 
-def _as_child(decision: Decision, m: RecoverChild) -> Decision:
-    """The decision with the parent written into it. A command that is put off stays a child's."""
-    started = any(isinstance(send.message, StartRecovery) for send in decision.sends)
-    news = ChildStarted(parent=m.parent, job=m.recover.job)
-    sends = tuple(_replace(send, message=_of_parent(send.message, m)) for send in decision.sends)
+def _told(decisions: Mapping[str, Decision], m: said.Recover) -> Mapping[str, Decision]:
+    """The decisions over a child, with its parent written into the plan's and told of it."""
+    stream = plan_stream(m.plan)
+    if stream not in decisions:
+        return decisions
+    return {**decisions, stream: _as_child(decisions[stream], m)}
+
+
+def _as_child(decision: Decision, m: said.Recover) -> Decision:
+    """A plan's decision over a child. One that is put off stays a child's; nobody is answered:
+    no command was given."""
+    news = tuple(_news_of(decision, m))
     return _replace(
         decision,
         events=tuple(_with_parent(event, m.parent) for event in decision.events),
-        sends=(*sends, _to_parent(m.recover.plan, news)) if started else sends,
+        sends=(
+            *(_replace(send, message=_of_parent(send.message, m)) for send in decision.sends),
+            *(_to_parent(m.plan, each) for each in news),
+        ),
         timers=tuple(_of_child(timer, m) for timer in decision.timers),
+        answers=(),
     )
 
 
-def _of_parent(message: Any, m: RecoverChild) -> Any:
+def _news_of(decision: Decision, m: said.Recover) -> Iterator[Any]:
+    if any(isinstance(send.message, StartRecovery) for send in decision.sends):
+        yield ChildStarted(parent=m.parent, job=m.job)
+    for event in decision.events:
+        if isinstance(event, RecoveryNotStarted):
+            yield ChildRefused(parent=m.parent, job=m.job, problem=event.problem)
+
+
+def _of_parent(message: Any, m: said.Recover) -> Any:
     """The start of a recovery with its parent in it. A search cleans its tests up itself: the
     plan's `auto_cleanup_after` would take them away under the verdict script."""
     if not isinstance(message, StartRecovery):
@@ -121,10 +151,10 @@ def _with_parent(event: Any, parent: str) -> Any:
     return _replace(event, parent=parent) if isinstance(event, said.RecoveryRequested) else event
 
 
-def _of_child(timer: Timer, m: RecoverChild) -> Timer:
+def _of_child(timer: Timer, m: said.Recover) -> Timer:
     if not isinstance(timer.message, said.Recover):
         return timer
-    return _replace(timer, message=_replace(m, recover=timer.message))
+    return _replace(timer, message=RecoverChild(parent=m.parent, recover=timer.message))
 
 
 # ── Groups ───────────────────────────────────────────────────────────────────────────────────

@@ -13,12 +13,13 @@ from typing import Any, Final, Literal
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.children import ParentJobEnded
 from schemas.clean_points import CheckpointJudged, CleanPointSearchRequested
 from schemas.common import Problem
 from schemas.plans import PlanDefinition, ReplicationPolicy
 from schemas.recovery_groups import RecoveryGroupRequested
-from services.scheduler.domain.names import vm_streams
+from services.scheduler.domain.names import recovery_of, vm_streams
 from shared.decider import Family
 from shared.errors import Refused
 
@@ -52,7 +53,8 @@ class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held.
 
-    `parent` is the job that asked for it, where no person did.
+    `synced`: its last sync was started. `parent` is the job that asked for it, where no person
+    did.
     """
 
     mode: said.RecoveryMode
@@ -62,6 +64,7 @@ class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ended: bool = False
     released: bool = False
     parent: str = ""
+    synced: bool = False
 
 
 class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -69,8 +72,9 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `header` None: no such plan stands. `priority` is the operator's, where it differs from the
     header's. `runs` are group jobs under way and their members; `group_cursor` and
-    `group_queued` are the grid of a synchronized plan. `parents` are searches and groups under
-    way that ask for recoveries, and the checkpoints kept for them.
+    `group_queued` are the grid of a synchronized plan. `awaited` are recoveries that wait for
+    their holds, `quarantined` those of its sites that nothing may replicate from or to. `parents`
+    are searches and groups under way that ask for recoveries, and the checkpoints kept for them.
     """
 
     version: int = 0
@@ -85,6 +89,8 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     checkpoints: dict[str, CheckpointEntry] = {}
     recoveries: dict[str, RecoveryEntry] = {}
     parents: dict[str, tuple[str, ...]] = {}
+    awaited: dict[str, said_ops.RecoveryAwaited] = {}
+    quarantined: tuple[str, ...] = ()
 
 
 def standing(state: Plan, plan: str, *, expected_version: int = 0) -> said.PlanHeader:
@@ -138,10 +144,10 @@ def with_priority(replication: ReplicationPolicy, priority: int | None) -> Repli
 
 
 def holding_jobs(state: Plan) -> tuple[str, ...]:
-    """Recoveries that hold VMs of the plan, ended ones that await cleanup included, and jobs that
-    ask for more of them."""
-    holding = (job for job, entry in state.recoveries.items() if not entry.released)
-    return (*holding, *state.parents)
+    """Recoveries that hold VMs of the plan, or wait for it, ended ones that await included; and
+    jobs that ask for more of them."""
+    holding = tuple(job for job, entry in state.recoveries.items() if not entry.released)
+    return (*holding, *state.awaited, *state.parents)
 
 
 def jobs_using(state: Plan, checkpoint: str) -> tuple[str, ...]:
@@ -208,12 +214,14 @@ def _applied(state: Plan, event: said.PlanApplied) -> None:
         state.group_cursor = event.next_due_at - _US
     if not event.header.replication.synchronize:
         state.group_cursor = state.group_queued = None
+    sites = (event.header.protected.site, event.header.recovery_site.site)
+    state.quarantined = tuple(site for site in state.quarantined if site in sites)
 
 
 def _deleted(state: Plan, event: said.PlanDeleted) -> None:
     state.header = state.pending = state.priority = None
     state.group_cursor = state.group_queued = None
-    state.vms = ()
+    state.vms = state.quarantined = ()
     state.digest = ""
 
 
@@ -222,6 +230,7 @@ def _prioritised(state: Plan, event: said.PlanPrioritised) -> None:
 
 
 def _group_started(state: Plan, event: said.GroupTickDispatched) -> None:
+    _change_recovery(state, recovery_of(event.run), synced=True)
     state.runs = {**state.runs, event.run: event.vms}
     if event.next_due_at is not None:
         state.group_cursor = event.next_due_at - _US
@@ -280,6 +289,28 @@ def _recovery_requested(state: Plan, event: said.RecoveryRequested) -> None:
         parent=event.parent,
     )
     state.recoveries = {**state.recoveries, event.job: entry}
+    _no_longer_awaited(state, event.job)
+
+
+def _awaited(state: Plan, event: said_ops.RecoveryAwaited) -> None:
+    state.awaited = {**state.awaited, event.request.job: event}
+
+
+def _not_started(state: Plan, event: said_ops.RecoveryNotStarted) -> None:
+    _no_longer_awaited(state, event.job)
+
+
+def _no_longer_awaited(state: Plan, job: str) -> None:
+    if job in state.awaited:
+        state.awaited = {key: each for key, each in state.awaited.items() if key != job}
+
+
+def _quarantined(state: Plan, event: said_ops.PlanQuarantined) -> None:
+    state.quarantined = (*state.quarantined, event.site)
+
+
+def _quarantine_ended(state: Plan, event: said_ops.PlanQuarantineEnded) -> None:
+    state.quarantined = tuple(site for site in state.quarantined if site != event.site)
 
 
 def _recovery_recorded(state: Plan, event: said.RecoveryRecorded) -> None:
@@ -345,6 +376,10 @@ _APPLY: Final[dict[type, Callable[[Plan, Any], None]]] = {
     RecoveryGroupRequested: _group_requested,
     ParentJobEnded: _parent_ended,
     CheckpointJudged: _judged,
+    said_ops.RecoveryAwaited: _awaited,
+    said_ops.RecoveryNotStarted: _not_started,
+    said_ops.PlanQuarantined: _quarantined,
+    said_ops.PlanQuarantineEnded: _quarantine_ended,
 }
 
 FAMILY = Family(

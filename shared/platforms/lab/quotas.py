@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from shared.errors import Throttled
+from shared.errors import Busy, Throttled
 from shared.platforms.lab.folder import SiteFolder, component, locked
+from shared.platforms.lab.journal import now_text
 from shared.platforms.lab.settings import Quota
 from shared.platforms.lab.vocabulary import SEATS
 
@@ -44,35 +45,40 @@ class Quotas:
     def __init__(self, folder: SiteFolder) -> None:
         self._folder = folder
 
-    def spend(self, needs: list[tuple[str, Quota]], *, slots: Slots) -> None:
-        """Take one token or slot of each; Throttled where one is empty, nothing done then.
+    def spend(self, needs: list[tuple[str, Quota]], *, slots: Slots) -> str:
+        """Take one token or slot of each; Throttled, Busy where there is none, nothing done.
+
+        Gives the moment by which buckets were judged, which is when the call was asked for.
 
         Rates come after slots: a refused slot costs no token, as a refusal in a cloud does not
         give tokens back.
         """
         where = self._folder.ensure(".lab", "quotas")
+        asked_at = now_text()
         for name, quota in sorted(needs, key=lambda need: need[1].concurrent is None):
             if quota.concurrent is None:
-                _take_token(where / component(name), name, quota)
+                asked_at = _take_token(where / component(name), name, quota)
             elif name != SEATS:
                 _take_slot(self._folder.ensure(".lab", "quotas", name), name, quota, slots)
+        return asked_at
 
 
 def refuse_seat(open_count: int, quota: Quota) -> None:
-    """Throttled where as many staged generations exist as the quota allows."""
+    """Busy where as many staged generations exist as the quota allows."""
     if quota.concurrent is not None and open_count >= quota.concurrent:
-        raise Throttled(
+        raise Busy(
             f"quota {SEATS}: {open_count} of {quota.concurrent} are being written",
             code="concurrent-limit",
             remedy="it passes when one of them is finalized or discarded",
             retry_after_s=_SEAT_RETRY_S,
+            quota=SEATS,
         )
 
 
-def _take_token(path: Path, name: str, quota: Quota) -> None:
+def _take_token(path: Path, name: str, quota: Quota) -> str:
     assert quota.burst is not None and quota.per_second is not None
     with locked(path, wait_s_max=_LOCK_WAIT_S_MAX) as fd:
-        now = time.monotonic()
+        now, asked_at = time.monotonic(), now_text()
         tokens, at = quota.burst, now
         raw = os.pread(fd, _BUCKET.size, 0)
         if len(raw) == _BUCKET.size:
@@ -89,7 +95,9 @@ def _take_token(path: Path, name: str, quota: Quota) -> None:
             code="request-limit-exceeded",
             remedy="it passes by itself; ask less often",
             retry_after_s=(1 - tokens) / quota.per_second,
+            quota=name,
         )
+    return asked_at
 
 
 def _take_slot(where: Path, name: str, quota: Quota, slots: Slots) -> None:
@@ -103,9 +111,10 @@ def _take_slot(where: Path, name: str, quota: Quota, slots: Slots) -> None:
             continue
         slots.add(fd)
         return
-    raise Throttled(
+    raise Busy(
         f"quota {name}: {quota.concurrent} calls are running",
         code="concurrent-limit",
         remedy="it passes when one of them ends",
         retry_after_s=0.1,
+        quota=name,
     )

@@ -16,11 +16,11 @@ from shared.platforms.memory.site import (
     Frame,
     HeldCopy,
     Staged,
+    busy,
     check_chunk,
     disk_facts,
     moment,
     owned_by,
-    throttled,
     unkeyed,
 )
 from shared.platforms.ports import (
@@ -49,7 +49,7 @@ class MemoryTarget:
         def work() -> Generation:
             quota = self._site.settings.quotas.get(SEATS)
             if quota is not None and len(self._site.staged) >= (quota.concurrent or 0):
-                raise throttled(SEATS, 1.0)
+                raise busy(SEATS, 1.0)
             self._check_lease(call.plan, call.vm, disk, call.lease)
             current = self._site.current.get((call.plan, call.vm))
             base = current.content.get(disk) if current is not None else None
@@ -238,6 +238,13 @@ class MemoryTarget:
             return None if copy is None else copy.facts
 
         return await self._frame.run("current", Call(key="", plan=plan, vm=vm), work)
+
+    async def list_current(self, *, plan: str) -> tuple[CopyFacts, ...]:
+        def work() -> tuple[CopyFacts, ...]:
+            found = sorted(self._site.current.items())
+            return tuple(copy.facts for (of_plan, _), copy in found if of_plan == plan)
+
+        return await self._frame.run("list_current", Call(key="", plan=plan), work)
 
     async def create_checkpoint(
         self, call: Call, *, checkpoint_id: str, manifest: dict[str, Any]

@@ -11,6 +11,7 @@ from shared.errors import Permanent, Refused, SeawallError, Throttled, Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Extents
+from tests.contract.platforms.power import PowerContract
 from tests.contract.platforms.world import (
     BOOTS_IN_S,
     DISK,
@@ -217,6 +218,14 @@ class TargetContract:
         assert await world.west.target.list_generations() == ()
         one = await finalize(world.west, "f2", [await stage(world.west, "c", b"c" * DISK)])
         assert [d.name for d in one.disks] == ["sda", "sdb"]
+
+    async def test_all_current_copies_of_a_plan_are_one_call(self, world: World) -> None:
+        assert await world.west.target.list_current(plan="shop") == ()
+        copy = await copied(world.west, "m1", b"1" * DISK)
+        newer = await copied(world.west, "m2", b"2" * DISK)
+        assert newer != copy
+        assert await world.again().target.list_current(plan="shop") == (newer,)
+        assert await world.west.target.list_current(plan="other") == ()
 
     async def test_finalizing_twice_with_a_key_switches_once(self, world: World) -> None:
         made = await stage(world.west, "g", b"1" * DISK)
@@ -563,7 +572,9 @@ class LimitsContract:
             await world.west.inventory.check()
 
 
-class PlatformContract(SourceContract, TargetContract, ComputeContract, LimitsContract):
+class PlatformContract(
+    SourceContract, PowerContract, TargetContract, ComputeContract, LimitsContract
+):
     """All of it."""
 
 

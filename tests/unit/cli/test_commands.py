@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from services.cli import client, watch
 from services.cli.__main__ import app
-from tests.unit.cli.stub import Stub, job, listing, refusal, stub_server
+from tests.unit.cli.stub import Stub, job, listing, refusal
 from tests.waiting import wait_until
 
 JOB = "recovery:shop:r1"
@@ -28,17 +25,6 @@ SITE = {
     "name": "east", "platform": "lab", "state": "ok", "checked_at": None,
     "settings": {"path": "/srv/" + "a-long-folder/" * 12},
 }  # fmt: skip
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.setattr(client, "JOB_POLL_S", 0.01)
-    monkeypatch.setattr(client, "RESUME_PAUSE_S", 0.01)
-    monkeypatch.setattr(watch, "REFRESH_S", 0.01)
-    monkeypatch.setenv("SEAWALL_TOKEN", "sw_test")
-    with stub_server() as served:
-        monkeypatch.setenv("SEAWALL_URL", served.url)
-        yield served
 
 
 def say(*arguments: str) -> Any:
@@ -186,7 +172,8 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
     stub.tell("POST", RECOVER, (202, job("queued")))
     say(
         "recover", "shop", "--mode", "test", "--vm", "db", "--vm", "web", "--checkpoint", "c1",
-        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run",
+        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run", "--no-last-sync",
+        "--source-gone",
     )  # fmt: skip
     assert stub.bodies(RECOVER) == [
         {
@@ -196,73 +183,34 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
             "skip_scripts": ["post-recovery:db"],
             "on_error": "stop",
             "dry_run": True,
+            "last_sync": False,
+            "source_gone": True,
         }
     ]
     assert stub.asked[0].query == {"wait": "10s"}
 
 
-def test_recover_asks_for_prerequisites_only_where_they_are_wanted(stub: Stub) -> None:
-    stub.tell("POST", RECOVER, (202, job("queued", id="recovery-group:shop:g1")))
-    result = say("recover", "shop", "--mode", "test", "--with-prerequisites")
-    assert result.stdout.strip() == "recovery-group:shop:g1"
-    assert stub.bodies(RECOVER)[0]["with_prerequisites"] is True
+@pytest.mark.parametrize("action", ["rollback", "cleanup"])
+def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, action: str) -> None:
+    path = f"/v1/jobs/recovery:shop:r1/{action}"
+    stub.tell("POST", path, (409, refusal("confirm", "all is lost")), (202, job("queued")))
+    nobody = say(action, "recovery:shop:r1")
+    assert nobody.exit_code == 3
+    assert "all is lost" in nobody.stderr
+    assert say(action, "recovery:shop:r1", "--confirm", "shop").exit_code == 0
+    assert stub.bodies(path) == [{"confirm": ""}, {"confirm": "shop"}]
 
 
-SEARCH = "/v1/plans/shop/find-clean-point"
+def test_a_commit_names_its_recovery(stub: Stub) -> None:
+    stub.tell("POST", "/v1/jobs/recovery:shop:r1/commit", (202, job("queued")))
+    assert say("commit", "recovery:shop:r1").exit_code == 0
+    assert len(stub.asked) == 1
 
 
-def test_a_search_sends_its_script_and_every_choice(stub: Stub, tmp_path: Path) -> None:
-    stub.tell("POST", SEARCH, (202, job("queued", id="find-clean-point:shop:s1")))
-    script = tmp_path / "scan"
-    script.write_bytes(b"exit 0\n")
-    result = say(
-        "checkpoint", "find-clean", "shop", "--verdict", str(script), "--runtime", "bash",
-        "--script-timeout", "90s", "--order", "bisect", "--vm", "db", "--limit", "4",
-        "--skip-script", "pre-recovery",
-    )  # fmt: skip
-    assert result.stdout.strip() == "find-clean-point:shop:s1"
-    assert stub.bodies(SEARCH) == [
-        {
-            "verdict": {
-                "run": str(script),
-                "content": base64.b64encode(b"exit 0\n").decode(),
-                "timeout": "90s",
-                "runtime": "bash",
-            },
-            "order": "bisect",
-            "vms": ["db"],
-            "limit": 4,
-            "keep": False,
-            "skip_scripts": ["pre-recovery"],
-        }
-    ]
-
-
-def test_a_verdict_script_that_cannot_be_read_asks_for_nothing(stub: Stub, tmp_path: Path) -> None:
-    result = say("checkpoint", "find-clean", "shop", "--verdict", str(tmp_path / "none.sh"))
-    assert result.exit_code == 2 and "no such file" in result.stderr
-    large = tmp_path / "large.sh"
-    large.write_bytes(b"#" * (1 << 20) + b"#")
-    result = say("checkpoint", "find-clean", "shop", "--verdict", str(large))
-    assert result.exit_code == 2 and "larger than" in result.stderr
-    assert stub.asked == []
-
-
-def test_a_search_shows_each_verdict_and_the_clean_point(stub: Stub) -> None:
-    name = "find-clean-point:shop:s1"
-    steps = [
-        {"name": f"checkpoint:shop:{each}", "state": "completed", "attempts": 1}
-        for each in ("c2", "c1")
-    ]
-    verdicts = {"checkpoint:shop:c2": "infected", "checkpoint:shop:c1": "clean"}
-    found = job(
-        "completed", id=name, kind="find-clean-point", steps=steps,
-        checkpoint="checkpoint:shop:c1", facts={"verdicts": verdicts},
-    )  # fmt: skip
-    stub.tell("GET", f"/v1/jobs/{name}", (200, found))
-    told = say("job", "show", name).stdout
-    assert "checkpoint:shop:c2  completed  infected" in told
-    assert "clean    checkpoint:shop:c1" in told
+def test_a_site_is_released_by_its_name(stub: Stub) -> None:
+    stub.tell("POST", "/v1/sites/east/release", (200, {"name": "east"}))
+    assert say("site", "release", "east", "--confirm", "east").exit_code == 0
+    assert stub.bodies("/v1/sites/east/release") == [{"confirm": "east"}]
 
 
 REHEARSED = {

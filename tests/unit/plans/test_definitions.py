@@ -129,6 +129,12 @@ def test_a_definition_survives_being_stored() -> None:
     assert canonical(stored) == canonical(plan)
 
 
+def test_a_vm_of_which_nothing_is_said_is_stored_as_its_name() -> None:
+    said = {**SHOP, "vms": ["db", {"name": "web", "boot_order": 2}]}
+    stored = msgspec.json.encode(parse_plan(said, scripts=SCRIPTS).vms)
+    assert stored == b'[{"name":"db"},{"name":"web","boot_order":2}]'
+
+
 def test_writing_out_a_default_changes_nothing() -> None:
     written = changed(replication={"quiesce": False, "spread": "0s", "blackouts": []})
     written["vms"][2] |= {"ready": {"http": "/health", "within": "300s"}, "boot_delay": 0}

@@ -63,10 +63,10 @@ class Pair:
         """What may happen next, in the usual order; each says whether there was something."""
         return [self._talk, self._work, self._wait]
 
-    def run(self, *, steps_max: int = 5_000) -> int:
-        """Until all is at rest; how many steps it took."""
+    def run(self, *, steps_max: int = 5_000, until: type | None = None) -> int:
+        """Until all is at rest, or an event of a type has happened; how many steps it took."""
         for count in range(steps_max):
-            if not self.step():
+            if (until and self.world.events(until)) or not self.step():
                 return count
         raise AssertionError("the pair does not come to rest")
 

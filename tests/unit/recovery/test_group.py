@@ -196,6 +196,17 @@ def test_a_mode_that_is_not_there_yet_is_the_childs_refusal() -> None:
     assert end.problem is not None and end.problem.code == "not-available"
 
 
+def test_a_group_fails_over_plan_by_plan_and_each_awaits_its_own_commit() -> None:
+    pair = plans()
+    recover(pair, mode="failover", last_sync=False)
+    pair.run(steps_max=400, until=said.RecoveryGroupFinished)
+    end = end_of(pair)
+    assert (end.state, end.mode, end.awaits_cleanup) == ("completed", "failover", False)
+    finished = pair.world.events(recovery.RecoveryFinished)
+    assert [each.plan for each in finished] == ["dns", "mail", "shop"]
+    assert all(each.awaits_commit for each in finished)
+
+
 def test_a_dry_run_of_a_group_touches_nothing() -> None:
     pair = plans()
     recover(pair, dry_run=True)

@@ -198,6 +198,38 @@ def test_a_child_that_is_put_off_too_long_is_refused_to_its_parent() -> None:
     assert (refused.parent, refused.problem.code) == (SEARCH, "busy")
 
 
+def replicating_failover(found: Desk) -> None:
+    """A failover of a VM that is being copied, asked for by a group."""
+    found.command(said.RunPlan, plan="shop", job="replication-run:shop:r9")
+    found.sent.clear()
+    recover = said.Recover(
+        command_id=CHILD, plan="shop", job=CHILD, mode="failover", last_sync=False
+    )
+    found.tell(RecoverChild(parent="recovery-group:shop:g1", recover=recover))
+    assert found.plan.awaited[CHILD].request.parent == "recovery-group:shop:g1"
+    assert found.take(ChildStarted) == [] and found.take(ChildRefused) == []
+
+
+def test_a_child_that_waits_for_its_holds_is_told_of_when_it_starts() -> None:
+    found = desk("db")
+    replicating_failover(found)
+    found.end("db", "cancelled")
+    found.until(found.now + dt.timedelta(seconds=1))
+    (started,) = found.take(ChildStarted)
+    assert (started.parent, started.job) == ("recovery-group:shop:g1", CHILD)
+    assert found.plan.recoveries[CHILD].parent == "recovery-group:shop:g1"
+    assert CHILD not in found.answers, "no command was given"
+
+
+def test_a_child_that_waits_in_vain_is_told_of_as_refused() -> None:
+    found = desk("db")
+    replicating_failover(found)
+    found.until(found.now + dt.timedelta(seconds=61))
+    (refused,) = found.take(ChildRefused)
+    assert (refused.parent, refused.problem.code) == ("recovery-group:shop:g1", "busy")
+    assert found.plan.awaited == {} and CHILD not in found.answers
+
+
 def test_the_end_of_a_child_is_told_to_its_parent_once() -> None:
     found = desk("db")
     ask(found)
