@@ -120,7 +120,8 @@ class MemberNews(Fact, frozen=True, kw_only=True):
     """Child to parent: powered on, ready, or ended (with its outcome).
 
     `stop`: the operation must stop. `degraded`: usable, but something of it failed. `made`:
-    something may exist on the platform that cleanup must remove.
+    something may exist on the platform that cleanup must remove. `again`: something failed that
+    can be done again. `round` counts the VM's retries.
     """
 
     job: str
@@ -134,6 +135,8 @@ class MemberNews(Fact, frozen=True, kw_only=True):
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
     problem: Problem | None = None
+    again: bool = False
+    round: int = 0
 
 
 @published("recovery.begin-cleanup")
@@ -310,7 +313,7 @@ class MemberReady(Fact, frozen=True, kw_only=True):
 
 @published("recovery.member-ended")
 class MemberEnded(Fact, frozen=True, kw_only=True):
-    """A VM's recovery ended; `degraded`, `stop` and `made` as in MemberNews."""
+    """A VM's recovery ended; `degraded`, `stop`, `made` and `again` as in MemberNews."""
 
     vm: str
     at: dt.datetime
@@ -319,16 +322,24 @@ class MemberEnded(Fact, frozen=True, kw_only=True):
     stop: bool = False
     made: bool = False
     problem: Problem | None = None
+    again: bool = False
 
 
 @published("recovery.cancel-requested")
 class RecoveryCancelRequested(Fact, frozen=True, kw_only=True):
     """A person cancelled the recovery."""
 
+    at: dt.datetime | None = None
+
 
 @published("recovery.recovery-finished")
 class RecoveryFinished(Fact, frozen=True, kw_only=True):
-    """The recovery ended, with its outcome and achieved RTO. A dry run only looked."""
+    """The recovery ended, with its outcome and achieved RTO. A dry run only looked.
+
+    `rto_s` counts from the operator's command, waits included; `waited_s` is how long in all the
+    recovery was paused, waited for a person or was over and then retried. `left` says in words
+    in what state a cancelled one leaves things. A retry may follow.
+    """
 
     plan: str
     mode: RecoveryMode
@@ -340,6 +351,9 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     problem: Problem | None = None
     awaits_cleanup: bool = False
     dry_run: bool = False
+    at: dt.datetime | None = None
+    waited_s: float = 0.0
+    left: str = ""
 
 
 @published("recovery.recovery-cleaning")
@@ -449,11 +463,15 @@ class VmAbandoned(Fact, frozen=True, kw_only=True):
     """The parent asked to stop."""
 
     reason: AbandonReason
+    at: dt.datetime | None = None
 
 
 @published("recovery.vm-finished")
 class VmFinished(Fact, frozen=True, kw_only=True):
-    """The VM's recovery ended. `state` is the job's state; steps not listed were not reached."""
+    """The VM's recovery ended. `state` is the job's state; steps not listed were not reached.
+
+    `waited_s` and `left` as in RecoveryFinished.
+    """
 
     plan: str
     vm: str
@@ -465,6 +483,9 @@ class VmFinished(Fact, frozen=True, kw_only=True):
     rto_s: float | None = None
     steps: tuple[StepTiming, ...] = ()
     problem: Problem | None = None
+    at: dt.datetime | None = None
+    waited_s: float = 0.0
+    left: str = ""
 
 
 @published("recovery.vm-release-troubled")

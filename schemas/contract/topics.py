@@ -26,7 +26,7 @@ SKIPPED: Final = "common.message-skipped"
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
         "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
-        "create-checkpoint", "delete-plan", "finish-application", "iteration-ended",
+        "create-checkpoint", "delete-plan", "finish-application", "hold-again", "iteration-ended",
         "prioritise-plan", "recover", "recovery-ended", "release-holds", "remove-site", "reset-vm",
         "run-plan", "site-inspected", "start-plan", "stop-plan",
     ),
@@ -35,8 +35,10 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "open-gate", "run-member-ended", "start-iteration", "start-run", "store-script",
     ),
     "recovery": (
-        "abandon-vm", "begin-cleanup", "boot-vm", "cancel-job", "cleanup", "cleanup-news",
-        "enrol-vm", "instance-ready", "launch-vm", "member-news", "start-recovery", "store-script",
+        "abandon-vm", "answer-question", "begin-cleanup", "boot-vm", "cancel-job", "cleanup",
+        "cleanup-news", "enrol-vm", "holds-answered", "instance-ready", "launch-vm",
+        "member-asks", "member-news", "pause-job", "pause-vm", "resume-job", "resume-vm",
+        "retry-job", "retry-vm", "skip-step", "start-recovery", "store-script",
         "unwatch-instance", "watch-instance",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
@@ -55,9 +57,9 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
-        "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance", "disk-rebuilt",
-        "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due", "poll-site",
-        "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
+        "answer-due", "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance",
+        "disk-rebuilt", "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due",
+        "poll-site", "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
         "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
