@@ -10,6 +10,7 @@ from typing import Any, Final
 from schemas import scheduler as said
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.recovery_steering import HoldAgain
 from services.scheduler.domain import (
     application,
     checkpoints,
@@ -18,6 +19,7 @@ from services.scheduler.domain import (
     plan,
     protected_vm,
     recoveries,
+    rehold,
     rpo,
     site,
     switching,
@@ -151,6 +153,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         route=_to_plan_only,
         decide=recoveries.release_holds,
         expand=recoveries.streams_to_release,
+    ),
+    on_many(
+        HoldAgain,
+        route=_to_plan_only,
+        decide=rehold.hold_again,
+        expand=rehold.streams_to_hold,
     ),
     on(said.RecoveryEnded, route=_to_plan, decide=recoveries.recovery_ended),
 )
