@@ -16,6 +16,7 @@ from schemas.folds import (
     cleanup_jobs,
     recovery_jobs,
     replication_jobs,
+    steering_jobs,
 )
 from schemas.folds.base import Column, Route, View, at
 from schemas.ids import key_of
@@ -51,6 +52,7 @@ VIEW = View(
         **checkpoint_jobs.ROUTES,
         **recovery_jobs.ROUTES,
         **cleanup_jobs.ROUTES,
+        **steering_jobs.ROUTES,
     },
 )
 
