@@ -229,12 +229,20 @@ def _step_ended(
     if event.timing.name == HOLD and event.made:
         sizes = _held_disks(event)
         early = bool(event.made.get("early", True))
-        changes["disks"] = Counts(total=len(sizes))
+        changes |= _disks_to_come(doc, event, total=len(sizes))
         changes["bytes_total"] = sum(sizes.values())
         changes["facts"] = {"copy_taken_at": event.made.get("taken_at"), "early": early}
     elif event.timing.name == CREATE and event.made:
         changes["instances"] = (_instance(doc, event.made),)
     return steps.moved(doc, _next(doc, after, event, at(recorded), early=early), **changes)
+
+
+def _disks_to_come(doc: Job, event: said.VmStepEnded, *, total: int) -> dict[str, Any]:
+    """Disks that were made before a retry stand, if they are of the same moment."""
+    before = doc.disks
+    if before is None or doc.facts.get("copy_taken_at") != event.made.get("taken_at"):
+        return {"disks": Counts(total=total), "bytes_done": 0}
+    return {"disks": Counts(total=total, ready=before.ready, ended=before.ready)}
 
 
 def _next(

@@ -20,6 +20,7 @@ from schemas.views import ENDED, Answer, Job, Step, Waiting
 
 _replace = msgspec.structs.replace
 _ORDER_STEP: Final = "boot-order-"
+RELEASE: Final = "release-copy"
 
 
 def standing(job: Job) -> Job:
@@ -191,7 +192,8 @@ def _vm_retried(
 ) -> Job | None:
     if doc is None:
         return None
-    going = _going_on(doc, set(event.steps))
+    # Letting the copy go comes last: what is before it is to be shown as it begins.
+    going = _going_on(doc, {*event.steps, RELEASE})
     after = going.steps
     if event.timing is not None:
         after = steps.ended(after, event.timing)

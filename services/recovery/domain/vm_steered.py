@@ -16,6 +16,7 @@ from schemas.common import Problem
 from services.recovery.domain import manual, vm_state
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
 from services.recovery.domain.vm_state import (
+    POWER_ON,
     RELEASE,
     WAIT,
     VmRecovery,
@@ -67,11 +68,13 @@ def to_do_again(state: VmRecovery) -> tuple[str, ...]:
 
     Letting the copy go is no such step: it was tried until it was true.
     """
-    last = {step.name: step.state for step in state.steps if step.state not in _DONE}
+    last = [step.name for step in state.steps if step.state not in _DONE]
     runs = {PRE_STEP: state.pre, POST_STEP: state.post}
-    return tuple(
+    again = dict.fromkeys(
         name for name in last if name != RELEASE and (name not in runs or not _well(runs[name]))
     )
+    # A guest that did not answer is powered on again before it is waited for.
+    return (POWER_ON, *again) if WAIT in again else tuple(again)
 
 
 def _well(run: ScriptRun) -> bool:

@@ -9,14 +9,16 @@ import pytest
 
 from schemas import recovery as said
 from schemas import recovery_steering as steer
+from schemas import recovery_work as work
 from schemas.joins import DONE_STEPS
 from schemas.views import ENDED, Job, Step
+from shared.testing.spec import T0
 from tests.unit.projector.test_recovery_jobs import jobs
 from tests.unit.recovery.test_asking import PROMPT, answered, by_hand, cut_off, until_asked
 from tests.unit.recovery.test_cleanup import CLEANUP
 from tests.unit.recovery.test_pausing import cleaning, drain, go_to, paused
 from tests.unit.recovery.test_recovery import begun, launched, stream
-from tests.unit.recovery.test_retrying import failing, retried, skipped
+from tests.unit.recovery.test_retrying import counting, failing, retried, skipped
 from tests.unit.recovery.world import JOB, World, header, script, vm
 
 DB, APP = stream("db"), stream("app")
@@ -128,6 +130,28 @@ def test_a_retried_recovery_runs_again_and_ends_as_its_last_attempt(part: str) -
     name = {"rebuild/sda": "rebuild-disks", "wait": "wait-ready"}.get(part, part)
     assert (step(found[DB], name).state, step(found[DB], name).attempts) == ("completed", 2)
     assert step(found[JOB], "boot-order-1").state == "completed"
+
+
+@pytest.mark.parametrize(("copy_id", "made_anew"), [("copy-db", 1), ("newer", 2)])
+def test_disks_that_were_made_before_a_retry_count_if_they_are_of_the_same_copy(
+    copy_id: str, made_anew: int
+) -> None:
+    world = counting(vm("db"), vm("app"))
+    world.settle(go_to(world, "rebuild/sda"))
+    world.settle(f"{DB}/rebuild/sdb", code="x")
+    world.run()
+    retried(world)
+    disks = tuple(work.CopyDisk(name=name, size=1) for name in ("sda", "sdb"))
+    taken_at = T0 if copy_id == "copy-db" else T0 + dt.timedelta(hours=1)
+    held = work.CopyHeld(copy_id=copy_id, taken_at=taken_at, disks=disks)
+    world.settle(f"{DB}/hold-copy/2", held)
+    shown = jobs(world)[DB]
+    assert shown.disks is not None and shown.disks.total - shown.disks.ready == made_anew
+    for effect in [effect for effect in world.effects if "rebuild" in effect]:
+        world.settle(effect)
+    shown = jobs(world)[DB]
+    assert step(shown, "rebuild-disks").state == "completed"
+    assert step(shown, "create-instance").state == "running"
 
 
 def test_a_skipped_step_shows_as_skipped_and_the_vm_as_partially_completed() -> None:
