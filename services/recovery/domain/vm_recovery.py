@@ -270,7 +270,8 @@ def _finish(state: VmRecovery, now: dt.datetime) -> said.VmFinished:
 def _left(state: VmRecovery) -> str:
     """What a cancelled VM leaves at the recovery site, in words."""
     if state.instance_id:
-        power = "off" if state.powered_on_at is None else "powered on"
+        was_on = state.powered_on_at is not None or state.powers > 1
+        power = "powered on" if was_on else "off"
         return f"instance {state.instance_id} is {power}"
     if state.disks:
         return f"{len(state.disks)} disks are made, no instance"
