@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := schemas shared services tests
+LANES ?= 2
 
 .PHONY: help demo up kafka test check fix crash outage sim bench schemas requirements
 
@@ -25,8 +26,8 @@ up: $(STAMP) ## start the control plane in this terminal
 kafka: $(STAMP) ## run a real broker in this terminal, on a free port [NODES=3]
 	$(BIN)/python -m shared.testing.kafka $(NODES)
 
-test: $(STAMP) ## run the tests in random order [ARGS="tests/unit -k name"]
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests in random order [ARGS="tests/unit -k name"] [LANES=2]
+	$(BIN)/python -m pytest --numprocesses $(LANES) --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import direction; never writes
 	$(BIN)/ruff check .
@@ -61,7 +62,9 @@ requirements: $(STAMP) ## write the hashed requirement files anew from pyproject
 	compile="$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host"
 	export CUSTOM_COMPILE_COMMAND="make requirements"
 	$$compile --output-file requirements.txt pyproject.toml
-	$$compile --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["windows"], sep="\n")' \
+		| $$compile --constraint requirements.txt --output-file requirements-windows.txt -
+	$$compile --extra dev --extra windows --constraint requirements.txt --constraint requirements-windows.txt --output-file requirements-dev.txt pyproject.toml
 
 # The stamp makes a warm start free: it is older than its sources only after they change.
 $(STAMP): requirements-dev.txt pyproject.toml

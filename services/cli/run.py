@@ -97,9 +97,9 @@ def tell(error: SeawallError) -> int:
         err.print(f"  {line}", markup=False, soft_wrap=True)
     if error.remedy:
         err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable) or error.code in {"store-unreachable", "store-busy"}:
         return UNREACHABLE
-    if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked"}:
+    if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked", "no-bucket"}:
         return NOT_FOUND
     if isinstance(error, Undecided):
         return TIMED_OUT

@@ -21,7 +21,7 @@ from services.recovery.domain.vm_recovery import WITHDRAWN
 from services.recovery.domain.vm_state import VmRecovery, is_paused
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
-from shared.effects.running import EffectHandler, EffectRun, Stop
+from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Transient
 from shared.scripts import ScriptEndUnknown
 from shared.scripts.effect import run_script_work
@@ -96,16 +96,16 @@ class ScriptHandler:
         self._tools = tools
 
     async def run(self, effect: EffectRun) -> ScriptRan:
-        """Run it, or raise OutcomeUnknown where it was started and its end is not known."""
+        """Run it, or raise OutcomeUnknown where it was started and its end is not known.
+
+        One that is stopped is given back, and its next claim reads what the guard left of it.
+        """
         payload: RunScript = effect.payload
         content, begun = await self._content(effect, payload)
-        started = False
 
         async def record_start() -> None:
-            nonlocal started
             fact = VmScriptStarted if payload.vm else PlanScriptStarted
             await effect.report(fact(step=payload.work.step, run=payload.run))
-            started = True
 
         try:
             report = await run_script_work(
@@ -120,10 +120,6 @@ class ScriptHandler:
             )
         except ScriptEndUnknown as unknown:
             raise _unknown() from unknown
-        except asyncio.CancelledError:
-            if started and effect.stopped is not Stop.CANCELLED:
-                raise _unknown() from None
-            raise
         return ScriptRan(report=report)
 
     async def _content(self, effect: EffectRun, payload: RunScript) -> tuple[bytes, bool]:

@@ -6,7 +6,6 @@ Owns retry policies and the running of scripts at most once. What each step does
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,7 +18,7 @@ from services.replicator.domain import scripts
 from services.replicator.domain.scripts import PRE_STEP, ScriptRun
 from services.replicator.tools import Tools, within
 from shared.effects.policy import STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
-from shared.effects.running import EffectHandler, EffectRun, Stop
+from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Refused, Transient
 from shared.scripts import ScriptEndUnknown
 from shared.scripts.effect import run_script_work
@@ -70,16 +69,16 @@ class ScriptHandler:
         self._tools = tools
 
     async def run(self, effect: EffectRun) -> ScriptRan:
-        """Run it, or raise OutcomeUnknown where it was started and its end is not known."""
+        """Run it, or raise OutcomeUnknown where it was started and its end is not known.
+
+        One that is stopped is given back, and its next claim reads what the guard left of it.
+        """
         payload: RunScript = effect.payload
         content, begun = await self._content(effect, payload)
-        started = False
 
         async def record_start() -> None:
-            nonlocal started
             fact = ScriptStarted if payload.vm else RunScriptStarted
             await effect.report(fact(step=payload.work.step, run=payload.run))
-            started = True
 
         try:
             report = await run_script_work(
@@ -94,10 +93,6 @@ class ScriptHandler:
             )
         except ScriptEndUnknown as unknown:
             raise _unknown() from unknown
-        except asyncio.CancelledError:
-            if started and effect.stopped is not Stop.CANCELLED:
-                raise _unknown() from None
-            raise
         return ScriptRan(report=report)
 
     async def _content(self, effect: EffectRun, payload: RunScript) -> tuple[bytes, bool]:

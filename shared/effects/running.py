@@ -131,8 +131,8 @@ class EffectHandler(Protocol):
     """Does one kind of work. Looks before it repeats: the same effect may come again.
 
     Cancellation must end its I/O, and only then the coroutine: slots are given back on that
-    word. `resumable` handlers are cancelled first at shutdown; others get a few seconds. One
-    that had started what must not run twice raises OutcomeUnknown when it is cancelled.
+    word. `resumable` handlers are cancelled first at shutdown; others get a few seconds. What
+    must not run twice looks, when it is claimed again, at what became of its first start.
     """
 
     policy: RetryPolicy

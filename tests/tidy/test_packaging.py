@@ -17,6 +17,7 @@ from schemas.contract.compatibility import breaks
 from tests.tidy import tree
 
 SCHEMAS = "schemas/jsonschema/"
+FILES = ["requirements.txt", "requirements-windows.txt", "requirements-dev.txt"]
 PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)", re.MULTILINE)
 
 
@@ -64,6 +65,13 @@ def test_tools_and_the_build_backend_are_pinned_within_their_bounds() -> None:
     assert unmet(wanted, pinned("requirements-dev.txt")) == []
 
 
+def test_the_windows_extra_is_pinned_apart_and_the_same_everywhere() -> None:
+    extra = pinned("requirements-windows.txt")
+    assert unmet(project()["optional-dependencies"]["windows"], extra) == []
+    assert extra.items() <= pinned("requirements-dev.txt").items()
+    assert not [name for name in pinned("requirements.txt") if name.startswith("dissect")]
+
+
 def test_a_pin_outside_its_bounds_is_found() -> None:
     assert unmet(["a>=2", "b<3"], {"a": "1.9"}) == ["a>=2"]
 
@@ -73,7 +81,7 @@ def test_both_requirement_files_pin_the_same_versions() -> None:
     assert runtime.items() <= everything.items()
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("file", FILES)
 def test_every_pin_has_a_hash(file: str) -> None:
     entries = re.split(r"^(?=[A-Za-z0-9])", tree.text(file), flags=re.MULTILINE)[1:]
     assert len(entries) == len(pinned(file))

@@ -27,6 +27,7 @@ from tests.failures import failure_mode
 from tests.integration.recovery.lab import DISK, Lab
 from tests.unit.recovery.test_cleanup import CLEANUP, clean
 from tests.unit.recovery.world import JOB, enrol, header, script, start, vm
+from tests.waiting import wait_until
 
 MUTATIONS = ("hold", "rebuild_disk", "create_instance", "power_on", "release")
 
@@ -309,23 +310,27 @@ async def test_a_script_whose_start_was_recorded_and_never_given_is_started(lab:
     assert lab.world.event(said.VmScriptEnded).timing.state == "completed"
 
 
-@pytest.mark.parametrize(
-    ("reason", "error"), [(Stop.CANCELLED, asyncio.CancelledError), (Stop.DRAIN, OutcomeUnknown)]
-)
-async def test_a_running_script_that_is_ended_is_unknown_unless_it_was_cancelled(
-    lab: Lab, reason: Stop, error: type[BaseException]
+@pytest.mark.parametrize(("text", "known"), [("exit 0\n", True), ("sleep 60\n", False)])
+async def test_a_script_stopped_with_its_worker_is_judged_by_what_its_guard_left(
+    lab: Lab, anyone_writes: Path, text: str, known: bool
 ) -> None:
     await lab.add_copy("db")
-    begin(lab, vm("db", pre_script=lab.add_script("sleep 60\n")))
+    lines = anyone_writes / "lines"
+    begin(lab, vm("db", pre_script=lab.add_script(f"echo start >> {lines}\n{text}")))
     effect_id = await go_to(lab, "db/pre-script")
     run = lab.effect_run(effect_id)
     task = asyncio.create_task(lab.handlers["run-script"].run(run))
-    async with asyncio.timeout(20):
-        await lab.reported.wait()
-    run.stopped = reason
+    await asyncio.to_thread(wait_until, lines.exists, "the script runs", within_s=20)
+    run.stopped = Stop.LEASE
     task.cancel()
-    with pytest.raises(error):
+    with contextlib.suppress(asyncio.CancelledError):
         await task
+    if known:
+        assert (await lab.do(effect_id)).report.outcome == "done"
+    else:
+        with pytest.raises(OutcomeUnknown):
+            await lab.do(effect_id)
+    assert lines.read_text() == "start\n"
 
 
 async def test_a_script_whose_secret_is_gone_fails_without_being_started(lab: Lab) -> None:

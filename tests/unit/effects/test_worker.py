@@ -8,7 +8,7 @@ import datetime as dt
 import msgspec
 import pytest
 
-from shared.effects.policy import ONCE, OutcomeUnknown
+from shared.effects.policy import ONCE
 from shared.effects.running import EffectRun, Progress, Stop
 from shared.errors import InvariantBroken, Permanent, Throttled, Transient
 from shared.eventlog.port import Fenced, Step
@@ -218,23 +218,6 @@ async def test_a_running_effect_is_cancelled_soon_after_a_nudge() -> None:
         assert handler.runs[0].stopped is Stop.CANCELLED
         assert worker.in_flight == 1
     assert world.outcomes["a"].code == "cancelled"
-
-
-@virtual
-async def test_a_cancelled_script_may_say_that_its_end_is_unknown() -> None:
-    async def script(run: EffectRun) -> msgspec.Struct | None:
-        try:
-            await asyncio.sleep(1000)
-        except asyncio.CancelledError:
-            raise OutcomeUnknown("ended by force") from None
-        return None
-
-    world, handler = World(), Handler(script, policy=ONCE)
-    await world.enqueue(effect("a"))
-    async with world.working(copy=handler):
-        await world.until(lambda: len(handler.runs) == 1, "it runs")
-    assert world.outcomes["a"].unknown
-    assert world.clock.monotonic() < 10
 
 
 @virtual

@@ -1,0 +1,1 @@
+"""What the tests of Windows prepare build: hives, NTFS volumes, partitioned disks."""
