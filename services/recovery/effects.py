@@ -71,12 +71,13 @@ class StepHandler:
 
     async def run(self, effect: EffectRun) -> msgspec.Struct:
         """Do it; raises Transient when the time is over, Withdrawn where it may not begin."""
+        # A step that has failed once has begun: a pause lets it come to its end. The store may be
+        # away for longer than the step may take, and that costs no attempt.
+        if self._pausable and not effect.attempt:
+            states = await self._tools.read_states((effect.stream,))
+            check_may_begin(states[effect.stream], effect.effect_id)
         try:
             async with asyncio.timeout(self._limit_s):
-                # A step that has failed once has begun: a pause lets it come to its end.
-                if self._pausable and not effect.attempt:
-                    states = await self._tools.read_states((effect.stream,))
-                    check_may_begin(states[effect.stream], effect.effect_id)
                 return await self._do(self._tools, effect)
         except TimeoutError:
             raise Transient(
