@@ -88,6 +88,7 @@ class InspectSite(Fact, frozen=True, kw_only=True):
 
     `request` is the command's id. `vms` are names that must exist with readable disks;
     `match` asks for all names a glob matches. `target` also asks for space and networks.
+    `list_owned` asks for all that carries our tag.
     """
 
     request: str
@@ -95,6 +96,7 @@ class InspectSite(Fact, frozen=True, kw_only=True):
     for_stream: str
     vms: tuple[str, ...] = ()
     match: str | None = None
+    list_owned: bool = False
 
 
 @published("replicator.store-script")
@@ -497,3 +499,46 @@ class InspectionEnded(Fact, frozen=True, kw_only=True):
     """The site was looked at, and whoever asked was answered."""
 
     problem: Problem | None = None
+
+
+# ── Budgets ──────────────────────────────────────────────────────────────────────────────────
+
+
+@published("replicator.note-throttling")
+class NoteThrottling(Fact, frozen=True, kw_only=True):
+    """A site's budget was looked at: it has been refused for long (`holds`), or not for a while.
+
+    `limit` and `cap` are calls per second or units at once: what is in force and what was defined.
+    `throttled` counts refusals of all time, the last at `throttled_at`.
+    """
+
+    site: str
+    quota: str
+    holds: bool
+    mode: str
+    limit: float
+    cap: float
+    throttled: int
+    since: dt.datetime | None = None
+    throttled_at: dt.datetime | None = None
+
+
+@published("replication.throttled-for-long")
+class ThrottledForLong(Fact, frozen=True, kw_only=True):
+    """A site has refused calls of one quota for long, as NoteThrottling says."""
+
+    site: str
+    quota: str
+    mode: str
+    limit: float
+    cap: float
+    throttled: int
+    since: dt.datetime | None = None
+
+
+@published("replication.throttling-eased")
+class ThrottlingEased(Fact, frozen=True, kw_only=True):
+    """A site has refused no call of the quota for a while."""
+
+    site: str
+    quota: str

@@ -31,9 +31,13 @@ class AddSite(Command, frozen=True, kw_only=True):
 
 @published("scheduler.check-site")
 class CheckSite(Command, frozen=True, kw_only=True):
-    """Call the platform and record what it answers."""
+    """Call the platform and record what it answers.
+
+    `list_owned`: it also lists all that carries our tag; `facts["owned"]` then says where.
+    """
 
     site: str
+    list_owned: bool = False
 
 
 @published("scheduler.remove-site")

@@ -52,8 +52,8 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "replicator": (
         "close-snapshot", "copy-switched", "create-vm-checkpoint", "delete-vm-checkpoint",
-        "discard-staged", "disk-copied", "finalize-copy", "open-snapshot", "run-script",
-        "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
+        "discard-staged", "disk-copied", "finalize-copy", "note-throttling", "open-snapshot",
+        "run-script", "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
@@ -64,7 +64,7 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip
-"""Service → its timers, and the payloads and results of its effects."""
+"""Service → its timers, the payloads and results of its effects, what its copies see."""
 
 _EVENTS: Final[Mapping[str, str]] = {
     "gateway": "gateway",

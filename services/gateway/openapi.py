@@ -16,9 +16,10 @@ import yaml
 from aiohttp import web
 
 from schemas import views
+from schemas.leftovers import LeftOver
 from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.routes import jobs, kept, lists, plans, sites, stream, work
+from services.gateway.routes import jobs, kept, leftovers, lists, plans, sites, stream, work
 
 VERSION: Final = "1"
 
@@ -41,6 +42,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         {"name": TEXT, "platform": TEXT, "settings": _SETTINGS, "credentials": TEXT},
         ("name",),
     ),
+    "/v1/sites/{name}/check": ({"list_owned": FLAG}, ()),
     "/v1/plans": (
         {"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG, "over_capacity": FLAG},
         ("plan",),
@@ -80,6 +82,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "jobs": views.Job,
     "alerts": views.Alert,
     "events": views.CloudEvent,
+    "leftovers": LeftOver,
 }
 
 _AS_OF: Final = {
@@ -191,7 +194,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, kept, lists, work, stream):
+    for module in (sites, plans, jobs, kept, leftovers, lists, work, stream):
         yield from module.ROUTES
 
 

@@ -6,7 +6,16 @@ from aiohttp import web
 
 from schemas.scheduler import AddSite, CheckSite, RemoveSite
 from services.gateway.commands import Asked, new_command_id
-from services.gateway.context import answer, ask, body_of, gateway_of, stand_at, text, texts
+from services.gateway.context import (
+    answer,
+    ask,
+    body_of,
+    flag,
+    gateway_of,
+    stand_at,
+    text,
+    texts,
+)
 from services.gateway.names import checked_name
 from services.gateway.problems import NotFound
 
@@ -28,9 +37,12 @@ async def add(request: web.Request) -> web.Response:
 
 
 async def check(request: web.Request) -> web.Response:
-    """POST /v1/sites/NAME/check: call the platform."""
+    """POST /v1/sites/NAME/check {list_owned}: call the platform."""
     name = request.match_info["name"]
-    command = CheckSite(command_id=new_command_id(), site=name)
+    document = await body_of(request, "list_owned")
+    command = CheckSite(
+        command_id=new_command_id(), site=name, list_owned=flag(document, "list_owned")
+    )
     return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")
 
 

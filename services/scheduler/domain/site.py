@@ -90,7 +90,7 @@ def check_site(state: Site, received: Received) -> Decision:
             remedy="wait for their answers",
         )
     asked = said.SiteCheckRequested(command_id=m.command_id)
-    return _inspect(asked, ref, request=m.command_id, now=received.at)
+    return _inspect(asked, ref, request=m.command_id, now=received.at, list_owned=m.list_owned)
 
 
 def remove_site(state: Site, received: Received) -> Decision:
@@ -179,9 +179,11 @@ def _not_added(pending: Registration, problem: Problem) -> Decision:
     )
 
 
-def _inspect(asked: Any, ref: said.SiteRef, *, request: str, now: dt.datetime) -> Decision:
+def _inspect(
+    asked: Any, ref: said.SiteRef, *, request: str, now: dt.datetime, list_owned: bool = False
+) -> Decision:
     stream = site_stream(ref.site)
-    message = InspectSite(request=request, site=ref, for_stream=stream)
+    message = InspectSite(request=request, site=ref, for_stream=stream, list_owned=list_owned)
     overdue = Timer(
         name=inspection_timer(request),
         due=now + dt.timedelta(seconds=INSPECTION_MAX_S),

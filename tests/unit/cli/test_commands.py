@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from services.cli import client, watch
 from services.cli.__main__ import app
-from tests.unit.cli.stub import Stub, job, listing, refusal, stub_server
+from tests.unit.cli.stub import Stub, job, listing, refusal
 from tests.waiting import wait_until
 
 JOB = "recovery:shop:r1"
@@ -27,17 +25,6 @@ SITE = {
     "name": "east", "platform": "lab", "state": "ok", "checked_at": None,
     "settings": {"path": "/srv/" + "a-long-folder/" * 12},
 }  # fmt: skip
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.setattr(client, "JOB_POLL_S", 0.01)
-    monkeypatch.setattr(client, "RESUME_PAUSE_S", 0.01)
-    monkeypatch.setattr(watch, "REFRESH_S", 0.01)
-    monkeypatch.setenv("SEAWALL_TOKEN", "sw_test")
-    with stub_server() as served:
-        monkeypatch.setenv("SEAWALL_URL", served.url)
-        yield served
 
 
 def say(*arguments: str) -> Any:
