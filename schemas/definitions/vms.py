@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from schemas import plans
+from schemas.definitions.manual import read_manual_steps
 from schemas.definitions.scripts import VM_RECOVERY, VM_REPLICATION, read_hooks
 from schemas.definitions.timing import DAY_S, priority
 from schemas.documents import Fields, Mismatch, Node, Rule, did_you_mean, path_text, show
@@ -90,6 +91,7 @@ def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
         replication=_UNSAID.replication
         if replication is None
         else _read_vm_replication(replication, scripts),
+        manual_steps=read_manual_steps(fields, plans.VM_MANUAL_POINTS),
     )
     refuse_later(fields)
     fields.close()
@@ -182,5 +184,4 @@ def _reference() -> Rule[str]:
 
 def refuse_later(fields: Fields) -> None:
     """Refuse keys of the language that this version cannot honour yet."""
-    for key in ("manual_steps", "after"):
-        fields.refuse(key, allowed=_LATER)
+    fields.refuse("after", allowed=_LATER)
