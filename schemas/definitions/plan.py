@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from schemas import plans
+from schemas.definitions.manual import check_boot_orders, read_manual_steps
 from schemas.definitions.scripts import PLAN_RECOVERY, SCRIPT_BYTES_MAX, read_hooks
 from schemas.definitions.timing import (
     DAY_S,
@@ -20,7 +21,7 @@ from schemas.definitions.timing import (
     read_replication,
     read_targets,
 )
-from schemas.definitions.vms import read_vms, refuse_later
+from schemas.definitions.vms import read_vms
 from schemas.documents import Fields, Mismatch, Node, Report, show
 from schemas.rules import duration, flag, name, one_of, text
 
@@ -120,7 +121,9 @@ def _read_plan(
         vms=vms,
         after=_read_after(fields, plan_name),
     )
-    refuse_later(fields)
+    if select is None:
+        check_boot_orders(fields.report, definition.recovery.manual_steps, vms)
+    fields.refuse("manual_steps", allowed="nothing here: under recovery, or of a VM")
     fields.close()
     return definition
 
@@ -155,8 +158,8 @@ def _read_recovery(fields: Fields, scripts: Mapping[str, bytes]) -> plans.Recove
         auto_cleanup_after_s=fields.take(
             "auto_cleanup_after", duration(min_s=1.0, max_s=366 * DAY_S), default=None
         ),
+        manual_steps=read_manual_steps(fields, plans.PLAN_MANUAL_POINTS),
     )
-    refuse_later(fields)
     fields.refuse("after", allowed="nothing here: it stands at the top of the plan")
     fields.close()
     return policy

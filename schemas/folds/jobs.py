@@ -24,6 +24,7 @@ from schemas.folds import (
     operation_jobs,
     recovery_jobs,
     replication_jobs,
+    steering_jobs,
     steps,
 )
 from schemas.folds.base import Column, Route, View, at
@@ -69,6 +70,7 @@ VIEW = View(
         **clean_point_jobs.ROUTES,
         **group_jobs.ROUTES,
         **operation_jobs.ROUTES,
+        **steering_jobs.ROUTES,
     },
 )
 

@@ -13,6 +13,7 @@ from schemas.clean_points import FindCleanPoint, RecordVerdict
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from schemas.recovery_groups import RecoverGroup
+from schemas.recovery_steering import HoldAgain
 from services.scheduler.domain import (
     application,
     checkpoints,
@@ -26,6 +27,7 @@ from services.scheduler.domain import (
     protected_vm,
     quarantine,
     recoveries,
+    rehold,
     rpo,
     site,
     switching,
@@ -184,6 +186,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.ReleaseSite, route=_to_site, decide=quarantine.release_site),
     _on_plan_and_vms(said.QuarantinePlan, quarantine.quarantine_plan),
     on(said.EndPlanQuarantine, route=_to_plan, decide=quarantine.end_plan_quarantine),
+    on_many(
+        HoldAgain,
+        route=_to_plan_only,
+        decide=rehold.hold_again,
+        expand=rehold.streams_to_hold,
+    ),
     on_many(
         RecoverChild,
         route=_to_childs_plan,

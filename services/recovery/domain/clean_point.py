@@ -228,19 +228,24 @@ def child_ended(state: Search, child: Recovery, received: Received) -> Decision:
     m: ChildEnded = received.body
     if phase_of(state) not in ("asking", "testing") or trial_of(state).job != m.job:
         return NOTHING
-    assert child.finished is not None, "the scheduler heard of the end from the recovery"
-    up = m.state in ("completed", "partially-completed") and child.ready == len(child.roster)
-    ended = said.CleanPointTestEnded(
-        job=m.job, state=m.state, up=up, awaits_cleanup=child.finished.awaits_cleanup
-    )
+    end = child.finished
+    usable = end is not None and m.state in ("completed", "partially-completed")
     draft = _Draft(state=state, now=received.at)
-    draft.say(ended)
+    draft.say(
+        said.CleanPointTestEnded(
+            job=m.job,
+            state=m.state,
+            up=usable and child.ready == len(child.roster),
+            # One that a person retries at this very moment is cleaned up after that.
+            awaits_cleanup=end is None or end.awaits_cleanup,
+        )
+    )
     if phase_of(draft.state) == "judging":
         _run_script(draft, child)
     elif not state.cancelling:
-        problem = child.finished.problem
+        problem = end.problem if end is not None else None
         why = problem.message if problem is not None else "not all its VMs became ready"
-        verdict: said.Verdict = "unknown" if m.state == "cancelled" else "failed"
+        verdict: said.Verdict = "unknown" if end is None or m.state == "cancelled" else "failed"
         _judge(draft, verdict, reason=f"its test recovery ended {m.state}: {why}")
     return draft.done()
 

@@ -217,10 +217,10 @@ def child_ended(state: Group, child: Recovery, received: Received) -> Decision:
     plan = _plan_of(state, m.job)
     if not plan:
         return NOTHING
-    assert child.finished is not None, "the scheduler heard of the end from the recovery"
+    end = child.finished
     tolerant = next(each.tolerant for each in told(state).members if each.plan == plan)
     usable = m.state == "completed" or (m.state == "partially-completed" and tolerant)
-    why = child.finished.problem.message if child.finished.problem is not None else ""
+    why = end.problem.message if end is not None and end.problem is not None else ""
     problem = None
     if not usable:
         problem = Problem(
@@ -233,7 +233,8 @@ def child_ended(state: Group, child: Recovery, received: Received) -> Decision:
         plan=plan,
         state=m.state,
         usable=usable,
-        awaits_cleanup=child.finished.awaits_cleanup,
+        # One that a person retries at this very moment is cleaned up after that.
+        awaits_cleanup=end is None or end.awaits_cleanup,
         rto_s=m.rto_s,
         timing=_timing(
             state,

@@ -20,6 +20,7 @@ from schemas.recovery_work import (
     RunScript,
 )
 from services.recovery.domain import scripts
+from services.recovery.domain.manual import step_name
 from services.recovery.domain.operations import of
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
@@ -31,6 +32,8 @@ from services.recovery.domain.vm_state import (
     WAIT,
     VmRecovery,
     definition,
+    hold_part,
+    manual_at,
     post_script,
     pre_script,
     vm_stream,
@@ -48,7 +51,11 @@ def step_list(state: VmRecovery) -> tuple[str, ...]:
     post = (POST_STEP,) if post_script(state) is not None else ()
     # An immutable checkpoint needs no hold, and so no release.
     release = (RELEASE,) if definition(state).checkpoint == "latest" else ()
-    return (*pre, HOLD, REBUILD, CREATE, POWER_ON, WAIT, *post, *release)
+    before, after = (
+        tuple(map(step_name, manual_at(state, at))) for at in ("before-boot", "after-boot")
+    )
+    boot = (*before, POWER_ON, WAIT, *after)
+    return (*pre, HOLD, REBUILD, CREATE, *boot, *post, *release)
 
 
 _PLACES: Final = {POWER_ON: 0, CREATE: 1, "rebuild": 2, HOLD: 3, RELEASE: 6}
@@ -70,8 +77,9 @@ def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
     told = definition(state)
     asked_at = state.launched.requested_at if state.launched is not None else now
     step, _, rest = part.partition("/")
+    disk = rest.partition("/")[0]
     is_script = step in (PRE_STEP, POST_STEP)
-    kind, payload = _script(state, step) if is_script else _platform_work(state, step, rest)
+    kind, payload = _script(state, step) if is_script else _platform_work(state, step, disk)
     return recovery_effect(
         part,
         kind,
@@ -96,7 +104,7 @@ def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
         case "hold-copy":
             return step, HoldCopy(checkpoint=told.checkpoint, **tags)
         case "release-copy":
-            held_under = f"{vm_stream(told.job, vm)}/{HOLD}"
+            held_under = f"{vm_stream(told.job, vm)}/{hold_part(state)}"
             copy_id = state.copy.copy_id if state.copy is not None else ""
             return step, ReleaseCopy(held_under=held_under, copy_id=copy_id, **tags)
         case "power-on":

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import clean_points as said
 from schemas import recovery, scheduler
+from schemas.children import ChildEnded
 from schemas.common import ScriptReport
+from services.recovery.domain import clean_point
 from services.recovery.domain.clean_point import CLEANUPS_MAX
 from services.recovery.domain.clean_point_state import verdict_of
 from shared.errors import Refused
+from shared.testing.spec import received
 from tests.unit.recovery.pair import (
     CLEAN,
     INFECTED,
@@ -268,6 +272,20 @@ def test_a_test_that_somebody_cancels_leaves_its_checkpoint_unknown() -> None:
     pair.run()
     assert recorded(pair) == {checkpoint(3): "unknown", checkpoint(2): "clean"}
     check_nothing_is_left(pair)
+
+
+def test_a_test_that_is_retried_as_it_ends_is_not_judged_and_is_cleaned_up() -> None:
+    pair = infected()
+    search(pair)
+    while not (told := [m for m in pair.desk.sent if isinstance(m, ChildEnded)]):
+        assert pair.step()
+    taken_up = msgspec.structs.replace(pair.world.state(told[0].job), finished=None)
+    state = pair.world.state(SEARCH)
+    decision = clean_point.child_ended(state, taken_up, received(told[0]))
+    ended, judged, cleaning = decision.events
+    assert (ended.up, ended.awaits_cleanup) == (False, True)
+    assert judged.verdict == "unknown"
+    assert cleaning.job == told[0].job and decision.effects == ()
 
 
 # ── Saga: repeats, failures, cancels, crashes ────────────────────────────────────────────────
