@@ -17,6 +17,9 @@ JOB_FAMILIES = frozenset(
         "recovery",
         "vm-recovery",
         "cleanup",
+        "find-clean-point",
+        "recovery-group",
+        "group-cleanup",
         "commit",
         "rollback",
     }

@@ -79,10 +79,10 @@ def plan_state(vms: Sequence[Vm]) -> PlanState:
 
 
 def checkpoint_now(checkpoint: Checkpoint, mark: CheckpointMark | None) -> Checkpoint:
-    """A checkpoint with the scheduler's word on whether it is preserved."""
-    if mark is None or mark.preserved == checkpoint.preserved:
+    """A checkpoint with the scheduler's word on whether it is preserved, and its verdict."""
+    if mark is None:
         return checkpoint
-    return _replace(checkpoint, preserved=mark.preserved)
+    return _replace(checkpoint, preserved=mark.preserved, verdict=mark.verdict)
 
 
 def percent_of(steps: Sequence[Step]) -> float:

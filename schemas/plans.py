@@ -209,7 +209,8 @@ class PlanDefinition(_Definition, frozen=True, kw_only=True):
     """A whole plan. `select` is a glob over the protected site's VM names.
 
     Without `select`, `vms` are the VMs; with it, `vms` are overrides for some of those it matches
-    (`schemas.definitions.resolve` gives the members).
+    (`schemas.definitions.resolve` gives the members). `after` are the plans that must be usable
+    before this one is recovered, when they are recovered together.
     """
 
     name: str
@@ -221,3 +222,4 @@ class PlanDefinition(_Definition, frozen=True, kw_only=True):
     recovery: RecoveryPolicy = RecoveryPolicy()
     select: str | None = None
     vms: tuple[VmDefinition, ...] = ()
+    after: tuple[str, ...] = ()

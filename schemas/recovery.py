@@ -65,7 +65,10 @@ class EnrolVm(Fact, frozen=True, kw_only=True):
 
 @published("recovery.start-recovery")
 class StartRecovery(Fact, frozen=True, kw_only=True):
-    """Start a recovery whose holds are taken. `requested_at` is the operator's command (RTO)."""
+    """Start a recovery whose holds are taken. `requested_at` is the operator's command (RTO).
+
+    `parent` is the job that asked for it, where no person did.
+    """
 
     job: str
     plan: str
@@ -79,6 +82,7 @@ class StartRecovery(Fact, frozen=True, kw_only=True):
     dry_run: bool = False
     requested_at: dt.datetime
     actor: str = ""
+    parent: str = ""
     last_sync: bool = False
     source_gone: bool = False
 
@@ -153,11 +157,13 @@ class MemberNews(Fact, frozen=True, kw_only=True):
 
 @published("recovery.begin-cleanup")
 class BeginCleanup(Fact, frozen=True, kw_only=True):
-    """A recovery's own cleanup: `auto_cleanup_after` is over, or a `rollback` needs it."""
+    """A recovery's own cleanup: `auto_cleanup_after` is over, a `rollback` needs it, or another
+    job, `parent`, asks for it and is told of its end."""
 
     job: str
     recovery: str
     rollback: str = ""
+    parent: str = ""
 
 
 @published("recovery.cleanup-news")
@@ -257,6 +263,7 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
     actor: str = ""
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    parent: str = ""
     last_sync: bool = False
     source_gone: bool = False
 

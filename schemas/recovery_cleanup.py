@@ -17,6 +17,7 @@ class CleanupStarted(Fact, frozen=True, kw_only=True):
     site: SiteRef
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    parent: str = ""
 
 
 @published("recovery.cleanup-listed")

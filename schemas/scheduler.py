@@ -291,6 +291,7 @@ class PlanHeader(Fact, frozen=True, kw_only=True):
     targets: Targets = msgspec.field(default_factory=Targets)
     recovery: RecoveryPolicy = msgspec.field(default_factory=RecoveryPolicy)
     select: str | None = None
+    after: tuple[str, ...] = ()
 
 
 @published("scheduler.plan-applied")
@@ -385,7 +386,7 @@ class CheckpointPreservationChanged(Fact, frozen=True, kw_only=True):
 class RecoveryRequested(Fact, frozen=True, kw_only=True):
     """Holds were taken and the recovery was started. `checkpoint` is held where not latest.
 
-    A dry run holds nothing.
+    A dry run holds nothing. `parent` is the job that asked for it, where no person did.
     """
 
     job: str
@@ -393,6 +394,7 @@ class RecoveryRequested(Fact, frozen=True, kw_only=True):
     checkpoint: str
     vms: tuple[str, ...]
     dry_run: bool = False
+    parent: str = ""
 
 
 @published("scheduler.recovery-recorded")

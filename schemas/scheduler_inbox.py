@@ -158,7 +158,8 @@ class Recover(PatientCommand, frozen=True, kw_only=True):
 
     `last_sync`: whether sources that can be reached are copied once more before they are given
     up; None: where the latest copy is recovered. `source_gone`: the operator's word that VMs
-    whose site cannot be reached do not run.
+    whose site cannot be reached do not run. `parent` is the scheduler's own: the job that asked
+    for it, where no person did.
     """
 
     job: str
@@ -170,6 +171,7 @@ class Recover(PatientCommand, frozen=True, kw_only=True):
     dry_run: bool = False
     last_sync: bool | None = None
     source_gone: bool = False
+    parent: str = ""
 
 
 @published("scheduler.finish-application")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.clean_points import Verdict
 from schemas.common import HoldMode, JobState, StepState
 from schemas.notifier import Severity
 from schemas.plans import RecoveryHook
@@ -31,6 +32,8 @@ JobKind = Literal[
     "reverse",
     "failback",
     "cleanup",
+    "find-clean-point",
+    "recovery-group",
     "commit",
     "rollback",
 ]
@@ -208,8 +211,24 @@ class CheckpointCopy(Document, frozen=True, kw_only=True):
     error: Error | None = None
 
 
+class CheckpointVerdict(Document, frozen=True, kw_only=True):
+    """What the last search for a clean point, job `job`, found out about a checkpoint.
+
+    `script_sha256` names the verdict script's content, `reason` says why it is not clean.
+    """
+
+    verdict: Verdict
+    job: str
+    at: dt.datetime
+    script_sha256: str
+    reason: str = ""
+
+
 class Checkpoint(Document, frozen=True, kw_only=True):
-    """A PIT checkpoint; its id is also that of the job that makes it. Joined: `preserved`."""
+    """A PIT checkpoint; its id is also that of the job that makes it.
+
+    Joined: `preserved` and `verdict`, null where no search has tried it.
+    """
 
     id: str
     plan: str
@@ -221,14 +240,16 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     vms: tuple[str, ...] = ()
     copies: tuple[CheckpointCopy, ...] = ()
     error: Error | None = None
+    verdict: CheckpointVerdict | None = None
 
 
 class CheckpointMark(Document, frozen=True, kw_only=True):
-    """What the scheduler says about a checkpoint: whether it expires."""
+    """What the scheduler says about a checkpoint: whether it expires, whether it is clean."""
 
     id: str
     plan: str
     preserved: bool
+    verdict: CheckpointVerdict | None = None
 
 
 # ── Jobs ─────────────────────────────────────────────────────────────────────────────────────

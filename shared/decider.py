@@ -189,14 +189,16 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """What a service does with one message type: the streams it concerns and the decision.
 
-    `expand` names further streams once the routed ones are known (a plan's VMs). The decision
-    sees all of them at once and answers for all or none.
+    `expand` names further streams once the routed ones are known (a plan's VMs). `follow` is asked
+    again and again, until it names none that is not there yet (plans that name other plans): it
+    must come to an end. The decision sees all of them at once and answers for all or none.
     """
 
     message: type
     route: RouteMany
     decide: DecideMany
     expand: Expand | None = None
+    follow: Expand | None = None
 
 
 def on(message: type, *, route: Route, decide: Decide) -> Handler:
@@ -210,7 +212,12 @@ def on(message: type, *, route: Route, decide: Decide) -> Handler:
 
 
 def on_many(
-    message: type, *, route: RouteMany, decide: DecideMany, expand: Expand | None = None
+    message: type,
+    *,
+    route: RouteMany,
+    decide: DecideMany,
+    expand: Expand | None = None,
+    follow: Expand | None = None,
 ) -> Handler:
     """A handler that decides over several streams in one step, all or none."""
-    return Handler(message=message, route=route, decide=decide, expand=expand)
+    return Handler(message=message, route=route, decide=decide, expand=expand, follow=follow)

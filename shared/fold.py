@@ -328,6 +328,9 @@ class Folder:
         handler = self._handlers[type(received.body)]
         if handler.expand is not None:
             states |= self._states(handler.expand(states, received))
+        if handler.follow is not None:
+            while more := [s for s in handler.follow(states, received) if s not in states]:
+                states |= self._states(more)
         command = received.body if isinstance(received.body, Command) else None
         try:
             decisions = handler.decide(states, received)

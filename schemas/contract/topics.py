@@ -26,8 +26,9 @@ SKIPPED: Final = "common.message-skipped"
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
         "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
-        "create-checkpoint", "delete-plan", "end-plan-quarantine", "finish-application",
-        "hold-again", "iteration-ended", "prioritise-plan", "quarantine-plan", "recover",
+        "create-checkpoint", "delete-plan", "end-plan-quarantine", "find-clean-point",
+        "finish-application", "hold-again", "iteration-ended", "parent-ended", "prioritise-plan",
+        "quarantine-plan", "record-verdict", "recover", "recover-child", "recover-group",
         "recovery-ended", "release-holds", "release-site", "remove-site", "reset-vm",
         "return-vms", "run-plan", "site-inspected", "site-lost", "start-plan", "stop-plan",
         "sync-last",
@@ -37,12 +38,14 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "open-gate", "run-member-ended", "start-iteration", "start-run", "store-script",
     ),
     "recovery": (
-        "abandon-vm", "answer-question", "begin-cleanup", "boot-vm", "cancel-job", "cleanup",
-        "cleanup-news", "commit", "commit-ended", "enrol-vm", "holds-answered", "instance-ready",
-        "last-sync-ended", "launch-vm", "member-asks", "member-news", "pause-job", "pause-vm",
-        "restore-source", "resume-job", "resume-vm", "retry-job", "retry-vm", "rollback",
-        "rollback-cleaned", "rollback-ended", "secure-source", "skip-step", "source-news",
-        "start-recovery", "store-script", "unwatch-instance", "watch-instance",
+        "abandon-vm", "answer-question", "begin-cleanup", "boot-vm", "cancel-child", "cancel-job",
+        "child-cleaned", "child-ended", "child-refused", "child-started", "cleanup",
+        "cleanup-group", "cleanup-news", "commit", "commit-ended", "enrol-vm", "holds-answered",
+        "instance-ready", "last-sync-ended", "launch-vm", "member-asks", "member-news",
+        "pause-job", "pause-vm", "restore-source", "resume-job", "resume-vm", "retry-job",
+        "retry-vm", "rollback", "rollback-cleaned", "rollback-ended", "secure-source",
+        "skip-step", "source-news", "start-clean-point-search", "start-group", "start-recovery",
+        "store-script", "unwatch-instance", "watch-instance",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
 }  # fmt: skip
@@ -61,7 +64,8 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
-        "answer-due", "auto-cleanup-due", "boot-delay-over", "commit-reminder", "copy-held",
+        "answer-due", "auto-cleanup-due", "boot-delay-over", "clean-again-due", "commit-reminder",
+        "copy-held",
         "create-instance", "disk-rebuilt", "hold-copy", "instance-state", "list-owned",
         "look-at-source", "owned-listed", "poll-due", "poll-site", "power-off-source", "power-on",
         "power-on-source", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",

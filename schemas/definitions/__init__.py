@@ -9,6 +9,7 @@ from schemas.definitions.plan import ParsedPlan, parse_plan, parse_request, scri
 from schemas.definitions.scripts import SCRIPT_BYTES_MAX, script_paths
 from schemas.definitions.selection import Resolution, resolve
 from schemas.definitions.timing import INTERVAL_MIN_S
+from schemas.definitions.verdict import ParsedVerdict, parse_verdict
 from schemas.documents import DefinitionErrors, Problem, describe
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Change",
     "DefinitionErrors",
     "ParsedPlan",
+    "ParsedVerdict",
     "Problem",
     "Resolution",
     "canonical",
@@ -25,6 +27,7 @@ __all__ = [
     "diff",
     "parse_plan",
     "parse_request",
+    "parse_verdict",
     "resolve",
     "script_paths",
     "scripts_of",

@@ -21,10 +21,14 @@ from schemas.definitions.timing import (
     read_replication,
     read_targets,
 )
-from schemas.definitions.vms import read_vms, refuse_later
+from schemas.definitions.vms import read_vms
 from schemas.documents import Fields, Mismatch, Node, Report, show
 from schemas.rules import duration, flag, name, one_of, text
 
+AFTER_MAX: Final = 50
+"""Plans that one may come after directly."""
+
+_AFTER_ALLOWED: Final = "a list of other plans' names, each once"
 _PLAN_SHAPE: Final = "a mapping with name, protected_site, recovery_site, replication, vms, …"
 
 
@@ -63,7 +67,7 @@ def parse_request(body: object, *, interval_min_s: float = INTERVAL_MIN_S) -> Pa
         fields.missing("plan", allowed=_PLAN_SHAPE)
     contents = fields.fields("scripts", "a mapping from path to content in base64")
     entries = () if contents is None else contents.entries()
-    scripts = {path: node.read(_base64, fallback=b"") for path, node in entries}
+    scripts = {path: node.read(read_base64, fallback=b"") for path, node in entries}
     fields.close()
     report.raise_if_any()
     assert plan is not None
@@ -115,13 +119,31 @@ def _read_plan(
         recovery=plans.RecoveryPolicy() if recovery is None else _read_recovery(recovery, scripts),
         select=select,
         vms=vms,
+        after=_read_after(fields, plan_name),
     )
     if select is None:
         check_boot_orders(fields.report, definition.recovery.manual_steps, vms)
     fields.refuse("manual_steps", allowed="nothing here: under recovery, or of a VM")
-    refuse_later(fields)
     fields.close()
     return definition
+
+
+def _read_after(fields: Fields, plan_name: str) -> tuple[str, ...]:
+    """The plans this one comes after, in the order written. Whether they exist is asked later."""
+    nodes = fields.items("after", _AFTER_ALLOWED)
+    if len(nodes) > AFTER_MAX:
+        nodes[AFTER_MAX].problem(found=f"{len(nodes)} plans", allowed=f"at most {AFTER_MAX}")
+        return ()
+    found: list[str] = []
+    for node in nodes:
+        other = node.read(name(), fallback="")
+        if other and other == plan_name:
+            node.problem(found=show(other), allowed="another plan than this one")
+        elif other in found:
+            node.problem(found=f"{show(other)} a second time", allowed=_AFTER_ALLOWED)
+        elif other:
+            found.append(other)
+    return tuple(found)
 
 
 def _read_recovery(fields: Fields, scripts: Mapping[str, bytes]) -> plans.RecoveryPolicy:
@@ -138,7 +160,7 @@ def _read_recovery(fields: Fields, scripts: Mapping[str, bytes]) -> plans.Recove
         ),
         manual_steps=read_manual_steps(fields, plans.PLAN_MANUAL_POINTS),
     )
-    refuse_later(fields)
+    fields.refuse("after", allowed="nothing here: it stands at the top of the plan")
     fields.close()
     return policy
 
@@ -158,7 +180,8 @@ def _read_networks(fields: Fields) -> plans.RecoveryNetworks:
     return networks
 
 
-def _base64(value: object) -> bytes:
+def read_base64(value: object) -> bytes:
+    """A rule: the content of a script, in base64."""
     allowed = f"base64 of 1 to {SCRIPT_BYTES_MAX} bytes"
     # Four characters carry three bytes; the bound comes before the work.
     if not isinstance(value, str) or len(value) > SCRIPT_BYTES_MAX * 4 // 3 + 4:

@@ -25,7 +25,7 @@ _BY_SUFFIX: Final[Mapping[str, plans.Runtime]] = {
     ".go": "go",
 }
 _SHAPE: Final = "a mapping with run, runtime, timeout, …, or the script's path"
-_FILE_ALLOWED: Final = "the path of a file, relative to the plan file"
+FILE_ALLOWED: Final = "the path of a file, relative to the plan file"
 
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,8 +88,8 @@ def _read_script(
     if isinstance(node.value, str):
         node = Node(path=node.path, value={"run": node.value}, report=node.report)
     fields = node.fields(_SHAPE)
-    run = fields.need("run", text(allowed=_FILE_ALLOWED, chars_max=500), fallback="")
-    runtime = _read_runtime(fields, run)
+    run = fields.need("run", text(allowed=FILE_ALLOWED, chars_max=500), fallback="")
+    runtime = read_runtime(fields, run)
     content = _read_content(node, run, scripts)
     script = plans.ScriptDefinition(
         run=run,
@@ -111,7 +111,8 @@ def _read_script(
     return script
 
 
-def _read_runtime(fields: Fields, run: str) -> plans.Runtime:
+def read_runtime(fields: Fields, run: str) -> plans.Runtime:
+    """The runtime that is given, else the one that the suffix of `run` says."""
     suffix = run[run.rfind(".") :] if "." in run else ""
     known = _BY_SUFFIX.get(suffix)
     rule = one_of(plans.RUNTIMES)
@@ -140,7 +141,7 @@ def _read_content(node: Node, run: str, scripts: Mapping[str, bytes]) -> bytes:
     place = Node(path=(*node.path, "run"), value=run, report=node.report)
     content = scripts.get(run)
     if content is None:
-        place.problem(found=f"{show(run)}, whose content was not sent", allowed=_FILE_ALLOWED)
+        place.problem(found=f"{show(run)}, whose content was not sent", allowed=FILE_ALLOWED)
         return b""
     if not 0 < len(content) <= SCRIPT_BYTES_MAX:
         place.problem(

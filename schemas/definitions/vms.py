@@ -20,7 +20,6 @@ CREDENTIAL_COUNT_MAX: Final = 20
 
 _VMS_SHAPE: Final = 'a list of VMs, all, or {match: "shop-*"}'
 _REFERENCE_ALLOWED: Final = "a reference such as file:secrets/db-admin or env:DB_ADMIN"
-_LATER: Final = "nothing: not available in this version"
 
 
 def read_vms(
@@ -93,7 +92,7 @@ def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
         else _read_vm_replication(replication, scripts),
         manual_steps=read_manual_steps(fields, plans.VM_MANUAL_POINTS),
     )
-    refuse_later(fields)
+    fields.refuse("after", allowed="nothing: plans come after plans, VMs have their boot_order")
     fields.close()
     return vm
 
@@ -180,8 +179,3 @@ def _reference() -> Rule[str]:
         return reference
 
     return rule
-
-
-def refuse_later(fields: Fields) -> None:
-    """Refuse keys of the language that this version cannot honour yet."""
-    fields.refuse("after", allowed=_LATER)

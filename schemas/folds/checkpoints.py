@@ -9,10 +9,11 @@ import msgspec
 
 from schemas import replicator as said
 from schemas import scheduler
+from schemas.clean_points import CheckpointJudged
 from schemas.envelope import Recorded
 from schemas.folds.base import Column, Route, View, at, error_of
 from schemas.ids import key_of
-from schemas.views import Checkpoint, CheckpointCopy, CheckpointMark
+from schemas.views import Checkpoint, CheckpointCopy, CheckpointMark, CheckpointVerdict
 
 _replace = msgspec.structs.replace
 
@@ -111,7 +112,25 @@ def _marked(
     recorded: Recorded,
     row: str,
 ) -> CheckpointMark:
-    return CheckpointMark(id=row, plan=key_of(recorded.stream), preserved=event.preserved)
+    verdict = None if doc is None else doc.verdict
+    return CheckpointMark(
+        id=row, plan=key_of(recorded.stream), preserved=event.preserved, verdict=verdict
+    )
+
+
+def _judged(
+    doc: CheckpointMark | None, event: CheckpointJudged, recorded: Recorded, row: str
+) -> CheckpointMark | None:
+    if doc is None:
+        return None
+    verdict = CheckpointVerdict(
+        verdict=event.verdict,
+        job=event.job,
+        at=event.at,
+        script_sha256=event.script_sha256,
+        reason=event.reason,
+    )
+    return _replace(doc, verdict=verdict)
 
 
 def _mark_recorded(
@@ -131,5 +150,6 @@ MARKS = View(
         scheduler.CheckpointRequested: (Route(_marked, _marked_row),),
         scheduler.CheckpointPreservationChanged: (Route(_marked, _marked_row),),
         scheduler.CheckpointRecorded: (Route(_mark_recorded, _marked_row),),
+        CheckpointJudged: (Route(_judged, _marked_row),),
     },
 )

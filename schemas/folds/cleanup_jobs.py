@@ -21,6 +21,7 @@ def _started(doc: Job | None, event: said.CleanupStarted, recorded: Recorded, ro
         id=row,
         kind="cleanup",
         plan=event.plan,
+        parent_id=event.parent or None,
         state="running",
         actor=recorded.meta.actor,
         created_at=at(recorded),

@@ -9,19 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
+from schemas.children import ParentJobEnded
+from schemas.clean_points import CleanPointSearchRequested
 from schemas.envelope import Recorded
 from schemas.folds import (
     checkpoint_jobs,
+    clean_point_jobs,
     cleanup_jobs,
+    group_jobs,
     operation_jobs,
     recovery_jobs,
     replication_jobs,
     steering_jobs,
+    steps,
 )
 from schemas.folds.base import Column, Route, View, at
 from schemas.ids import key_of
+from schemas.recovery_groups import RecoveryGroupRequested
 from schemas.views import Counts, Job, JobKind
 
 SERVICES: Mapping[str, str] = {
@@ -31,6 +39,9 @@ SERVICES: Mapping[str, str] = {
     "recovery": "recovery",
     "vm-recovery": "recovery",
     "cleanup": "recovery",
+    "find-clean-point": "recovery",
+    "recovery-group": "recovery",
+    "group-cleanup": "recovery",
     "commit": "recovery",
     "rollback": "recovery",
 }
@@ -56,6 +67,8 @@ VIEW = View(
         **checkpoint_jobs.ROUTES,
         **recovery_jobs.ROUTES,
         **cleanup_jobs.ROUTES,
+        **clean_point_jobs.ROUTES,
+        **group_jobs.ROUTES,
         **operation_jobs.ROUTES,
         **steering_jobs.ROUTES,
     },
@@ -99,7 +112,19 @@ def _recovery(doc: Job | None, event: said.RecoveryRequested, recorded: Recorded
         len(event.vms),
         checkpoint=event.checkpoint,
         dry_run=event.dry_run,
+        parent_id=event.parent or None,
     )
+
+
+def _search(
+    doc: Job | None, event: CleanPointSearchRequested, recorded: Recorded, row: str
+) -> Job:
+    return _queued(recorded, row, "find-clean-point", len(event.vms))
+
+
+def _group(doc: Job | None, event: RecoveryGroupRequested, recorded: Recorded, row: str) -> Job:
+    job = _queued(recorded, row, "recovery-group", 0, dry_run=event.dry_run)
+    return msgspec.structs.replace(job, vms=None, steps=steps.listed(event.plans))
 
 
 def _awaited_row(event: said_ops.RecoveryAwaited, recorded: Recorded) -> Iterable[str]:
@@ -149,6 +174,9 @@ REQUESTS = View(
     routes={
         said.RecoveryRequested: (Route(_recovery, _job_row),),
         said.RecoveryRecorded: (Route(_over, _job_row),),
+        CleanPointSearchRequested: (Route(_search, _job_row),),
+        RecoveryGroupRequested: (Route(_group, _job_row),),
+        ParentJobEnded: (Route(_over, _job_row),),
         said_ops.RecoveryAwaited: (Route(_awaited, _awaited_row),),
         said_ops.RecoveryNotStarted: (Route(_over, _job_row),),
         said.GroupTickDispatched: (Route(_run, _run_row),),

@@ -53,6 +53,7 @@ def _started(doc: Job | None, event: said.RecoveryStarted, recorded: Recorded, r
         id=row,
         kind=KINDS[event.mode],
         plan=event.plan,
+        parent_id=event.parent or None,
         state="running",
         actor=event.actor or recorded.meta.actor,
         created_at=event.requested_at,

@@ -66,8 +66,15 @@ def _steps(job: dict[str, Any]) -> Table:
     for step in job["steps"]:
         note = (step.get("error") or {}).get("message", "")
         told = Text(note, style="red") if note else Text(question(step), style="yellow")
-        grid.add_row("  ", mark(step["state"]), Text(step["name"]), told)
+        name = Text(step["name"]).append(_verdict(job, step), style="bold")
+        grid.add_row("  ", mark(step["state"]), name, told)
     return grid
+
+
+def _verdict(job: dict[str, Any], step: dict[str, Any]) -> str:
+    """What a search for a clean point found out in a step; nothing in other jobs."""
+    verdicts = (job.get("facts") or {}).get("verdicts") or {}
+    return f"  {verdicts[step['name']]}" if step["name"] in verdicts else ""
 
 
 def question(step: dict[str, Any]) -> str:
@@ -131,7 +138,9 @@ def details(job: dict[str, Any], console: Console) -> None:
         console.print(f"  {name:<8} {value}", markup=False)
     for step in job["steps"]:
         line = (
-            Text("  ").append_text(mark(step["state"])).append(f" {step['name']}  {step['state']}")
+            Text("  ")
+            .append_text(mark(step["state"]))
+            .append(f" {step['name']}  {step['state']}{_verdict(job, step)}")
         )
         if step["attempts"] > 1:
             line.append(f"  {step['attempts']} attempts")
@@ -151,6 +160,10 @@ def details(job: dict[str, Any], console: Console) -> None:
     if job.get("error"):
         console.print(f"  error    {job['error']['message']}", style="red", markup=False)
         console.print(f"           {job['error']['remedy']}", style="dim", markup=False)
+    if job["kind"] == "find-clean-point" and job.get("checkpoint"):
+        console.print(f"  clean    {job['checkpoint']}", markup=False)
+    if job.get("note"):
+        console.print(f"  note     {job['note']}", markup=False)
     if job.get("left"):
         console.print(f"  left     {job['left']}", markup=False)
     for instance in job.get("instances", ()):

@@ -21,7 +21,17 @@ from services.gateway.past import Past
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
-from services.gateway.routes import jobs, kept, leftovers, lists, plans, sites, stream, work
+from services.gateway.routes import (
+    clean_points,
+    jobs,
+    kept,
+    leftovers,
+    lists,
+    plans,
+    sites,
+    stream,
+    work,
+)
 from shared.bus.outlet import LonelyOutlet
 from shared.errors import Refused
 from shared.process import Process
@@ -120,7 +130,8 @@ def application_for(
     )
     application[GATEWAY] = gateway
     application.add_routes(process.health.routes())
-    for module in (openapi, stream, sites, plans, jobs, kept, leftovers, lists, work):
+    modules = (openapi, stream, sites, plans, clean_points, jobs, kept, leftovers, lists, work)
+    for module in modules:
         application.add_routes(module.ROUTES)
     return application
 

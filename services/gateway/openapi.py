@@ -16,10 +16,22 @@ import yaml
 from aiohttp import web
 
 from schemas import views
+from schemas.clean_points import CANDIDATES_MAX, SEARCH_ORDERS
 from schemas.leftovers import LeftOver
+from schemas.plans import RUNTIMES
 from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.routes import jobs, kept, leftovers, lists, plans, sites, stream, work
+from services.gateway.routes import (
+    clean_points,
+    jobs,
+    kept,
+    leftovers,
+    lists,
+    plans,
+    sites,
+    stream,
+    work,
+)
 
 VERSION: Final = "1"
 
@@ -34,6 +46,18 @@ _SCRIPTS: Final = {
     "type": "object",
     "additionalProperties": {"type": "string", "contentEncoding": "base64"},
     "description": "content of each script by the path the plan names",
+}
+_VERDICT: Final = {
+    "type": "object",
+    "description": "exit code 0: the checkpoint is clean; the runtime follows from run's suffix",
+    "required": ["run", "content"],
+    "properties": {
+        "run": TEXT,
+        "content": {"type": "string", "contentEncoding": "base64"},
+        "runtime": {"enum": list(RUNTIMES)},
+        "timeout": {"type": "string", "default": "5m"},
+    },
+    "additionalProperties": False,
 }
 _SETTINGS: Final = {"type": "object", "additionalProperties": TEXT}
 
@@ -68,8 +92,20 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
                 "description": "copy the sources once more; null: where the latest copy is taken",
             },
             "source_gone": FLAG,
+            "with_prerequisites": FLAG,
         },
         ("mode",),
+    ),
+    "/v1/plans/{name}/find-clean-point": (
+        {
+            "verdict": _VERDICT,
+            "order": {"enum": list(SEARCH_ORDERS), "default": SEARCH_ORDERS[0]},
+            "vms": NAMES,
+            "limit": {"type": ["integer", "null"], "minimum": 1, "maximum": CANDIDATES_MAX},
+            "keep": FLAG,
+            "skip_scripts": NAMES,
+        },
+        ("verdict",),
     ),
     "/v1/jobs/{job}/cleanup": ({"confirm": TEXT}, ()),
     "/v1/jobs/{job}/rollback": ({"confirm": TEXT}, ()),
@@ -202,7 +238,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, kept, leftovers, lists, work, stream):
+    for module in (sites, plans, clean_points, jobs, kept, leftovers, lists, work, stream):
         yield from module.ROUTES
 
 

@@ -22,6 +22,7 @@ from schemas.folds.jobs import SERVICES
 from schemas.ids import family_of, key_of, parts_of, stream_id
 from schemas.joins import job_now, plan_now
 from schemas.language import import_all
+from schemas.recovery_groups import GroupCleanupStarted, GroupMemberAsked
 from schemas.replicator import RunStarted
 from schemas.units import format_moment
 from schemas.views import Job, Vm
@@ -149,6 +150,20 @@ class _Members:
             self.iterations = started.iterations or named
 
 
+class _Named:
+    """The events of one type in a stream: those by which a job names its children."""
+
+    def __init__(self, event: type[msgspec.Struct]) -> None:
+        kept = registry.name_of(event)
+        self.passed_over = [name for name in registry.names() if name != kept]
+        self.events: list[Any] = []
+
+    def take(self, rows: Iterable[Recorded]) -> None:
+        """Keep them."""
+        for row in rows:
+            self.events.append(registry.decode(row.type, row.schema_version, row.data))
+
+
 async def _own_streams(reader: PastReader, job: str) -> list[Stretch]:
     """The stream that a job's document is folded from: its own, or up to one of its dots."""
     source = SERVICES.get(family_of(job))
@@ -167,6 +182,18 @@ async def _child_streams(reader: PastReader, job: str) -> list[Stretch]:
     family, plan, key = parts
     if family == "recovery":
         return [streams_under("recovery", f"vm-recovery:{plan}:{key}:")]
+    if family == "find-clean-point":
+        named = (f"recovery:{plan}:{key}-", f"cleanup:{plan}:{key}-")
+        return [streams_under("recovery", prefix) for prefix in named]
+    if family == "recovery-group":
+        asked = _Named(GroupMemberAsked)
+        await reader.fold(stream_of("recovery", job), asked, Cut(None))
+        return [stream_of("recovery", event.job) for event in asked.events]
+    if family == "group-cleanup":
+        begun = _Named(GroupCleanupStarted)
+        await reader.fold(stream_of("recovery", job), begun, Cut(None))
+        plans = {each: None for event in begun.events for each in event.recoveries}
+        return [stream_of("recovery", f"cleanup:{each}:{key}") for each in plans]
     if family == "replication-run":
         members = _Members(job)
         await reader.fold(stream_of("replicator", job), members, Cut(None))

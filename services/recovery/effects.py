@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
 from services.recovery import platform_work, polling, preflight, source_work
 from services.recovery.domain import scripts
+from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.operations import driving
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.domain.vm_recovery import WITHDRAWN
@@ -108,8 +110,7 @@ class ScriptHandler:
         content, begun = await self._content(effect, payload)
 
         async def record_start() -> None:
-            fact = VmScriptStarted if payload.vm else PlanScriptStarted
-            await effect.report(fact(step=payload.work.step, run=payload.run))
+            await effect.report(self._start_of(payload))
 
         try:
             report = await run_script_work(
@@ -131,8 +132,7 @@ class ScriptHandler:
         stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
         states = await self._tools.read_states((effect.stream, stored))
         owner = states[effect.stream]
-        run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
-        begun = run.run == payload.run and run.started
+        begun = self._has_begun(owner, payload)
         if payload.vm and not begun:
             check_may_begin(owner, effect.effect_id)
         content = scripts.whole_content(states[stored])
@@ -144,6 +144,27 @@ class ScriptHandler:
                 remedy="apply the plan again, so that its scripts are uploaded",
             )
         return content, begun
+
+    def _start_of(self, payload: RunScript) -> msgspec.Struct:
+        """The fact that goes on record before the script's process exists."""
+        fact = VmScriptStarted if payload.vm else PlanScriptStarted
+        return fact(step=payload.work.step, run=payload.run)
+
+    def _has_begun(self, owner: Any, payload: RunScript) -> bool:
+        """Whether that fact is on record."""
+        run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
+        return run.run == payload.run and run.started
+
+
+class VerdictHandler(ScriptHandler):
+    """Runs the verdict script of a search's trial, at most once like every other script."""
+
+    def _start_of(self, payload: RunScript) -> msgspec.Struct:
+        return VerdictScriptStarted(trial=payload.run)
+
+    def _has_begun(self, owner: Search, payload: RunScript) -> bool:
+        trial = owner.trial
+        return trial is not None and trial.number == payload.run and trial.script_started
 
 
 def check_may_begin(state: VmRecovery, effect_id: str) -> None:
@@ -177,6 +198,7 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
     return {
         "preflight": step(preflight.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
         "run-script": ScriptHandler(tools),
+        "run-verdict": VerdictHandler(tools),
         "hold-copy": step(platform_work.hold_copy, pausable=True),
         "rebuild-disk": step(
             platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True, pausable=True

@@ -8,15 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from schemas import clean_points, recovery_groups
 from schemas import operations as said_ops
 from schemas import recovery as said
 from schemas import recovery_steering as steer
+from schemas.children import (
+    CancelChild,
+    ChildCleaned,
+    ChildEnded,
+    ChildRefused,
+    ChildStarted,
+    CleanupGroup,
+)
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from services.recovery.domain import (
+    clean_point,
     cleanup,
     commit,
     commit_window,
+    group,
+    group_cleanup,
+    parents,
     recovery,
     rollback,
     scripts,
@@ -25,13 +38,16 @@ from services.recovery.domain import (
     vm_steering,
     watch,
 )
+from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.cleanup import Cleanup
 from services.recovery.domain.commit import Commit
+from services.recovery.domain.group import Group
+from services.recovery.domain.group_cleanup import GroupCleanup
 from services.recovery.domain.operations import source
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
-from shared.decider import Decide, Decision, Family, Handler, on, on_many
+from shared.decider import NOTHING, Decide, Decision, Family, Handler, on, on_many
 from shared.errors import Refused
 from shared.fold import ServiceDefinition
 
@@ -41,6 +57,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     vm_recovery.FAMILY,
     watch.FAMILY,
     cleanup.FAMILY,
+    clean_point.FAMILY,
+    group.FAMILY,
+    group_cleanup.FAMILY,
     source.FAMILY,
     commit.FAMILY,
     rollback.FAMILY,
@@ -70,23 +89,53 @@ def _both(received: Received) -> tuple[str, ...]:
     return (m.job, m.recovery)
 
 
+def _to_parent(received: Received) -> str:
+    return str(received.body.parent)
+
+
+def _to_parent_only(received: Received) -> tuple[str, ...]:
+    return (received.body.parent,)
+
+
+def _with_group(received: Received) -> tuple[str, ...]:
+    m: CleanupGroup = received.body
+    if family_of(m.group) != "recovery-group":
+        return (m.job,)
+    return (m.job, m.group)
+
+
 def cancel_job(state: Any, received: Received) -> Decision:
-    """Cancel a recovery or a cleanup. Raises Refused; a VM is cancelled with its recovery."""
-    if isinstance(state, Recovery):
-        return recovery.cancel(state, received)
-    if isinstance(state, Cleanup):
-        return cleanup.cancel(state, received)
-    if isinstance(state, Commit | Rollback):
-        raise Refused(
-            f"{received.body.job} cannot be cancelled: it would leave a recovery half decided",
-            code="not-cancellable",
-            remedy="let it end; what it could not do may be tried again",
-        )
+    """Cancel a job of ours. Raises Refused; a VM is cancelled with its recovery."""
+    match state:
+        case Recovery():
+            return recovery.cancel(state, received)
+        case Cleanup():
+            return cleanup.cancel(state, received)
+        case Search():
+            return clean_point.cancel(state, received)
+        case Group():
+            return group.cancel(state, received)
+        case GroupCleanup():
+            return group_cleanup.cancel(state, received)
+        case Commit() | Rollback():
+            raise Refused(
+                f"{received.body.job} cannot be cancelled: it would leave a recovery half decided",
+                code="not-cancellable",
+                remedy="let it end; what it could not do may be tried again",
+            )
     raise Refused(
         f"{received.body.job} cannot be cancelled by itself",
         code="not-cancellable",
         remedy="cancel the recovery it belongs to",
     )
+
+
+def cancel_child(state: Any, received: Received) -> Decision:
+    """A job cancels one that it asked for; one that ended meanwhile stays as it is."""
+    try:
+        return cancel_job(state, received)
+    except Refused:
+        return NOTHING
 
 
 def source_news(state: Any, received: Received) -> Decision:
@@ -175,6 +224,19 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_many(said_ops.StartCommit, route=_both, decide=commit.begin),
     on_many(said_ops.StartRollback, route=_both, decide=rollback.begin),
     on(said_ops.LastSyncEnded, route=_to_job, decide=recovery.last_sync_ended),
+    on_many(CleanupGroup, route=_with_group, decide=group_cleanup.begin),
+    on(clean_points.StartCleanPointSearch, route=_to_job, decide=clean_point.start),
+    on(recovery_groups.StartRecoveryGroup, route=_to_job, decide=group.start),
+    # Between jobs and the recoveries and cleanups that they ask for.
+    on(ChildStarted, route=_to_parent, decide=parents.started),
+    on(ChildRefused, route=_to_parent, decide=parents.refused),
+    on_many(
+        ChildEnded,
+        route=lambda r: (r.body.parent, r.body.job),
+        decide=parents.ended,
+    ),
+    on_many(ChildCleaned, route=_to_parent_only, decide=parents.cleaned, expand=parents.beyond),
+    on(CancelChild, route=_to_job, decide=cancel_child),
     # Between a recovery, its VMs, its cleanups and the sites' watchers.
     on(said.LaunchVm, route=_to_stream, decide=vm_recovery.launch),
     on(said.BootVm, route=_to_stream, decide=vm_recovery.allow_boot),
@@ -204,6 +266,8 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.ReadyDeadline, route=_its_own, decide=vm_recovery.ready_deadline),
     on(said.PollDue, route=_its_own, decide=watch.poll_due),
     on(said.AutoCleanupDue, route=_its_own, decide=recovery.auto_cleanup),
+    on(clean_points.CleanAgainDue, route=_its_own, decide=clean_point.clean_again),
+    on(clean_points.VerdictScriptStarted, route=_its_own, decide=clean_point.script_started),
     on(said_ops.CommitReminder, route=_its_own, decide=commit_window.remind),
     on(said.PlanScriptStarted, route=_its_own, decide=recovery.script_started),
     on(said.VmScriptStarted, route=_its_own, decide=vm_recovery.script_started),

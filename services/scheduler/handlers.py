@@ -8,16 +8,22 @@ from __future__ import annotations
 from typing import Any, Final
 
 from schemas import scheduler as said
+from schemas.children import ParentEnded, RecoverChild
+from schemas.clean_points import FindCleanPoint, RecordVerdict
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.recovery_groups import RecoverGroup
 from schemas.recovery_steering import HoldAgain
 from services.scheduler.domain import (
     application,
     checkpoints,
+    clean_points,
     full_recoveries,
     groups,
     membership,
+    parents,
     plan,
+    prerequisites,
     protected_vm,
     quarantine,
     recoveries,
@@ -53,6 +59,10 @@ def _to_plan(received: Received) -> str:
 
 def _to_plan_only(received: Received) -> tuple[str, ...]:
     return (plan_stream(received.body.plan),)
+
+
+def _to_childs_plan(received: Received) -> tuple[str, ...]:
+    return (plan_stream(received.body.recover.plan),)
 
 
 def _to_asker(received: Received) -> str:
@@ -108,6 +118,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         route=_to_plan_only,
         decide=application.finish,
         expand=application.streams_to_finish,
+        follow=application.plans_to_follow,
     ),
     on(said.NamesDue, route=_its_own, decide=application.names_due),
     on_many(
@@ -160,7 +171,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     *(
         on_many(message, route=_to_plan_only, decide=decide, expand=recoveries.streams_to_release)
         for message, decide in (
-            (said.RecoveryEnded, recoveries.recovery_ended),
+            (said.RecoveryEnded, parents.recovery_ended),
             (said.SyncLast, full_recoveries.sync_last),
             (said.ReturnVms, full_recoveries.return_vms),
         )
@@ -168,7 +179,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_many(
         said.ClaimDue,
         route=_its_own_only,
-        decide=recoveries.claim_due,
+        decide=parents.claim_due,
         expand=full_recoveries.streams_awaited,
     ),
     on(said.SiteLost, route=_to_site, decide=quarantine.site_lost),
@@ -181,6 +192,21 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         decide=rehold.hold_again,
         expand=rehold.streams_to_hold,
     ),
+    on_many(
+        RecoverChild,
+        route=_to_childs_plan,
+        decide=parents.recover_child,
+        expand=groups.streams_of_plan,
+    ),
+    on(ParentEnded, route=_to_plan, decide=parents.parent_ended),
+    on_many(
+        RecoverGroup,
+        route=_to_plan_only,
+        decide=parents.recover_group,
+        follow=lambda states, received: prerequisites.plans_named(states),
+    ),
+    _on_plan_and_vms(FindCleanPoint, patient(clean_points.find_clean_point)),
+    on(RecordVerdict, route=_to_plan, decide=clean_points.record_verdict),
 )
 
 DEFINITION: Final = ServiceDefinition(

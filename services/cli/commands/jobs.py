@@ -250,6 +250,14 @@ def recover(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="preflight only; print what would be called")
     ] = False,
+    with_prerequisites: Annotated[
+        bool,
+        typer.Option(
+            "--with-prerequisites",
+            help="first the plans that it comes `after`, and those they come after; "
+            "--vm, --checkpoint and --skip-script are for PLAN alone",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
@@ -260,7 +268,7 @@ def recover(
         confirm(f"{mode} of plan {plan} acts on production. Go on?")
 
     async def work(client: Client) -> int:
-        body = {
+        body: dict[str, Any] = {
             "mode": mode,
             "vms": vm or [],
             "checkpoint": checkpoint,
@@ -270,6 +278,9 @@ def recover(
             "last_sync": last_sync,
             "source_gone": source_gone,
         }
+        if with_prerequisites:
+            # Left out where it is not asked for: a control plane of the build before knows it not.
+            body["with_prerequisites"] = True
         answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
         if dry_run:
             return await _rehearse(client, answer, within=timeout, form=output)
@@ -303,7 +314,7 @@ def cleanup(
     timeout: Timeout = "10m",
     output: Output = Format.TABLE,
 ) -> None:
-    """Remove everything a recovery made, and verify that it is gone."""
+    """Remove everything a recovery or a group of them made, and verify that it is gone."""
     _decide(job, "cleanup", confirmation, wait=wait, within=timeout, form=output)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from schemas.children import CleanupGroup
 from schemas.common import Command
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.notifier import ChangeAlert
@@ -36,7 +37,18 @@ from services.gateway.names import checked_key
 from services.gateway.problems import Invalid, NotFound
 from shared.errors import Refused
 
-RECOVERY_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup", "commit", "rollback"})
+RECOVERY_FAMILIES = frozenset(
+    {
+        "recovery",
+        "vm-recovery",
+        "cleanup",
+        "commit",
+        "rollback",
+        "find-clean-point",
+        "recovery-group",
+        "group-cleanup",
+    }
+)
 STEERED_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})
 REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
 ALERT_ACTIONS = ("ack", "snooze", "resolve")
@@ -166,8 +178,10 @@ async def answer_question(request: web.Request) -> web.Response:
 
 
 async def cleanup(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/cleanup {confirm}: remove everything a recovery made."""
+    """POST /v1/jobs/ID/cleanup {confirm}: remove everything a recovery made, or all of a group."""
     recovery, plan = _recovery_of(request)
+    if family_of(recovery) == "recovery-group":
+        return await _cleanup_group(request, recovery)
     if plan is None:
         raise await _no_recovery(request, recovery)
     document = await body_of(request, "confirm")
@@ -178,6 +192,16 @@ async def cleanup(request: web.Request) -> web.Response:
         recovery=recovery,
         confirm=text(document, "confirm", ""),
     )
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def _cleanup_group(request: web.Request, group: str) -> web.Response:
+    plan = _plan_of(group)
+    if plan is None:
+        raise _no_job(group)
+    await body_of(request, "confirm")  # tests alone are cleaned by their group
+    job = stream_id("group-cleanup", plan, new_id())
+    command = CleanupGroup(command_id=new_command_id(), job=job, group=group)
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
 
 

@@ -12,6 +12,7 @@ from schemas.definitions import parse_request
 from schemas.documents import DefinitionErrors, path_text
 from schemas.ids import stream_id
 from schemas.recovery import StoreRecoveryScript
+from schemas.recovery_groups import RecoverGroup
 from schemas.replicator import StoreScript
 from schemas.scheduler import (
     ApplyPlan,
@@ -56,22 +57,7 @@ async def apply(request: web.Request) -> web.Response:
     try:
         parsed = parse_request(document, interval_min_s=settings.interval_min_s)
     except DefinitionErrors as errors:
-        raise Invalid(
-            f"the plan has {len(errors.problems)} problem(s)",
-            remedy="mend the fields named in details.problems",
-            details={
-                "problems": [
-                    {
-                        "path": list(found.path),
-                        "field": path_text(found.path),
-                        "found": found.found,
-                        "allowed": found.allowed,
-                        "message": found.message,
-                    }
-                    for found in errors.problems
-                ]
-            },
-        ) from errors
+        raise invalid_document("plan", errors) from errors
     name = parsed.definition.name
     command = ApplyPlan(
         command_id=new_command_id(),
@@ -79,12 +65,32 @@ async def apply(request: web.Request) -> web.Response:
         dry_run=dry_run,
         over_capacity=over_capacity,
     )
-    extras = tuple(_script_parts(name, parsed.blobs)) if not dry_run else ()
+    extras = tuple(script_parts(name, parsed.blobs)) if not dry_run else ()
     asked = Asked(to=OWNER, key=name, body=command, extras=extras)
     return await ask(request, asked, resource=f"plans/{name}")
 
 
-def _script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, msgspec.Struct]]:
+def invalid_document(what: str, errors: DefinitionErrors) -> Invalid:
+    """The answer to a document that cannot be read: every problem, with its field."""
+    return Invalid(
+        f"the {what} has {len(errors.problems)} problem(s)",
+        remedy="mend the fields named in details.problems",
+        details={
+            "problems": [
+                {
+                    "path": list(found.path),
+                    "field": path_text(found.path),
+                    "found": found.found,
+                    "allowed": found.allowed,
+                    "message": found.message,
+                }
+                for found in errors.problems
+            ]
+        },
+    )
+
+
+def script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, msgspec.Struct]]:
     """A plan's scripts as messages to the services that will run them."""
     for sha256, content in blobs.items():
         pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
@@ -186,8 +192,7 @@ async def checkpoint(request: web.Request) -> web.Response:
 
 
 async def recover(request: web.Request) -> web.Response:
-    """POST /v1/plans/NAME/recover {mode, vms, checkpoint, skip_scripts, on_error, dry_run,
-    last_sync, source_gone}."""
+    """POST /v1/plans/NAME/recover {mode, vms, checkpoint, …}, perhaps with its prerequisites."""
     plan = checked_key(request.match_info["name"])
     document = await body_of(
         request,
@@ -199,6 +204,7 @@ async def recover(request: web.Request) -> web.Response:
         "dry_run",
         "last_sync",
         "source_gone",
+        "with_prerequisites",
     )
     mode = text(document, "mode")
     on_error = document.get("on_error")
@@ -220,7 +226,18 @@ async def recover(request: web.Request) -> web.Response:
         last_sync=None if document.get("last_sync") is None else flag(document, "last_sync"),
         source_gone=flag(document, "source_gone"),
     )
+    if flag(document, "with_prerequisites"):
+        return await _recover_group(request, command)
     return await ask(request, Asked(to=OWNER, key=plan, body=command, job=job))
+
+
+async def _recover_group(request: web.Request, recover: Recover) -> web.Response:
+    """The plan and all it comes after, as one job."""
+    job = stream_id("recovery-group", recover.plan, new_id())
+    command = RecoverGroup(
+        command_id=recover.command_id, plan=recover.plan, job=job, recover=recover
+    )
+    return await ask(request, Asked(to=OWNER, key=recover.plan, body=command, job=job))
 
 
 ROUTES = [

@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.common import Problem
 from schemas.envelope import Received
-from schemas.ids import StreamId, key_of, parts_of, stream_id
+from schemas.ids import StreamId, family_of, key_of, parts_of, stream_id
 from schemas.notifier import (
     AlertNoted,
     Deliver,
@@ -35,6 +35,7 @@ from services.notifier.domain import texts
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer, WorkClass
 
 OWN: Final = "notifier"
+SEARCH: Final = "find-clean-point"
 COLLECT_S: Final = 5.0
 MESSAGE_ID_DOMAIN: Final = "seawall"
 
@@ -84,8 +85,12 @@ def news_of(job: str) -> StreamId:
 
 
 def note_recovery(state: RecoveryNews, received: Received) -> Decision:
-    """A recovery began: its plan's target is known now. Of a dry run nobody is told."""
+    """A recovery began: its plan's target is known now. Of a dry run nobody is told, nor of the
+    tests of a search for a clean point: dozens of them would say nothing that the search does not.
+    """
     body: RecoveryStarted = received.body
+    if family_of(body.parent) == SEARCH and not state.told:
+        return Decision(events=(DigestSent(number=1),))
     target_s = body.header.targets.rto_s
     if state.noted or state.told or target_s is None or body.dry_run:
         return NOTHING

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from schemas.clean_points import CleanPointSearchFinished
 from schemas.envelope import Received
 from schemas.notifier import Severity
 from schemas.recovery import CleanupFinished, RecoveryFinished, VmFinished
+from schemas.recovery_groups import RecoveryGroupFinished
 from schemas.replicator import (
     CheckpointFinished,
     IterationFinished,
@@ -55,6 +57,47 @@ _RECOVERY_ENDS: tuple[tuple[str, str, Severity], ...] = (
     ("job-failed", "failed", "critical"),
     ("job-partially-completed", "partially-completed", "major"),
 )
+
+
+def _search(received: Received) -> tuple[Finding, ...]:
+    body: CleanPointSearchFinished = received.body
+    title = f"search for a clean point of {body.plan} {body.state.replace('-', ' ')}"
+    return _job_ended(received, body, subject="find-clean-point", title=title)
+
+
+def _group(received: Received) -> tuple[Finding, ...]:
+    body: RecoveryGroupFinished = received.body
+    if body.dry_run:
+        return ()
+    ended = body.state.replace("-", " ")
+    title = f"{body.mode} recovery of {body.plan} with what it comes after {ended}"
+    return _job_ended(received, body, subject="recovery-group", title=title)
+
+
+def _job_ended(
+    received: Received,
+    body: CleanPointSearchFinished | RecoveryGroupFinished,
+    *,
+    subject: str,
+    title: str,
+) -> tuple[Finding, ...]:
+    if body.state == "cancelled":
+        return ()
+    text, remedy = _problem_text(body)
+    return tuple(
+        Finding(
+            plan=body.plan,
+            condition=condition,
+            subject=subject,
+            holds=body.state == state,
+            severity=severity,
+            title=title,
+            text=text,
+            remedy=remedy or f"seawall job show {received.stream}",
+            job=received.stream,
+        )
+        for condition, state, severity in _RECOVERY_ENDS
+    )
 
 
 def _iteration(received: Received) -> tuple[Finding, ...]:
@@ -221,6 +264,8 @@ def _subject(quota: str) -> str:
 
 FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     RecoveryFinished: _recovery,
+    CleanPointSearchFinished: _search,
+    RecoveryGroupFinished: _group,
     IterationFinished: _iteration,
     CheckpointFinished: _checkpoint,
     CleanupFinished: _cleanup,

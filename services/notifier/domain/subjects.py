@@ -30,7 +30,8 @@ def _of_vm_scheduled(body: VmReleased) -> tuple[str, ...]:
 
 def _of_plan(body: PlanDeleted | PlanApplied) -> tuple[str, ...]:
     ends = ("job-failed", "job-partially-completed")
-    jobs = ((end, mode) for mode in get_args(RecoveryMode) for end in ends)
+    kinds = (*get_args(RecoveryMode), "find-clean-point", "recovery-group")
+    jobs = ((end, kind) for kind in kinds for end in ends)
     return tuple(
         stream_id("alert", body.plan, condition, subject)
         for condition, subject in (*jobs, ("checkpoint-failed", "schedule"))

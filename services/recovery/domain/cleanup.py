@@ -14,9 +14,10 @@ import msgspec
 
 from schemas import recovery as said
 from schemas import recovery_steering as steer
+from schemas.children import ChildCleaned
 from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
-from schemas.ids import family_of
+from schemas.ids import family_of, key_of
 from schemas.recovery_work import ListOwned, OwnedListed, RemoveObject
 from services.recovery.domain import recovery
 from services.recovery.domain.recovery_state import Recovery, told
@@ -93,6 +94,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     parent: Recovery = states[m.recovery]
     if state.started is not None:
         return {}
+    asker = m.parent if isinstance(m, said.BeginCleanup) else ""
     try:
         marked = recovery.begin_cleanup(
             parent,
@@ -101,11 +103,11 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
             confirm=m.confirm if isinstance(m, said.StartCleanup) else "",
             rollback=m.rollback if isinstance(m, said.BeginCleanup) else "",
         )
-    except Refused:
-        if isinstance(m, said.BeginCleanup):
-            # Nobody asked: a person was faster.
-            return {}
-        raise
+    except Refused as refused:
+        if not isinstance(m, said.BeginCleanup):
+            raise
+        # Nobody asked, or a job did that is told: a person was faster.
+        return {m.job: Decision(sends=_not_begun(m, refused))} if asker else {}
     start = told(parent)
     event = said.CleanupStarted(
         job=m.job,
@@ -114,8 +116,23 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         site=start.header.recovery_site,
         steps=STEPS,
         definition_version=DEFINITION_VERSION,
+        parent=asker,
     )
     return {m.job: _step(state, (event,), received.at), m.recovery: marked}
+
+
+def _not_begun(m: said.BeginCleanup, refused: Refused) -> tuple[Send, ...]:
+    """What a job hears that asked for a cleanup of what is clean, or that others clean now."""
+    clean = refused.code in ("already-cleaned", "nothing-to-clean")
+    problem = Problem(code=refused.code, message=refused.message, remedy=refused.remedy)
+    news = ChildCleaned(
+        parent=m.parent,
+        recovery=m.recovery,
+        cleanup=m.job,
+        remaining=0 if clean else 1,
+        problem=None if clean else problem,
+    )
+    return (Send(to="recovery", key=key_of(m.job), message=news),)
 
 
 def cancel(state: Cleanup, received: Received) -> Decision:
@@ -385,15 +402,30 @@ def _step(state: Cleanup, events: tuple[Any, ...], now: dt.datetime) -> Decision
         end = _finish(after)
         events = (*events, end)
         start = _started(after)
-        # A cleanup that could not look, or was stopped, has not shown that nothing is left.
-        proven = end.state == "completed"
         news = said.CleanupNews(
-            recovery=start.recovery,
-            cleanup=start.job,
-            remaining=0 if proven else max(1, len(end.remaining)),
+            recovery=start.recovery, cleanup=start.job, remaining=_unproven(end)
         )
-        sends = (Send(to="recovery", key=start.plan, message=news),)
+        sends = (Send(to="recovery", key=start.plan, message=news), *_told_parent(end, start))
     return Decision(events=events, effects=effects, sends=sends)
+
+
+def _unproven(end: said.CleanupFinished) -> int:
+    """Objects that may be left: a cleanup that could not look, or was stopped, proves nothing."""
+    return 0 if end.state == "completed" else max(1, len(end.remaining))
+
+
+def _told_parent(end: said.CleanupFinished, start: said.CleanupStarted) -> tuple[Send, ...]:
+    """The news to the job that asked, behind the recovery's: that gives the holds back first."""
+    if not start.parent:
+        return ()
+    news = ChildCleaned(
+        parent=start.parent,
+        recovery=start.recovery,
+        cleanup=start.job,
+        remaining=_unproven(end),
+        problem=end.problem,
+    )
+    return (Send(to="recovery", key=start.plan, message=news),)
 
 
 def _effect(state: Cleanup, part: str, now: dt.datetime) -> Effect:

@@ -90,7 +90,7 @@ def _script(state: Recovery, step: str) -> Fact:
             "recovery_site": start.header.recovery_site.site,
         },
         "checkpoint": start.checkpoint,
-        "vms": [_vm(state, vm) for vm in state.roster],
+        "vms": [vm_told(state, vm) for vm in state.roster],
         "outputs": {"plan": state.plan_outputs},
     }
     if step == POST_STEP:
@@ -99,7 +99,8 @@ def _script(state: Recovery, step: str) -> Fact:
     return RunScript(work=work, run=(state.pre if step == PRE_STEP else state.post).run)
 
 
-def _vm(state: Recovery, vm: str) -> dict[str, Any]:
+def vm_told(state: Recovery, vm: str) -> dict[str, Any]:
+    """A VM of the recovery as scripts read it, with its instance once that is known."""
     about: dict[str, Any] = {"name": vm, "boot_order": state.roster[vm].boot_order}
     member = state.members.get(vm)
     if member is None:

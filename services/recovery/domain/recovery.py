@@ -80,6 +80,7 @@ def start(state: Recovery, received: Received) -> Decision:
         last_sync=m.last_sync,
         source_gone=m.source_gone,
         definition_version=DEFINITION_VERSION,
+        parent=m.parent,
     )
     return proceed(state, (msgspec.structs.replace(event, steps=step_list(event)),), received.at)
 

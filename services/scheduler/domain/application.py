@@ -31,6 +31,7 @@ from services.scheduler.domain.names import (
     vm_streams,
 )
 from services.scheduler.domain.plan import Application, Plan, check_version
+from services.scheduler.domain.prerequisites import check_after, plans_named
 from services.scheduler.domain.site import INSPECTION_MAX_S, Site
 from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
@@ -143,6 +144,16 @@ def streams_to_finish(states: Mapping[str, Any], received: Received) -> tuple[st
     return (*map(site_stream, sorted(sites)), *vm_streams(m.plan, vms))
 
 
+def plans_to_follow(states: Mapping[str, Any], received: Received) -> tuple[str, ...]:
+    """The plans that the application comes after, and theirs in turn."""
+    m: said.FinishApplication = received.body
+    state: Plan = states[plan_stream(m.plan)]
+    if state.pending is None or not state.pending.definition.after:
+        return ()
+    first = map(plan_stream, state.pending.definition.after)
+    return tuple(dict.fromkeys((*first, *plans_named(states))))
+
+
 def finish(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Apply the plan in one step over its stream, its sites' and its VMs'.
 
@@ -160,6 +171,7 @@ def finish(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisi
         )
     try:
         refs = _sites(states, pending.definition)
+        check_after(states, pending.definition)
         definition = _resolved(pending)
         check_size(header_of(definition, refs), definition.vms)
         return apply_members(states, definition, refs, pending=pending, now=received.at)

@@ -131,7 +131,7 @@ def tidy(
 ) -> Decision:
     """Let go of what no rule keeps, and look again when `keep_for` of the next is over.
 
-    `checkpoints` is what stands after the decision in hand, `released` a job that no longer reads
+    `checkpoints` is what stands after the decision in hand, `released` a job that no longer needs
     any of them. Without a plan, or without a policy, nothing expires.
     """
     header = state.header
@@ -139,6 +139,7 @@ def tidy(
         return NOTHING
     policy = header.checkpoints
     used = {entry.checkpoint for job, entry in state.recoveries.items() if job != released}
+    used.update(*(kept for job, kept in state.parents.items() if job != released))
     facts = [
         CheckpointFacts(
             id=key, created_at=entry.created_at, preserved=entry.preserved, in_use=key in used

@@ -66,6 +66,7 @@ def header_of(definition: PlanDefinition, refs: Sites) -> said.PlanHeader:
         targets=definition.targets,
         recovery=definition.recovery,
         select=definition.select,
+        after=definition.after,
     )
 
 
@@ -491,6 +492,7 @@ def _stands(states: Mapping[str, Any], plan: Plan) -> PlanDefinition | None:
         recovery=header.recovery,
         select=header.select,
         vms=tuple(member.setup.definition for member in members if member.setup is not None),
+        after=header.after,
     )
 
 

@@ -14,8 +14,11 @@ import msgspec
 
 from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
+from schemas.children import ParentJobEnded
+from schemas.clean_points import CheckpointJudged, CleanPointSearchRequested
 from schemas.common import Problem
 from schemas.plans import PlanDefinition, ReplicationPolicy
+from schemas.recovery_groups import RecoveryGroupRequested
 from schemas.recovery_steering import RecoveryHeldAgain
 from services.scheduler.domain.names import recovery_of, vm_streams
 from shared.decider import Family
@@ -51,7 +54,8 @@ class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held.
 
-    `synced`: its last sync was started.
+    `synced`: its last sync was started. `parent` is the job that asked for it, where no person
+    did.
     """
 
     mode: said.RecoveryMode
@@ -60,6 +64,7 @@ class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     dry_run: bool = False
     ended: bool = False
     released: bool = False
+    parent: str = ""
     synced: bool = False
 
 
@@ -69,7 +74,8 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     `header` None: no such plan stands. `priority` is the operator's, where it differs from the
     header's. `runs` are group jobs under way and their members; `group_cursor` and
     `group_queued` are the grid of a synchronized plan. `awaited` are recoveries that wait for
-    their holds, `quarantined` those of its sites that nothing may replicate from or to.
+    their holds, `quarantined` those of its sites that nothing may replicate from or to. `parents`
+    are searches and groups under way that ask for recoveries, and the checkpoints kept for them.
     """
 
     version: int = 0
@@ -83,6 +89,7 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     group_queued: dt.datetime | None = None
     checkpoints: dict[str, CheckpointEntry] = {}
     recoveries: dict[str, RecoveryEntry] = {}
+    parents: dict[str, tuple[str, ...]] = {}
     awaited: dict[str, said_ops.RecoveryAwaited] = {}
     quarantined: tuple[str, ...] = ()
 
@@ -138,14 +145,17 @@ def with_priority(replication: ReplicationPolicy, priority: int | None) -> Repli
 
 
 def holding_jobs(state: Plan) -> tuple[str, ...]:
-    """Recoveries that hold VMs of the plan, or wait for it; ended ones that await included."""
+    """Recoveries that hold VMs of the plan, or wait for it, ended ones that await included; and
+    jobs that ask for more of them."""
     holding = tuple(job for job, entry in state.recoveries.items() if not entry.released)
-    return (*holding, *state.awaited)
+    return (*holding, *state.awaited, *state.parents)
 
 
 def jobs_using(state: Plan, checkpoint: str) -> tuple[str, ...]:
-    """Recoveries that read from a checkpoint."""
-    return tuple(job for job, entry in state.recoveries.items() if entry.checkpoint == checkpoint)
+    """Recoveries that read from a checkpoint, and searches that have yet to look at it."""
+    readers = (job for job, entry in state.recoveries.items() if entry.checkpoint == checkpoint)
+    searches = (job for job, kept in state.parents.items() if checkpoint in kept)
+    return (*readers, *searches)
 
 
 def evolve(state: Plan, event: Any) -> Plan:
@@ -277,6 +287,7 @@ def _recovery_requested(state: Plan, event: said.RecoveryRequested) -> None:
         checkpoint=held,
         dry_run=event.dry_run,
         released=event.dry_run,
+        parent=event.parent,
     )
     state.recoveries = {**state.recoveries, event.job: entry}
     _no_longer_awaited(state, event.job)
@@ -327,6 +338,22 @@ def _checkpoint_released(state: Plan, event: said.CheckpointHoldReleased) -> Non
     _change_recovery(state, event.job, checkpoint="")
 
 
+def _search_requested(state: Plan, event: CleanPointSearchRequested) -> None:
+    state.parents = {**state.parents, event.job: event.checkpoints}
+
+
+def _group_requested(state: Plan, event: RecoveryGroupRequested) -> None:
+    state.parents = {**state.parents, event.job: ()}
+
+
+def _parent_ended(state: Plan, event: ParentJobEnded) -> None:
+    state.parents = {job: kept for job, kept in state.parents.items() if job != event.job}
+
+
+def _judged(state: Plan, event: CheckpointJudged) -> None:
+    """A verdict is for people: nothing here is decided by it."""
+
+
 def _change_recovery(state: Plan, job: str, **changes: Any) -> None:
     """Change an entry; one that has ended and holds nothing is forgotten."""
     entry = state.recoveries.get(job)
@@ -359,6 +386,10 @@ _APPLY: Final[dict[type, Callable[[Plan, Any], None]]] = {
     RecoveryHeldAgain: _held_again,
     said.RecoveryHoldsReleased: _holds_released,
     said.CheckpointHoldReleased: _checkpoint_released,
+    CleanPointSearchRequested: _search_requested,
+    RecoveryGroupRequested: _group_requested,
+    ParentJobEnded: _parent_ended,
+    CheckpointJudged: _judged,
     said_ops.RecoveryAwaited: _awaited,
     said_ops.RecoveryNotStarted: _not_started,
     said_ops.PlanQuarantined: _quarantined,

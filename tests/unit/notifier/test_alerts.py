@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schemas.clean_points import CleanPointSearchFinished
 from schemas.common import Problem
 from schemas.notifier import (
     AlertAcknowledged,
@@ -20,6 +21,7 @@ from schemas.notifier import (
 )
 from schemas.plans import VmDefinition
 from schemas.recovery import CleanupFinished, RecoveryFinished
+from schemas.recovery_groups import RecoveryGroupFinished
 from schemas.replicator import (
     CheckpointFinished,
     IterationFinished,
@@ -55,6 +57,31 @@ def recovery(state: Any, **fields: Any) -> RecoveryFinished:
 
 def checkpoint(state: Any) -> CheckpointFinished:
     return CheckpointFinished(plan="shop", state=state)
+
+
+@pytest.mark.parametrize("kind", ["find-clean-point", "recovery-group"])
+def test_a_search_or_a_group_that_fails_is_critical_until_one_completes(kind: str) -> None:
+    def ended(state: Any) -> Any:
+        if kind == "find-clean-point":
+            return CleanPointSearchFinished(plan="shop", state=state, problem=BROKEN)
+        return RecoveryGroupFinished(plan="shop", mode="test", state=state, problem=BROKEN)
+
+    desk = Desk()
+    desk.hear(ended("failed"), stream=f"{kind}:shop:1")
+    (opened,) = desk.events(AlertOpened)
+    assert (opened.condition, opened.subject, opened.severity) == ("job-failed", kind, "critical")
+    desk.hear(ended("cancelled"), stream=f"{kind}:shop:2")
+    assert desk.events(AlertResolved) == []
+    desk.hear(ended("partially-completed"), stream=f"{kind}:shop:3")
+    assert len(desk.events(AlertResolved)) == 1
+    assert desk.events(AlertOpened)[-1].condition == "job-partially-completed"
+
+
+def test_a_dry_run_of_a_group_says_nothing() -> None:
+    desk = Desk()
+    ended = RecoveryGroupFinished(plan="shop", mode="test", state="failed", dry_run=True)
+    desk.hear(ended, stream="recovery-group:shop:1")
+    assert desk.events(AlertOpened) == []
 
 
 def protected() -> VmProtected:

@@ -58,6 +58,16 @@ def test_of_a_dry_run_nobody_is_told(state: str) -> None:
     assert desk.mails == {}
 
 
+@pytest.mark.parametrize(
+    ("parent", "mails"), [("find-clean-point:shop:s1", 0), ("recovery-group:shop:g1", 1), ("", 1)]
+)
+def test_of_the_tests_of_a_search_nobody_is_told_one_by_one(parent: str, mails: int) -> None:
+    desk = Desk()
+    desk.hear(started(parent=parent), vm("db"), ended("completed"))
+    desk.wait(60)
+    assert len(desk.mails) == mails
+
+
 def test_the_mail_says_what_was_reached_what_failed_and_what_to_do_next() -> None:
     desk = Desk()
     broken = StepTiming(name="post-script", state="failed", error="exit code 3", remedy="mend it")

@@ -136,6 +136,8 @@ class World:
         message = received(stored(body), at=self.now, stream=stream)
         handler = self._handlers[type(body)]
         states = {name: self.state(name) for name in handler.route(message)}
+        if handler.expand is not None:
+            states |= {name: self.state(name) for name in handler.expand(states, message)}
         for name, decision in handler.decide(states, message).items():
             self._apply(name, decision)
 
