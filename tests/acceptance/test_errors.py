@@ -19,6 +19,7 @@ import yaml
 
 from tests.acceptance.operator import MIB, ControlPlane, Said, Sites
 from tests.failures import failure_mode
+from tests.folders import let_others_in
 from tests.waiting import wait_until
 
 GOOD = """\
@@ -36,8 +37,7 @@ vms:
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     root = tmp_path_factory.mktemp("plane")
     # Scripts run as a user of their own, who must reach the home's scripts folder.
-    for folder in (root, *root.parents[:2]):
-        folder.chmod(0o755)
+    let_others_in(root)
     with ControlPlane(root) as started:
         yield started
         # After the last test of the module, in whatever order they come: nothing of all this may

@@ -16,6 +16,7 @@ import yaml
 
 from tests.acceptance.operator import ControlPlane, Said, Sites
 from tests.failures import failure_mode
+from tests.folders import let_others_in
 from tests.waiting import wait_until
 
 SLOW_S = 4
@@ -25,8 +26,7 @@ SLOW_S = 4
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     root = tmp_path_factory.mktemp("operating")
     # Scripts run as a user of their own, who must reach the home's scripts folder.
-    for folder in (root, *root.parents[:2]):
-        folder.chmod(0o755)
+    let_others_in(root)
     with ControlPlane(root) as started:
         yield started
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.folders import let_others_in
 from tests.integration.gateway.desk import Desk, open_desk
 
 
@@ -16,7 +17,6 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     """Every service on a fresh database, asked over HTTP."""
     root = tmp_path_factory.mktemp("desk")
-    for folder in (root, *root.parents[:2]):
-        folder.chmod(0o755)
+    let_others_in(root)
     async with open_desk(module_postgres_dsn, root) as opened:
         yield opened

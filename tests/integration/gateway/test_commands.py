@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.folders import let_others_in
 from tests.integration.gateway.desk import Answer, Desk, plan_body
 from tests.waiting import eventually
 
@@ -248,7 +249,7 @@ async def test_a_site_in_use_stays_and_a_free_one_goes(desk: Desk) -> None:
 
 
 async def test_scripts_go_with_their_plan_in_parts(desk: Desk, tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
+    marker = let_others_in(tmp_path) / "ran"
     tmp_path.chmod(0o777)
     padding = "# " + "x" * 80 * 1024 + "\n"
     script = f"{padding}echo here > {marker}\n"
