@@ -11,6 +11,7 @@ from shared.errors import Permanent, Refused, SeawallError, Throttled, Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Extents
+from tests.contract.platforms.windows import WindowsContract
 from tests.contract.platforms.world import (
     BOOTS_IN_S,
     DISK,
@@ -563,7 +564,9 @@ class LimitsContract:
             await world.west.inventory.check()
 
 
-class PlatformContract(SourceContract, TargetContract, ComputeContract, LimitsContract):
+class PlatformContract(
+    SourceContract, TargetContract, ComputeContract, WindowsContract, LimitsContract
+):
     """All of it."""
 
 
