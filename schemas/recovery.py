@@ -399,12 +399,17 @@ class VmBootAllowed(Fact, frozen=True, kw_only=True):
 
 @published("recovery.vm-step-ended")
 class VmStepEnded(Fact, frozen=True, kw_only=True):
-    """A step ended; `made` says what is on the platform now, `disk` which disk it was."""
+    """A step ended; `made` says what is on the platform now, `disk` which disk it was.
+
+    `steps` is the VM's step list from now on, where the end of this one made more of it known:
+    only the copy says that a VM is a Windows.
+    """
 
     timing: StepTiming
     disk: str = ""
     made: dict[str, Any] = {}
     problem: Problem | None = None
+    steps: tuple[str, ...] = ()
 
 
 @published("recovery.vm-script-started")
@@ -424,6 +429,13 @@ class VmScriptEnded(Fact, frozen=True, kw_only=True):
     timing: StepTiming
     run: int = 1
     again: bool = False
+
+
+@published("recovery.vm-seated")
+class VmSeated(Fact, frozen=True, kw_only=True):
+    """A prep node works on the VM's disks from now on."""
+
+    node: str
 
 
 @published("recovery.vm-powered-on")

@@ -36,7 +36,8 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "recovery": (
         "abandon-vm", "begin-cleanup", "boot-vm", "cancel-job", "cleanup", "cleanup-news",
-        "enrol-vm", "instance-ready", "launch-vm", "member-news", "start-recovery", "store-script",
+        "drain-node", "enrol-vm", "instance-ready", "launch-vm", "leave-seat", "member-news",
+        "seat-granted", "seat-refused", "start-recovery", "store-script", "take-seat",
         "unwatch-instance", "watch-instance",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
@@ -56,9 +57,11 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "recovery": (
         "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance", "disk-rebuilt",
-        "hold-copy", "instance-state", "list-owned", "owned-listed", "poll-due", "poll-site",
-        "power-on", "preflight", "preflight-report", "ready-deadline", "rebuild-disk",
-        "release-copy", "remove-object", "run-script", "script-ran", "site-polled", "work-done",
+        "hold-copy", "instance-state", "list-owned", "list-prep-nodes", "owned-listed",
+        "poll-due", "poll-site", "power-on", "power-prep-node", "preflight", "preflight-report",
+        "prep-nodes", "prepare-windows", "ready-deadline", "rebuild-disk", "release-copy",
+        "remove-object", "run-script", "script-ran", "site-polled", "validate-windows",
+        "windows-prepared", "windows-validated", "work-done",
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip

@@ -83,6 +83,7 @@ def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
         replication=plans.ReplicationScripts()
         if replication is None
         else _read_vm_replication(replication, scripts),
+        windows=_read_windows(fields),
     )
     refuse_later(fields)
     fields.close()
@@ -93,6 +94,15 @@ def _read_vm_replication(fields: Fields, scripts: Mapping[str, bytes]) -> plans.
     pre_script, post_script = read_hooks(fields, VM_REPLICATION, scripts=scripts)
     fields.close()
     return plans.ReplicationScripts(pre_script=pre_script, post_script=post_script)
+
+
+def _read_windows(fields: Fields) -> plans.WindowsPolicy:
+    found = fields.fields("windows", "a mapping with validate")
+    if found is None:
+        return plans.WindowsPolicy()
+    policy = plans.WindowsPolicy(validate=found.take("validate", flag(), default=True))
+    found.close()
+    return policy
 
 
 def _read_ready(node: Node) -> plans.ReadyProbe:

@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
-from services.recovery import platform_work, polling, preflight
+from services.recovery import platform_work, polling, preflight, windows_work
 from services.recovery.domain import scripts
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.platform_work import Tools
@@ -28,9 +28,17 @@ CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
 REBUILD_S_MAX: Final = 6 * 3600.0
 POLL_S_MAX: Final = 30.0
+NODE_S_MAX: Final = 600.0
+"""A prep node is a machine that boots."""
+
+PREPARE_S_MAX: Final = 600.0
+"""Two inspections of at most 120 s each, and a write; twice that on a slow site."""
 
 REMOVE: Final = RetryPolicy(retries_max=8, cap_s=600.0, alert_after=3)
 """A cleanup must end, and may be repeated: its deletions are tried nine times, not for ever."""
+
+VALIDATE: Final = RetryPolicy(retries_max=6, base_s=2.0, cap_s=60.0)
+"""Services of a Windows start for minutes after its heartbeat: 2 min of waits at most."""
 
 SCRIPT: Final = RetryPolicy(retries_max=3)
 """Only preparing a script is repeated: once its start is on record nothing runs it again."""
@@ -142,6 +150,11 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         "rebuild-disk": step(platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True),
         "create-instance": step(platform_work.create_instance),
         "power-on": step(platform_work.power_on),
+        "list-prep-nodes": step(windows_work.list_nodes, resumable=True),
+        "power-on-node": step(windows_work.power_on_node, limit_s=NODE_S_MAX),
+        "power-off-node": step(windows_work.power_off_node, limit_s=NODE_S_MAX, policy=UNTIL_DONE),
+        "prepare-windows": step(windows_work.prepare, limit_s=PREPARE_S_MAX),
+        "validate-windows": step(windows_work.validate, policy=VALIDATE, resumable=True),
         "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
         "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
         "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),

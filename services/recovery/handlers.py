@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from schemas import prep
 from schemas import recovery as said
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
-from services.recovery.domain import cleanup, recovery, scripts, vm_recovery, watch
+from services.recovery.domain import (
+    cleanup,
+    prep_pool,
+    recovery,
+    scripts,
+    vm_recovery,
+    watch,
+)
 from services.recovery.domain.cleanup import Cleanup
+from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.vm_state import vm_stream
 from shared.decider import Decision, Family, Handler, on, on_many
@@ -23,6 +32,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     recovery.FAMILY,
     vm_recovery.FAMILY,
     watch.FAMILY,
+    prep_pool.FAMILY,
     cleanup.FAMILY,
 )
 
@@ -90,6 +100,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         route=lambda r: watch.watch_stream(r.body.site),
         decide=watch.unwatch,
     ),
+    # Between VMs and the prep pools of their sites.
+    on(prep.TakeSeat, route=lambda r: pool_stream(r.body.site.site), decide=prep_pool.take),
+    on(prep.LeaveSeat, route=lambda r: pool_stream(r.body.site), decide=prep_pool.leave),
+    on(prep.SeatGranted, route=_to_stream, decide=vm_recovery.seat_granted),
+    on(prep.SeatRefused, route=_to_stream, decide=vm_recovery.seat_refused),
+    on(prep.DrainNode, route=lambda r: pool_stream(r.body.site), decide=prep_pool.drain),
     on_many(said.BeginCleanup, route=_both, decide=cleanup.begin),
     on(said.CleanupNews, route=lambda r: str(r.body.recovery), decide=recovery.cleanup_news),
     # Timers, and facts that a running script commits under its claim.

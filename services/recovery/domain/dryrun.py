@@ -25,20 +25,59 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     per_second: float
 
 
+class WindowsCalls(msgspec.Struct, frozen=True, kw_only=True):
+    """The Windows VMs, each with whether it is validated, and the prep nodes that they need."""
+
+    validated: dict[str, bool] = {}
+    nodes: tuple[str, ...] = ()
+
+
 def ordered_calls(
-    members: Sequence[Member], disks: Mapping[str, Sequence[str]], *, hold: bool
+    members: Sequence[Member],
+    disks: Mapping[str, Sequence[str]],
+    *,
+    hold: bool,
+    windows: WindowsCalls | None = None,
 ) -> list[dict[str, Any]]:
-    """The platform calls in the order in which each becomes possible, lower boot orders first."""
+    """The platform calls in the order in which each becomes possible, lower boot orders first.
+
+    Prep nodes are on from the first Windows to the last one that is prepared.
+    """
+    windows = windows or WindowsCalls()
+    ordered = sorted(members, key=lambda each: (each.boot_order, each.vm))
+    last = max((n for n, m in enumerate(ordered) if m.vm in windows.validated), default=-1)
     calls: list[dict[str, Any]] = []
-    for member in sorted(members, key=lambda each: (each.boot_order, each.vm)):
-        about = {"vm": member.vm, "boot_order": member.boot_order}
-        if hold:
-            calls.append({"call": "hold", **about})
-        calls += [{"call": "rebuild_disk", **about, "disk": d} for d in disks[member.vm]]
-        calls.append({"call": "create_instance", **about})
-        calls.append({"call": "power_on", **about, "boot_delay_s": member.boot_delay_s})
-        if hold:
-            calls.append({"call": "release", **about})
+    for number, member in enumerate(ordered):
+        calls += _of_member(member, disks[member.vm], hold=hold, windows=windows)
+        if number == last:
+            calls += [_of_node("power_off_node", name) for name in windows.nodes]
+    if last >= 0:
+        on = [_of_node("power_on_node", name) for name in windows.nodes]
+        calls = [_of_node("list_prep_nodes", ""), *on, *calls]
+    return calls
+
+
+def _of_node(call: str, node: str) -> dict[str, Any]:
+    about = {"call": call, "vm": "", "boot_order": None}
+    return {**about, "node": node} if node else about
+
+
+def _of_member(
+    member: Member, disks: Sequence[str], *, hold: bool, windows: WindowsCalls
+) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    about = {"vm": member.vm, "boot_order": member.boot_order}
+    if hold:
+        calls.append({"call": "hold", **about})
+    calls += [{"call": "rebuild_disk", **about, "disk": d} for d in disks]
+    if member.vm in windows.validated:
+        calls.append({"call": "prepare_windows", **about})
+    calls.append({"call": "create_instance", **about})
+    calls.append({"call": "power_on", **about, "boot_delay_s": member.boot_delay_s})
+    if hold:
+        calls.append({"call": "release", **about})
+    if windows.validated.get(member.vm):
+        calls.append({"call": "validate_windows", **about})
     return calls
 
 

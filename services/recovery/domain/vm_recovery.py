@@ -1,4 +1,5 @@
-"""One VM's recovery: pre-script, hold, rebuild, create, power on, ready, post-script, release.
+"""One VM's recovery: pre-script, hold, rebuild, create, power on, ready, post-script, release;
+a Windows is prepared before it is created, and validated when it is ready.
 
 Saga. Decides the steps of one VM. Does not decide when its boot order opens, nor what its failure
 means for the operation (`recovery`), nor how readiness is seen (`watch`).
@@ -14,10 +15,12 @@ import msgspec
 from schemas import recovery as said
 from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
+from schemas.prep import SeatGranted, SeatRefused
 from schemas.recovery_work import InstanceState
-from services.recovery.domain import scripts, vm_work
+from services.recovery.domain import prep_seats, scripts, vm_work, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
+    HOLD,
     POWER_ON,
     REBUILD,
     RELEASE,
@@ -35,7 +38,7 @@ from services.recovery.domain.vm_state import (
 from services.recovery.domain.work import merged_steps, step_of
 from shared.decider import NOTHING, Decision, EffectOutcome, EffectTrouble, Family, Send, Timer
 
-DEFINITION_VERSION = 1
+DEFINITION_VERSION = 2
 _READY_TIMER = "ready"
 _SCRIPT_STEPS = (PRE_STEP, POST_STEP)
 
@@ -125,6 +128,29 @@ def ready_deadline(state: VmRecovery, received: Received) -> Decision:
     return _step(state, (said.VmStepEnded(timing=timing, problem=problem),), received.at)
 
 
+def seat_granted(state: VmRecovery, received: Received) -> Decision:
+    """A prep node may work on its disks. One that needs none any more has said so already."""
+    m: SeatGranted = received.body
+    if prep_seats.need_of(state) != "now" or state.windows.node:
+        return NOTHING
+    return _step(state, (said.VmSeated(node=m.node),), received.at)
+
+
+def seat_refused(state: VmRecovery, received: Received) -> Decision:
+    """No prep node can serve it: its preparation failed before it began."""
+    m: SeatRefused = received.body
+    if not prep_seats.need_of(state) or state.windows.node:
+        return NOTHING
+    timing = StepTiming(
+        name=windows_steps.PREPARE,
+        state="failed",
+        ended_at=received.at,
+        error=m.problem.message,
+        remedy=m.problem.remedy,
+    )
+    return _step(state, (said.VmStepEnded(timing=timing, problem=m.problem),), received.at)
+
+
 def script_started(state: VmRecovery, received: Received) -> Decision:
     """A script's process is about to exist. Committed under the claim of its effect."""
     m: said.VmScriptStarted = received.body
@@ -143,7 +169,11 @@ def outcome(state: VmRecovery, received: Received) -> Decision:
         return _step(state, (_script_end(state, step, ended),), received.at)
     if step == POWER_ON and ended.ok:
         return _step(state, (_power_on_end(ended),), received.at)
-    return _step(state, (_step_end(ended),), received.at)
+    event = _step_end(ended)
+    if step == HOLD and windows_steps.is_windows(state.enrolled, evolve(state, event).copy):
+        steps = vm_work.step_list(evolve(state, event))
+        event = msgspec.structs.replace(event, steps=steps)
+    return _step(state, (event,), received.at)
 
 
 def trouble(state: VmRecovery, received: Received) -> Decision:
@@ -201,7 +231,7 @@ def _power_on_end(ended: EffectOutcome) -> said.VmPoweredOn:
 def _step_end(ended: EffectOutcome) -> said.VmStepEnded:
     part, _, disk = ended.part.partition("/")
     step = REBUILD if part == "rebuild" else part
-    timing = step_of(ended, step)
+    timing = windows_steps.with_output(step_of(ended, step), ended)
     if ended.ok:
         made = {} if step == RELEASE else msgspec.to_builtins(ended.result)
         return said.VmStepEnded(timing=timing, disk=disk, made=made)
@@ -257,7 +287,7 @@ def _step(state: VmRecovery, events: tuple[Any, ...], now: dt.datetime) -> Decis
         timers=timers,
         cancel_timers=cancel_timers,
         cancel_effects=_to_stop(state, after),
-        sends=(*sends, *_news(state, after, now)),
+        sends=(*sends, *prep_seats.seats(state, after), *_news(state, after, now)),
     )
 
 
@@ -349,5 +379,5 @@ FAMILY = Family(
     is_terminal=lambda state: state.finished,
     outcome=outcome,
     trouble=trouble,
-    schema=2,
+    schema=3,
 )

@@ -16,8 +16,9 @@ from schemas.common import Problem, StepTiming
 from schemas.ids import parts_of, stream_id
 from schemas.plans import ScriptDefinition
 from schemas.recovery_work import CopyHeld, DiskRebuilt
-from services.recovery.domain import scripts
+from services.recovery.domain import scripts, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
+from services.recovery.domain.windows_steps import PREPARE, VALIDATE, WindowsWork
 
 HOLD: Final = "hold-copy"
 REBUILD: Final = "rebuild-disks"
@@ -40,6 +41,7 @@ class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
     hold_tried: bool = False
     copy: CopyHeld | None = None
     disks: dict[str, DiskRebuilt] = {}
+    windows: WindowsWork = WindowsWork()
     made: bool = False
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
@@ -98,12 +100,15 @@ def is_over(state: VmRecovery) -> bool:
     """Everything that can happen has: the VM's recovery may be finished."""
     if state.finished or state.enrolled is None or state.running:
         return False
-    return halted(state) or (state.ready_at is not None and _post_over(state))
+    return halted(state) or not work_left(state)
 
 
 def work_left(state: VmRecovery) -> bool:
     """Whether anything but letting the held copy go is still to be done."""
-    return state.ready_at is None or not _post_over(state)
+    told = definition(state)
+    if state.ready_at is None or windows_steps.to_validate(told, state.copy, state.windows):
+        return True
+    return not _post_over(state)
 
 
 def _post_over(state: VmRecovery) -> bool:
@@ -126,11 +131,18 @@ def _forward(state: VmRecovery) -> tuple[str, ...]:
     rebuilt = state.disks
     if missing := tuple(d.name for d in state.copy.disks if d.name not in rebuilt):
         return tuple(f"rebuild/{name}" for name in missing)
+    told = definition(state)
+    if windows_steps.to_prepare(told, state.copy, state.windows):
+        return (PREPARE,) if state.windows.node else ()
     if not state.instance_id:
         return (CREATE,) if state.boot or state.copy.early else ()
     if state.powered_on_at is None:
         return (POWER_ON,) if state.boot else ()
-    if state.ready_at is None or _post_over(state):
+    if state.ready_at is None:
+        return ()
+    if windows_steps.to_validate(told, state.copy, state.windows):
+        return (VALIDATE,)
+    if _post_over(state):
         return ()
     return (scripts.part_of_run(POST_STEP, state.post.run),)
 
@@ -178,6 +190,8 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
             return _script_ended(state, event)
         case said.VmStepEnded():
             return _step_ended(state, event)
+        case said.VmSeated():
+            return replace(state, windows=replace(state.windows, node=event.node))
         case said.VmPoweredOn():
             return replace(
                 _without(state, POWER_ON),
@@ -252,11 +266,17 @@ def _step_ended(state: VmRecovery, event: said.VmStepEnded) -> VmRecovery:
     step = event.timing.name
     state = _without(state, f"rebuild/{event.disk}" if step == REBUILD else step)
     state = msgspec.structs.replace(state, steps=(*state.steps, event.timing))
-    if step == RELEASE:
+    if step in windows_steps.STEPS:
+        work = windows_steps.ended(state.windows, event.timing)
+        state = msgspec.structs.replace(state, windows=work)
+    if step in (RELEASE, VALIDATE):
+        # Neither takes away what is ready: the VM is degraded where they fail.
         late = event.timing.state != "completed"
+        if step == VALIDATE and event.timing.state == "cancelled" and halted(state):
+            return state
         return msgspec.structs.replace(
             state,
-            released=True,
+            released=state.released or step == RELEASE,
             degraded=state.degraded or late,
             problem=state.problem or event.problem,
         )
@@ -280,4 +300,6 @@ def _made(state: VmRecovery, step: str, made: dict[str, Any]) -> VmRecovery:
                 instance_id=made["instance_id"],
                 addresses=tuple(made.get("addresses", ())),
             )
+        case "prepare-windows":
+            return state
     raise AssertionError(f"{step} makes nothing")

@@ -13,11 +13,13 @@ from schemas.recovery_work import (
     CreateInstance,
     HoldCopy,
     PowerOn,
+    PrepareWindows,
     RebuildDisk,
     ReleaseCopy,
     RunScript,
+    ValidateWindows,
 )
-from services.recovery.domain import scripts
+from services.recovery.domain import scripts, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
     CREATE,
@@ -32,17 +34,23 @@ from services.recovery.domain.vm_state import (
     pre_script,
     vm_stream,
 )
+from services.recovery.domain.windows_steps import PREPARE, VALIDATE
 from services.recovery.domain.work import instance_name, recovery_effect
 from shared.decider import Effect
 
 
 def step_list(state: VmRecovery) -> tuple[str, ...]:
-    """The steps this VM's recovery has, in order."""
+    """The steps this VM's recovery has, in order, as far as they are known: those of a Windows
+    are once its copy is held."""
     pre = (PRE_STEP,) if pre_script(state) is not None else ()
     post = (POST_STEP,) if post_script(state) is not None else ()
     # An immutable checkpoint needs no hold, and so no release.
     release = (RELEASE,) if definition(state).checkpoint == "latest" else ()
-    return (*pre, HOLD, REBUILD, CREATE, POWER_ON, WAIT, *post, *release)
+    prepare, validate = windows_steps.names(definition(state), state.copy)
+    return (
+        *(*pre, HOLD, REBUILD, *prepare, CREATE, POWER_ON, WAIT),
+        *(*validate, *post, *release),
+    )
 
 
 def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
@@ -83,13 +91,18 @@ def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
     assert state.copy is not None, "only a held copy is rebuilt from"
     if step == "rebuild":
         return "rebuild-disk", RebuildDisk(copy_id=state.copy.copy_id, disk=disk, **tags)
+    disks = tuple(state.disks[disk.name] for disk in state.copy.disks)
+    if step == PREPARE:
+        return step, PrepareWindows(node=state.windows.node, disks=disks, **tags)
+    if step == VALIDATE:
+        return step, ValidateWindows(instance_id=state.instance_id, disks=len(disks), **tags)
     assert step == CREATE, step
     networks = told.header.recovery.networks
     instance = CreateInstance(
         name=instance_name(vm, job=told.job, mode=told.mode),
         network=networks.test if told.mode == "test" else networks.production or "",
         isolated=told.mode == "test",
-        disks=tuple(state.disks[disk.name] for disk in state.copy.disks),
+        disks=disks,
         configuration=state.copy.configuration,
         **tags,
     )

@@ -24,6 +24,9 @@ QUOTAS: Final[dict[str, str]] = {
     "delete-instance": "TerminateInstances",
     "delete-disk": "DeleteVolume",
     "poll-site": "DescribeInstances",
+    "list-prep-nodes": "DescribeInstances",
+    "power-on-node": "StartInstances",
+    "power-off-node": "StopInstances",
     "list-owned": "DescribeTags",
 }
 """Call → rate quota. Holding and releasing a copy spend none."""
