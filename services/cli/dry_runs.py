@@ -24,7 +24,7 @@ def tell(job: dict[str, Any]) -> None:
     facts = job.get("facts", {})
     if "calls" not in facts:
         return
-    table(("#", "CALL", "VM", "BOOT", "DISK"), _calls(facts["calls"]), empty="no calls")
+    table(("#", "CALL", "VM", "BOOT", "DISK, NODE"), _calls(facts["calls"]), empty="no calls")
     table(
         ("BUDGET", "CALLS", "BURST", "PER SECOND", "AT LEAST"),
         [
@@ -34,6 +34,8 @@ def tell(job: dict[str, Any]) -> None:
         ],
         empty="no budgets",
     )  # fmt: skip
+    for warning in facts.get("warnings", ()):
+        out.print(_warning(warning), markup=False, soft_wrap=True)
     out.print(
         f"{facts['calls_total']} calls, {facts['vms']} VMs, {facts['disks']} disks, "
         f"{size(facts['disk_bytes'])}"
@@ -47,9 +49,21 @@ def tell(job: dict[str, Any]) -> None:
 
 def _calls(calls: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [
-        (number, call["call"], call["vm"], call["boot_order"], call.get("disk"))
+        (
+            number,
+            call["call"],
+            call["vm"],
+            call["boot_order"],
+            call.get("disk") or call.get("node"),
+        )
         for number, call in enumerate(calls, start=1)
     ]
+
+
+def _warning(warning: dict[str, Any]) -> str:
+    about = f"{warning['vm']}: " if warning["vm"] else ""
+    mend = f" ({warning['remedy']})" if warning.get("remedy") else ""
+    return f"warning: {about}{warning['message']}{mend}"
 
 
 def _limit(need: dict[str, Any], name: str) -> str:

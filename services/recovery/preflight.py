@@ -15,10 +15,12 @@ from schemas.common import Problem
 from schemas.plans import ScriptDefinition
 from schemas.recovery import Member
 from schemas.recovery_work import Preflight, PreflightReport
+from services.recovery import windows_preflight
 from services.recovery.domain import dryrun, scripts
 from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script, vm_stream
 from services.recovery.domain.work import instance_name
 from services.recovery.platform_work import Tools, copy_of_checkpoint
+from services.recovery.windows_preflight import WindowsFacts
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Refused, SeawallError
 from shared.platforms.pacing import paced
@@ -48,13 +50,18 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     try:
         copies, problems = await _copies(site, work)
         problems += await _site(site, work, copies)
+        windows = await windows_preflight.look(tools, site, work, copies)
     except (Permanent, Refused) as error:
         return PreflightReport(problems=(_problem(error, code="site-unreachable"),))
+    problems += windows.problems
     problems += await _scripts(tools, work, vms)
     problems += await _secrets(tools, vms)
     if problems:
         return PreflightReport(problems=_bounded(problems))
-    return PreflightReport(facts=await _facts(tools, site, work, copies))
+    facts = _facts(work, copies)
+    if work.dry_run:
+        facts |= await _dry_run(tools, site, work, copies, windows=windows, vms=vms)
+    return PreflightReport(facts=facts)
 
 
 def _cannot(work: Preflight) -> tuple[Problem, ...]:
@@ -198,9 +205,7 @@ async def _secrets(tools: Tools, vms: Mapping[str, VmRecovery]) -> list[Problem]
 # ── What was found ───────────────────────────────────────────────────────────────────────────
 
 
-async def _facts(
-    tools: Tools, site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
-) -> dict[str, Any]:
+def _facts(work: Preflight, copies: Mapping[str, CopyFacts]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "vms": len(work.members),
         "disks": sum(len(copy.disks) for copy in copies.values()),
@@ -208,16 +213,27 @@ async def _facts(
     }
     if len(copies) <= NAMED_COPIES_MAX:
         facts["copies"] = {vm: copy.taken_at.isoformat() for vm, copy in copies.items()}
-    return facts | await _dry_run(tools, site, work, copies) if work.dry_run else facts
+    return facts
 
 
 async def _dry_run(
-    tools: Tools, site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
+    tools: Tools,
+    site: Platform,
+    work: Preflight,
+    copies: Mapping[str, CopyFacts],
+    *,
+    windows: WindowsFacts,
+    vms: Mapping[str, VmRecovery],
 ) -> dict[str, Any]:
-    """The ordered calls, the budgets they need, and the least time they take."""
+    """The ordered calls, the budgets they need, the least time they take, what to mend first."""
     members: tuple[Member, ...] = work.members
     disks = {vm: [disk.name for disk in copy.disks] for vm, copy in copies.items()}
-    calls = dryrun.ordered_calls(members, disks, hold=work.checkpoint == "latest")
+    calls = dryrun.ordered_calls(
+        members,
+        disks,
+        hold=work.checkpoint == "latest",
+        windows=windows_preflight.calls(windows, vms),
+    )
     limits = {
         each.name: dryrun.Budget(burst=each.burst or 0.0, per_second=each.per_second)
         for each in site.limits.budgets()
@@ -230,6 +246,8 @@ async def _dry_run(
         "budgets": needed,
         "seconds_min": dryrun.least_seconds(members, needed),
     }
+    if windows.copies:
+        facts["warnings"] = await windows_preflight.warnings(site, work, windows, vms)
     if len(calls) > dryrun.CALLS_LISTED_MAX:
         facts["calls_sha256"] = await tools.put_blob(msgspec.json.encode(calls))
     return facts

@@ -83,7 +83,7 @@ async def running(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Running]:
     async with Process(settings, Databases(postgres_dsn)) as process:
         service = await build(process)
         queue = await process.queue("recovery")
-        await queue.define([_open(f"west/{quota}") for quota in QUOTAS.values()])
+        await queue.define([_open(f"west/{quota}") for quota in sorted(set(QUOTAS.values()))])
         async with asyncio.TaskGroup() as group:
             news = group.create_task(process.hear())
             task = group.create_task(service.run())
