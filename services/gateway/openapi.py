@@ -18,7 +18,7 @@ from aiohttp import web
 from schemas import views
 from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.routes import jobs, kept, lists, plans, sites, stream, work
+from services.gateway.routes import jobs, kept, lists, nodes, plans, sites, stream, work
 
 VERSION: Final = "1"
 
@@ -188,7 +188,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, kept, lists, work, stream):
+    for module in (sites, plans, jobs, kept, lists, nodes, work, stream):
         yield from module.ROUTES
 
 

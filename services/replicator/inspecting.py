@@ -63,6 +63,9 @@ async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> Si
         "instances": site.instances,
         "capabilities": msgspec.to_builtins(platform.capabilities),
     }
+    prep = await paced(platform.prep.list_nodes)
+    if prep.nodes:
+        facts["prep_nodes"] = [msgspec.to_builtins(node) for node in prep.nodes]
     if payload.match is None and not payload.vms:
         return msgspec.structs.replace(answer, facts=facts)
     found, problems = await _vms(platform, payload)
