@@ -10,12 +10,21 @@ SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/json"
 
 JOB_FAMILIES = frozenset(
-    {"replication-run", "iteration", "checkpoint", "recovery", "vm-recovery", "cleanup"}
+    {
+        "replication-run",
+        "iteration",
+        "checkpoint",
+        "recovery",
+        "vm-recovery",
+        "cleanup",
+        "commit",
+        "rollback",
+    }
 )
 """Streams that are jobs: their ids are the jobs' ids."""
 
 PLAN_FAMILIES = JOB_FAMILIES | {
-    "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news"
+    "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news", "vm-source"
 }  # fmt: skip
 """Streams whose key is a plan's name; other keys are sites."""
 

@@ -63,10 +63,16 @@ def plan_now(plan: Plan, vms: Sequence[Vm], *, now: dt.datetime) -> Plan:
 
 
 def plan_state(vms: Sequence[Vm]) -> PlanState:
-    """The plan's state from its VMs: all on, some on, none; initializing before first copies."""
+    """The plan's state from its VMs: all on, some on, none; initializing before first copies.
+
+    Once none is replicated any more, VMs that run at the recovery site say why.
+    """
     on = sum(vm.replicating for vm in vms)
     if not on:
-        return "stopped"
+        moved = {vm.moved for vm in vms}
+        if "failed-over" in moved:
+            return "failed-over"
+        return "migrated" if "migrated" in moved else "stopped"
     if on < len(vms):
         return "partial"
     return "initializing" if any(vm.last_checkpoint_at is None for vm in vms) else "running"

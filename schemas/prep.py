@@ -70,6 +70,16 @@ class DrainNode(Command, frozen=True, kw_only=True):
     drained: bool = True
 
 
+# ── Events of a VM's recovery ────────────────────────────────────────────────────────────────
+
+
+@published("recovery.vm-seated")
+class VmSeated(Fact, frozen=True, kw_only=True):
+    """A prep node works on the VM's disks from now on."""
+
+    node: str
+
+
 # ── Events of a site's prep pool ─────────────────────────────────────────────────────────────
 
 

@@ -73,14 +73,20 @@ class StartRecovery(Fact, frozen=True, kw_only=True):
     dry_run: bool = False
     requested_at: dt.datetime
     actor: str = ""
+    last_sync: bool = False
+    source_gone: bool = False
 
 
 @published("recovery.cleanup")
 class StartCleanup(Command, frozen=True, kw_only=True):
-    """Remove everything a recovery made; `job` is the cleanup's own stream id."""
+    """Remove everything a recovery made; `job` is the cleanup's own stream id.
+
+    `confirm`: the plan's name, where the instances were committed.
+    """
 
     job: str
     recovery: str
+    confirm: str = ""
 
 
 @published("recovery.cancel-job")
@@ -138,10 +144,11 @@ class MemberNews(Fact, frozen=True, kw_only=True):
 
 @published("recovery.begin-cleanup")
 class BeginCleanup(Fact, frozen=True, kw_only=True):
-    """A recovery asks for its own cleanup when `auto_cleanup_after` is over."""
+    """A recovery's own cleanup: `auto_cleanup_after` is over, or a `rollback` needs it."""
 
     job: str
     recovery: str
+    rollback: str = ""
 
 
 @published("recovery.cleanup-news")
@@ -241,15 +248,21 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
     actor: str = ""
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    last_sync: bool = False
+    source_gone: bool = False
 
 
 @published("recovery.preflight-finished")
 class PreflightFinished(Fact, frozen=True, kw_only=True):
-    """What preflight found; problems stop the recovery before anything is touched."""
+    """What preflight found; problems stop the recovery before anything is touched.
+
+    `source_lost`: the source site cannot be reached, and the operator's word stands for it.
+    """
 
     timing: StepTiming
     problems: tuple[Problem, ...] = ()
     facts: dict[str, Any] = {}
+    source_lost: bool = False
 
 
 @published("recovery.plan-script-started")
@@ -328,7 +341,10 @@ class RecoveryCancelRequested(Fact, frozen=True, kw_only=True):
 
 @published("recovery.recovery-finished")
 class RecoveryFinished(Fact, frozen=True, kw_only=True):
-    """The recovery ended, with its outcome and achieved RTO. A dry run only looked."""
+    """The recovery ended, with its outcome and achieved RTO. A dry run only looked.
+
+    `awaits_commit`: it waits for *commit* or *roll back*. `note` says how the sources were left.
+    """
 
     plan: str
     mode: RecoveryMode
@@ -340,6 +356,8 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     problem: Problem | None = None
     awaits_cleanup: bool = False
     dry_run: bool = False
+    awaits_commit: bool = False
+    note: str = ""
 
 
 @published("recovery.recovery-cleaning")
@@ -409,6 +427,7 @@ class VmStepEnded(Fact, frozen=True, kw_only=True):
     disk: str = ""
     made: dict[str, Any] = {}
     problem: Problem | None = None
+    mode: RecoveryMode = "test"
     steps: tuple[str, ...] = ()
 
 
@@ -429,13 +448,6 @@ class VmScriptEnded(Fact, frozen=True, kw_only=True):
     timing: StepTiming
     run: int = 1
     again: bool = False
-
-
-@published("recovery.vm-seated")
-class VmSeated(Fact, frozen=True, kw_only=True):
-    """A prep node works on the VM's disks from now on."""
-
-    node: str
 
 
 @published("recovery.vm-powered-on")

@@ -27,7 +27,10 @@ class SiteWork(Fact, frozen=True, kw_only=True):
 
 @published("recovery.preflight")
 class Preflight(SiteWork, frozen=True, kw_only=True):
-    """Look whether the recovery can work; reads only. `scripts` are the plan's chosen ones."""
+    """Look whether the recovery can work; reads only. `scripts` are the plan's chosen ones.
+
+    `source` is the site whose VMs are to be shut down, None where they are left alone.
+    """
 
     mode: RecoveryMode
     members: tuple[Member, ...]
@@ -37,14 +40,18 @@ class Preflight(SiteWork, frozen=True, kw_only=True):
     skip_scripts: tuple[str, ...] = ()
     scripts: tuple[ScriptDefinition, ...] = ()
     dry_run: bool = False
+    source: SiteRef | None = None
+    source_gone: bool = False
+    last_sync: bool = False
 
 
 @published("recovery.preflight-report")
 class PreflightReport(Fact, frozen=True, kw_only=True):
-    """What was found. Without problems the recovery may begin."""
+    """What was found. Without problems the recovery may begin; `source_lost` as in its event."""
 
     problems: tuple[Problem, ...] = ()
     facts: dict[str, Any] = {}
+    source_lost: bool = False
 
 
 @published("recovery.run-script")
@@ -259,3 +266,32 @@ class WindowsValidated(Fact, frozen=True, kw_only=True):
     """The Windows is well: its services run, its disks are online, its network is up."""
 
     disks_online: int
+
+
+@published("recovery.look-at-source")
+class LookAtSource(SiteWork, frozen=True, kw_only=True):
+    """Whether a source VM is on."""
+
+
+@published("recovery.source-state")
+class SourceState(Fact, frozen=True, kw_only=True):
+    """A source VM as it was seen."""
+
+    on: bool
+
+
+@published("recovery.shut-down-source")
+class ShutDownSource(SiteWork, frozen=True, kw_only=True):
+    """Ask the guest of a source VM to end, and wait `within_s` until it is off."""
+
+    within_s: float
+
+
+@published("recovery.power-off-source")
+class PowerOffSource(SiteWork, frozen=True, kw_only=True):
+    """Power a source VM off."""
+
+
+@published("recovery.power-on-source")
+class PowerOnSource(SiteWork, frozen=True, kw_only=True):
+    """Power a source VM on again."""

@@ -11,7 +11,7 @@ import datetime as dt
 from typing import Literal
 
 from schemas.common import Command, Fact, Problem, ScriptReport, StepTiming
-from schemas.plans import ReplicationPolicy, ScriptDefinition, VmDefinition
+from schemas.plans import Operation, ReplicationPolicy, ScriptDefinition, VmDefinition
 from schemas.registry import published
 from schemas.scheduler import PlanHeader, SiteRef
 
@@ -88,6 +88,7 @@ class InspectSite(Fact, frozen=True, kw_only=True):
 
     `request` is the command's id. `vms` are names that must exist with readable disks;
     `match` asks for all names a glob matches. `target` also asks for space and networks.
+    `list_owned` asks for all that carries our tag.
     """
 
     request: str
@@ -95,6 +96,7 @@ class InspectSite(Fact, frozen=True, kw_only=True):
     for_stream: str
     vms: tuple[str, ...] = ()
     match: str | None = None
+    list_owned: bool = False
 
 
 @published("replicator.store-script")
@@ -113,6 +115,7 @@ class StartIteration(Fact, frozen=True, kw_only=True):
     """Replicate one VM now; the write-copy hold is taken. `full`: the copy is invalid or absent.
 
     `due_at` orders it in the queue. `gated`: wait for the run's pre-replication script.
+    `operation`: what it is part of, by which its scripts are chosen.
     """
 
     iteration: str
@@ -130,6 +133,7 @@ class StartIteration(Fact, frozen=True, kw_only=True):
     resync: bool = False
     run: str = ""
     gated: bool = False
+    operation: Operation = "replication"
 
 
 @published("replicator.start-run")
@@ -146,6 +150,7 @@ class StartRun(Fact, frozen=True, kw_only=True):
     iterations: tuple[str, ...]
     pre_script: ScriptDefinition | None = None
     post_script: ScriptDefinition | None = None
+    operation: Operation = "replication"
 
 
 @published("replicator.open-gate")
@@ -228,6 +233,7 @@ class RunStarted(Fact, frozen=True, kw_only=True):
     post_script: ScriptDefinition | None = None
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    operation: Operation = "replication"
 
 
 @published("replication.run-script-started")
@@ -292,6 +298,7 @@ class IterationStarted(Fact, frozen=True, kw_only=True):
     gated: bool = False
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    operation: Operation = "replication"
 
 
 @published("replication.gate-opened")
@@ -497,3 +504,46 @@ class InspectionEnded(Fact, frozen=True, kw_only=True):
     """The site was looked at, and whoever asked was answered."""
 
     problem: Problem | None = None
+
+
+# ── Budgets ──────────────────────────────────────────────────────────────────────────────────
+
+
+@published("replicator.note-throttling")
+class NoteThrottling(Fact, frozen=True, kw_only=True):
+    """A site's budget was looked at: it has been refused for long (`holds`), or not for a while.
+
+    `limit` and `cap` are calls per second or units at once: what is in force and what was defined.
+    `throttled` counts refusals of all time, the last at `throttled_at`.
+    """
+
+    site: str
+    quota: str
+    holds: bool
+    mode: str
+    limit: float
+    cap: float
+    throttled: int
+    since: dt.datetime | None = None
+    throttled_at: dt.datetime | None = None
+
+
+@published("replication.throttled-for-long")
+class ThrottledForLong(Fact, frozen=True, kw_only=True):
+    """A site has refused calls of one quota for long, as NoteThrottling says."""
+
+    site: str
+    quota: str
+    mode: str
+    limit: float
+    cap: float
+    throttled: int
+    since: dt.datetime | None = None
+
+
+@published("replication.throttling-eased")
+class ThrottlingEased(Fact, frozen=True, kw_only=True):
+    """A site has refused no call of the quota for a while."""
+
+    site: str
+    quota: str

@@ -39,10 +39,16 @@ from schemas.scheduler_inbox import (
     CheckSite as CheckSite,
 )
 from schemas.scheduler_inbox import (
+    ClaimDue as ClaimDue,
+)
+from schemas.scheduler_inbox import (
     CreateCheckpoint as CreateCheckpoint,
 )
 from schemas.scheduler_inbox import (
     DeletePlan as DeletePlan,
+)
+from schemas.scheduler_inbox import (
+    EndPlanQuarantine as EndPlanQuarantine,
 )
 from schemas.scheduler_inbox import (
     FinishApplication as FinishApplication,
@@ -69,6 +75,9 @@ from schemas.scheduler_inbox import (
     PutOff as PutOff,
 )
 from schemas.scheduler_inbox import (
+    QuarantinePlan as QuarantinePlan,
+)
+from schemas.scheduler_inbox import (
     Recover as Recover,
 )
 from schemas.scheduler_inbox import (
@@ -81,6 +90,9 @@ from schemas.scheduler_inbox import (
     ReleaseHolds as ReleaseHolds,
 )
 from schemas.scheduler_inbox import (
+    ReleaseSite as ReleaseSite,
+)
+from schemas.scheduler_inbox import (
     RemoveSite as RemoveSite,
 )
 from schemas.scheduler_inbox import (
@@ -88,6 +100,9 @@ from schemas.scheduler_inbox import (
 )
 from schemas.scheduler_inbox import (
     RetentionDue as RetentionDue,
+)
+from schemas.scheduler_inbox import (
+    ReturnVms as ReturnVms,
 )
 from schemas.scheduler_inbox import (
     RpoDue as RpoDue,
@@ -102,10 +117,16 @@ from schemas.scheduler_inbox import (
     SiteLimit as SiteLimit,
 )
 from schemas.scheduler_inbox import (
+    SiteLost as SiteLost,
+)
+from schemas.scheduler_inbox import (
     StartPlan as StartPlan,
 )
 from schemas.scheduler_inbox import (
     StopPlan as StopPlan,
+)
+from schemas.scheduler_inbox import (
+    SyncLast as SyncLast,
 )
 from schemas.scheduler_inbox import (
     TickDue as TickDue,

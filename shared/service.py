@@ -12,9 +12,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from schemas.envelope import Meta, Received
 from shared.bus.outlet import MakeOutlet, Outlet
 from shared.bus.port import Bus
 from shared.clock import Clock
@@ -126,6 +128,12 @@ class Service:
             observer=EffectLines(),
             tracing=self._tracing,
         )
+
+    async def tell(self, body: msgspec.Struct) -> None:
+        """Have something that this copy saw decided, a published struct; durable on return."""
+        now = self._clock.now()
+        received = Received(body=body, meta=Meta(occurred_at=now), at=now)
+        await self.stepper.submit([Input(received=received)])
 
     def beside(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task of the service's own as long as it takes in work."""

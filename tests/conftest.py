@@ -1,15 +1,12 @@
-"""Fixtures for every test: a real PostgreSQL, fresh databases in it, the list of absent parts."""
+"""Fixtures for every test: a real PostgreSQL, fresh databases in it, an S3, the absent parts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -20,10 +17,10 @@ import hypothesis
 import pytest
 import structlog
 
-from shared.embedded import BinariesMissing, DataFolderInUse, EmbeddedPostgres
 from tests import parts
+from tests.objectstore import running_store
+from tests.servers import postgres_server_url
 
-_FOLDER_PREFIX: Final = "seawall-test-pg-"
 _SQL_TIMEOUT_S: Final = 30.0
 _TRIALS: Final = Path(__file__).parent / "acceptance"
 
@@ -46,21 +43,9 @@ def every_line() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """URL of the session's PostgreSQL: `SEAWALL_TEST_POSTGRES`, else an embedded one, fsync on."""
-    given = os.environ.get("SEAWALL_TEST_POSTGRES")
-    if given:
-        yield given
-        return
-    _end_leftover_servers()
-    home = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
-    server = EmbeddedPostgres(home)
-    try:
-        yield server.start()
-    except BinariesMissing as error:
-        parts.require("postgres", f"{error}; {error.remedy}")
-    finally:
-        server.stop()
-        shutil.rmtree(home, ignore_errors=True)
+    """URL of the session's PostgreSQL: one that is given, embedded, or in a container."""
+    with postgres_server_url() as url:
+        yield url
 
 
 @pytest.fixture
@@ -75,6 +60,13 @@ def module_postgres_dsn(postgres_server: str) -> Iterator[str]:
     """URL of a fresh, empty database shared by the tests of one module."""
     with _fresh_database(postgres_server) as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """URL of the session's S3; make a bucket in it with `tests.objectstore.new_bucket`."""
+    with running_store() as url:
+        yield url
 
 
 @pytest.fixture
@@ -126,16 +118,6 @@ def _execute(dsn: str, statement: str) -> None:
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(asyncio.run, run()).result(2 * _SQL_TIMEOUT_S)
-
-
-def _end_leftover_servers() -> None:
-    """Stop servers and delete folders of test runs that were killed."""
-    for home in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
-        # Without a lock file the folder is being made by another run at this moment.
-        if (home / "owner.lock").exists() and os.access(home / "owner.lock", os.W_OK):
-            with suppress(DataFolderInUse):
-                EmbeddedPostgres(home).stop_orphan()
-                shutil.rmtree(home, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,13 @@ this program did. `ce_id` tells: it is made of source, epoch, topic, partition a
 dense within the others. So remembering the last (epoch, seq) of each partition is remembering
 every id that was ever seen, in constant space. It is kept beside the offset, in one file that is
 replaced whole; a group's committed offsets would know the place, but not the repeats. A crash
-between printing and keeping prints a batch again: who writes to a database keeps the place in the
-same transaction.
+between printing and keeping prints a batch again, and never loses one: who writes to a database
+keeps the place in the same transaction.
+
+The topics must exist: it does not ask brokers for ones that do not, because brokers that make
+topics on request make them with other settings than Seawall wants, which then refuses to start.
+A record that is none of Seawall's (a tombstone, a stranger's) is told on standard error and
+passed. SIGTERM and Ctrl-C end it after the batch in hand.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +31,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 SERVICES = ("gateway", "scheduler", "replicator", "recovery", "notifier")
+PARTITIONS = 64
 BATCH_MAX = 500
 POLL_MS = 1000
 
@@ -56,10 +63,19 @@ class Place:
         self._places[key] = [record.offset + 1, epoch, seq]
         return True
 
+    def skip(self, record: ConsumerRecord) -> None:
+        """Move past a record that holds no event."""
+        key = f"{record.topic}/{record.partition}"
+        _, epoch, seq = self._places.get(key, [0, 0, 0])
+        self._places[key] = [record.offset + 1, epoch, seq]
+
     def save(self) -> None:
-        """Replace the file, so that a crash leaves the old one or the new one."""
+        """Replace the file, so that a crash, of the machine too, leaves the old or the new one."""
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps(self._places))
+        with fresh.open("w") as file:
+            json.dump(self._places, file)
+            file.flush()
+            os.fsync(file.fileno())
         fresh.replace(self._path)
 
 
@@ -74,24 +90,25 @@ def is_short(value: object) -> bool:
     return isinstance(value, str | int | float) and len(str(value)) <= 40
 
 
-async def follow(kafka: str, place: Place, plan: str, stopped: asyncio.Event) -> None:
+async def follow(asked: argparse.Namespace, place: Place, stopped: asyncio.Event) -> None:
     """Print events until `stopped`."""
-    topics = [f"seawall.{service}.events" for service in SERVICES]
+    topics = [f"{asked.prefix}seawall.{service}.events" for service in SERVICES]
     # Without a group every partition is ours; the offsets are our own.
     consumer = AIOKafkaConsumer(
-        *topics, bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest"
+        bootstrap_servers=asked.kafka, group_id=None, auto_offset_reset="earliest"
     )
     try:
         await consumer.start()
         if missing := sorted(set(topics) - await consumer.topics()):
-            sys.exit(f"no topic {', '.join(missing)} at {kafka}: has Seawall run there?")
+            sys.exit(f"no topic {', '.join(missing)} at {asked.kafka}: has Seawall run there?")
+        consumer.assign([TopicPartition(topic, n) for topic in topics for n in range(PARTITIONS)])
         for where in consumer.assignment():
             if (offset := place.offset(where)) is not None:
                 consumer.seek(where, offset)
         while not stopped.is_set():
             batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_MAX)
             for record in (record for batch in batches.values() for record in batch):
-                show(record, place, plan)
+                show(record, place, asked.plan)
             if batches:
                 place.save()
     finally:
@@ -100,7 +117,12 @@ async def follow(kafka: str, place: Place, plan: str, stopped: asyncio.Event) ->
 
 def show(record: ConsumerRecord, place: Place, plan: str) -> None:
     """Print a record's event, unless it came before or is of another plan."""
-    headers = {name: value.decode() for name, value in record.headers}
+    headers = {name: value.decode() for name, value in record.headers if value}
+    if "ce_id" not in headers or record.value is None:
+        where = f"{record.topic}/{record.partition}, offset {record.offset}"
+        print(f"{where}: none of Seawall's events", file=sys.stderr)
+        place.skip(record)
+        return
     if not place.take(record, int(headers["ce_epoch"]), int(headers["ce_seq"])):
         return
     if not plan or headers.get("ce_seawallplan") == plan:
@@ -111,6 +133,7 @@ async def main() -> None:
     """Read the arguments; follow until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description="Follow Seawall's events on Kafka.")
     parser.add_argument("--kafka", default="127.0.0.1:9092", help="host:port,…")
+    parser.add_argument("--prefix", default="", help="Seawall's SEAWALL_KAFKA_PREFIX")
     parser.add_argument("--state", type=Path, default=Path("follow.json"), help="where it stands")
     parser.add_argument("--plan", default="", help="only this plan's events")
     asked = parser.parse_args()
@@ -118,7 +141,7 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        await follow(asked.kafka, Place(asked.state), asked.plan, stopped)
+        await follow(asked, Place(asked.state), stopped)
     except KafkaConnectionError as error:
         sys.exit(f"no broker answers at {asked.kafka}: {error}")
 

@@ -26,9 +26,10 @@ SKIPPED: Final = "common.message-skipped"
 MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
         "add-site", "apply-plan", "change-checkpoint", "check-site", "checkpoint-ended",
-        "create-checkpoint", "delete-plan", "finish-application", "iteration-ended",
-        "prioritise-plan", "recover", "recovery-ended", "release-holds", "remove-site", "reset-vm",
-        "run-plan", "site-inspected", "start-plan", "stop-plan",
+        "create-checkpoint", "delete-plan", "end-plan-quarantine", "finish-application",
+        "iteration-ended", "prioritise-plan", "quarantine-plan", "recover", "recovery-ended",
+        "release-holds", "release-site", "remove-site", "reset-vm", "return-vms", "run-plan",
+        "site-inspected", "site-lost", "start-plan", "stop-plan", "sync-last",
     ),
     "replicator": (
         "cancel-iteration", "cancel-job", "delete-checkpoint", "inspect-site", "make-checkpoint",
@@ -36,9 +37,11 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "recovery": (
         "abandon-vm", "begin-cleanup", "boot-vm", "cancel-job", "cleanup", "cleanup-news",
-        "drain-node", "enrol-vm", "instance-ready", "launch-vm", "leave-seat", "member-news",
-        "seat-granted", "seat-refused", "start-recovery", "store-script", "take-seat",
-        "unwatch-instance", "watch-instance",
+        "commit", "commit-ended", "drain-node", "enrol-vm", "instance-ready", "last-sync-ended",
+        "launch-vm", "leave-seat", "member-news", "restore-source", "rollback",
+        "rollback-cleaned", "rollback-ended", "seat-granted", "seat-refused", "secure-source",
+        "source-news", "start-recovery", "store-script", "take-seat", "unwatch-instance",
+        "watch-instance",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
 }  # fmt: skip
@@ -46,26 +49,28 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
 
 INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": (
-        "checkpoint-due", "group-check-due", "group-tick-due", "inspection-due", "names-due",
+        "checkpoint-due", "claim-due", "group-check-due", "group-tick-due", "inspection-due",
+        "names-due",
         "retention-due", "rpo-due", "tick-due",
     ),
     "replicator": (
         "close-snapshot", "copy-switched", "create-vm-checkpoint", "delete-vm-checkpoint",
-        "discard-staged", "disk-copied", "finalize-copy", "open-snapshot", "run-script",
-        "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
+        "discard-staged", "disk-copied", "finalize-copy", "note-throttling", "open-snapshot",
+        "run-script", "script-ran", "snapshot-closed", "snapshot-taken", "transfer-disk",
         "verify-checkpoint-deleted", "vm-checkpoint-created", "work-done",
     ),
     "recovery": (
-        "auto-cleanup-due", "boot-delay-over", "copy-held", "create-instance", "disk-rebuilt",
-        "hold-copy", "instance-state", "list-owned", "list-prep-nodes", "owned-listed",
-        "poll-due", "poll-site", "power-on", "power-prep-node", "preflight", "preflight-report",
-        "prep-nodes", "prepare-windows", "ready-deadline", "rebuild-disk", "release-copy",
-        "remove-object", "run-script", "script-ran", "site-polled", "validate-windows",
-        "windows-prepared", "windows-validated", "work-done",
+        "auto-cleanup-due", "boot-delay-over", "commit-reminder", "copy-held", "create-instance",
+        "disk-rebuilt", "hold-copy", "instance-state", "list-owned", "list-prep-nodes",
+        "look-at-source", "owned-listed", "poll-due", "poll-site", "power-off-source", "power-on",
+        "power-on-source", "power-prep-node", "preflight", "preflight-report", "prep-nodes",
+        "prepare-windows", "ready-deadline", "rebuild-disk", "release-copy", "remove-object",
+        "run-script", "script-ran", "shut-down-source", "site-polled", "source-state",
+        "validate-windows", "windows-prepared", "windows-validated", "work-done",
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip
-"""Service → its timers, and the payloads and results of its effects."""
+"""Service → its timers, the payloads and results of its effects, what its copies see."""
 
 _EVENTS: Final[Mapping[str, str]] = {
     "gateway": "gateway",

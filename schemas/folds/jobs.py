@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.envelope import Recorded
 from schemas.folds import (
     checkpoint_jobs,
     cleanup_jobs,
+    operation_jobs,
     recovery_jobs,
     replication_jobs,
 )
@@ -28,6 +30,8 @@ SERVICES: Mapping[str, str] = {
     "recovery": "recovery",
     "vm-recovery": "recovery",
     "cleanup": "recovery",
+    "commit": "recovery",
+    "rollback": "recovery",
 }
 """Families of jobs, by the service in whose log they are."""
 
@@ -51,6 +55,7 @@ VIEW = View(
         **checkpoint_jobs.ROUTES,
         **recovery_jobs.ROUTES,
         **cleanup_jobs.ROUTES,
+        **operation_jobs.ROUTES,
     },
 )
 
@@ -95,6 +100,19 @@ def _recovery(doc: Job | None, event: said.RecoveryRequested, recorded: Recorded
     )
 
 
+def _awaited_row(event: said_ops.RecoveryAwaited, recorded: Recorded) -> Iterable[str]:
+    return (event.request.job,)
+
+
+def _awaited(
+    doc: Job | None, event: said_ops.RecoveryAwaited, recorded: Recorded, row: str
+) -> Job:
+    asked = event.request
+    kind = recovery_jobs.KINDS[asked.mode]
+    note = "waits for running iterations, which are being cancelled"
+    return _queued(recorded, row, kind, len(event.vms), checkpoint=asked.checkpoint, note=note)
+
+
 def _run(doc: Job | None, event: said.GroupTickDispatched, recorded: Recorded, row: str) -> Job:
     return _queued(recorded, row, "replication-run", len(event.vms))
 
@@ -129,6 +147,8 @@ REQUESTS = View(
     routes={
         said.RecoveryRequested: (Route(_recovery, _job_row),),
         said.RecoveryRecorded: (Route(_over, _job_row),),
+        said_ops.RecoveryAwaited: (Route(_awaited, _awaited_row),),
+        said_ops.RecoveryNotStarted: (Route(_over, _job_row),),
         said.GroupTickDispatched: (Route(_run, _run_row),),
         said.GroupTickEnded: (Route(_over, _run_row),),
         said.CheckpointRequested: (Route(_checkpoint, _checkpoint_row),),

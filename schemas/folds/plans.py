@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.envelope import Recorded
 from schemas.folds.base import Column, Route, View, at
 from schemas.ids import key_of
@@ -34,6 +35,11 @@ def _applied(doc: Plan | None, event: said.PlanApplied, recorded: Recorded, row:
         priority=header.replication.priority,
         definition=header,
         last_recovery=doc.last_recovery if doc else None,
+        quarantined=tuple(
+            site
+            for site in (doc.quarantined if doc else ())
+            if site in (header.protected.site, header.recovery_site.site)
+        ),
         actor=recorded.meta.actor,
         created_at=doc.created_at if doc else at(recorded),
         applied_at=at(recorded),
@@ -62,6 +68,19 @@ def _recovered(
     return _replace(doc, last_recovery=last, rto=rto)
 
 
+def _quarantined(
+    doc: Plan | None, event: said_ops.PlanQuarantined, recorded: Recorded, row: str
+) -> Plan | None:
+    return doc and _replace(doc, quarantined=(*doc.quarantined, event.site))
+
+
+def _quarantine_ended(
+    doc: Plan | None, event: said_ops.PlanQuarantineEnded, recorded: Recorded, row: str
+) -> Plan | None:
+    left = tuple(site for site in doc.quarantined if site != event.site) if doc else ()
+    return doc and _replace(doc, quarantined=left)
+
+
 def _deleted(doc: Plan | None, event: said.PlanDeleted, recorded: Recorded, row: str) -> None:
     return None
 
@@ -74,6 +93,8 @@ VIEW = View(
         said.PlanApplied: (Route(_applied, _row),),
         said.PlanPrioritised: (Route(_prioritised, _row),),
         said.RecoveryRecorded: (Route(_recovered, _row),),
+        said_ops.PlanQuarantined: (Route(_quarantined, _row),),
+        said_ops.PlanQuarantineEnded: (Route(_quarantine_ended, _row),),
         said.PlanDeleted: (Route(_deleted, _row),),
     },
 )

@@ -17,6 +17,7 @@ from schemas.common import JobState
 from schemas.envelope import Recorded
 from schemas.folds import steps
 from schemas.folds.base import Route, at, cancelling, error_of
+from schemas.prep import VmSeated
 from schemas.scheduler import RecoveryMode
 from schemas.views import Counts, Instance, Job, JobKind, Step
 
@@ -159,13 +160,15 @@ def _finished(
         rto_s=event.rto_s,
         vms=_replace(counts, ready=event.ready, failed=event.failed),
         awaits_cleanup=event.awaits_cleanup,
+        awaits_commit=event.awaits_commit,
+        note=event.note or doc.note,
     )
 
 
 def _cleaned(
     doc: Job | None, event: said.RecoveryCleaned, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and _replace(doc, awaits_cleanup=False)
+    return doc and _replace(doc, awaits_cleanup=False, committed=False)
 
 
 # ── A VM's recovery ──────────────────────────────────────────────────────────────────────────
@@ -212,7 +215,7 @@ def _boot_allowed(
     return _replace(doc, boot_open=True, steps=after)
 
 
-def _seated(doc: Job | None, event: said.VmSeated, recorded: Recorded, row: str) -> Job | None:
+def _seated(doc: Job | None, event: VmSeated, recorded: Recorded, row: str) -> Job | None:
     if doc is None:
         return None
     after = steps.begun(doc.steps, PREPARE, at(recorded))
@@ -379,8 +382,9 @@ def _disk_changed(
 ) -> Job | None:
     name = row[len(recorded.stream) + 1 :]
     if event.timing.name == HOLD:
-        return doc or _disk_job(recorded, row, name, _held_disks(event).get(name, 0))
-    job = doc or _disk_job(recorded, row, name, 0)
+        size = _held_disks(event).get(name, 0)
+        return doc or _disk_job(recorded, row, name, size, kind=KINDS[event.mode])
+    job = doc or _disk_job(recorded, row, name, 0, kind=KINDS[event.mode])
     done = event.timing.state == "completed"
     state: JobState = "completed" if done else "failed"
     return _replace(
@@ -394,12 +398,11 @@ def _disk_changed(
     )
 
 
-def _disk_job(recorded: Recorded, row: str, disk: str, size: int) -> Job:
+def _disk_job(recorded: Recorded, row: str, disk: str, size: int, *, kind: JobKind) -> Job:
     _, plan, _, vm = recorded.stream.split(":", 3)
     return Job(
         id=row,
-        # A disk's row knows no mode: only tests are recovered from copies in this version.
-        kind="test-recovery",
+        kind=kind,
         plan=plan,
         vm=vm,
         disk=disk,
@@ -430,7 +433,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.VmStepEnded: (Route(_step_ended), Route(_disk_changed, _disk_rows)),
     said.VmScriptStarted: (Route(_script_started),),
     said.VmScriptEnded: (Route(_vm_script_ended),),
-    said.VmSeated: (Route(_seated),),
+    VmSeated: (Route(_seated),),
     said.VmPoweredOn: (Route(_vm_powered_on),),
     said.VmReady: (Route(_vm_ready),),
     said.VmAbandoned: (Route(_abandoned),),

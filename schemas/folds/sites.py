@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.envelope import Recorded
 from schemas.folds.base import Route, View, at, error_of
 from schemas.ids import key_of
@@ -47,6 +48,18 @@ def _checked(
     )
 
 
+def _quarantined(
+    doc: Site | None, event: said_ops.SiteQuarantined, recorded: Recorded, row: str
+) -> Site | None:
+    return doc and msgspec.structs.replace(doc, quarantined=True)
+
+
+def _quarantine_ended(
+    doc: Site | None, event: said_ops.SiteQuarantineEnded, recorded: Recorded, row: str
+) -> Site | None:
+    return doc and msgspec.structs.replace(doc, quarantined=False)
+
+
 def _removed(doc: Site | None, event: said.SiteRemoved, recorded: Recorded, row: str) -> None:
     return None
 
@@ -57,6 +70,8 @@ VIEW = View(
     routes={
         said.SiteAdded: (Route(_added, _row),),
         said.SiteChecked: (Route(_checked, _row),),
+        said_ops.SiteQuarantined: (Route(_quarantined, _row),),
+        said_ops.SiteQuarantineEnded: (Route(_quarantine_ended, _row),),
         said.SiteRemoved: (Route(_removed, _row),),
     },
 )

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.common import HoldMode
 from schemas.envelope import Recorded
 from schemas.folds.base import Column, Fold, Route, View, at, error_of
@@ -54,7 +55,8 @@ def _prioritised(doc: Vm, event: said.VmPrioritised, recorded: Recorded) -> Vm:
 
 
 def _reset(doc: Vm, event: said.VmReset, recorded: Recorded) -> Vm:
-    return _replace(doc, last_checkpoint_at=None) if event.lost else doc
+    # Without a copy at its sites it is no longer what a recovery moved there either.
+    return _replace(doc, last_checkpoint_at=None, moved="", moved_by="") if event.lost else doc
 
 
 def _dispatched(doc: Vm, event: said.IterationDispatched, recorded: Recorded) -> Vm:
@@ -114,6 +116,14 @@ def _restored(doc: Vm, event: said.RpoRestored, recorded: Recorded) -> Vm:
     return _replace(doc, rpo_breached=False)
 
 
+def _moved(doc: Vm, event: said_ops.VmMoved, recorded: Recorded) -> Vm:
+    return _replace(doc, moved=event.to, moved_by=event.job)
+
+
+def _returned(doc: Vm, event: said_ops.VmReturned, recorded: Recorded) -> Vm:
+    return _replace(doc, moved="", moved_by="")
+
+
 def _released(doc: Vm | None, event: said.VmReleased, recorded: Recorded, row: str) -> None:
     return None
 
@@ -146,6 +156,8 @@ _CHANGES: dict[type, Any] = {
     said.HoldReleased: _hold_released,
     said.RpoBreached: _breached,
     said.RpoRestored: _restored,
+    said_ops.VmMoved: _moved,
+    said_ops.VmReturned: _returned,
 }
 
 VIEW = View(

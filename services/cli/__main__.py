@@ -10,6 +10,7 @@ from services.cli.commands import (
     alerts,
     archive,
     checkpoints,
+    doctor,
     jobs,
     lab,
     log,
@@ -33,11 +34,13 @@ app.add_typer(plans.vm_app, name="vm")
 app.add_typer(checkpoints.app, name="checkpoint")
 app.command()(jobs.recover)
 app.command()(jobs.cleanup)
+app.command()(jobs.commit)
+app.command()(jobs.rollback)
 app.add_typer(jobs.app, name="job")
 app.command()(status.queue)
 app.add_typer(alerts.app, name="alert")
 app.add_typer(status.app, name="event")
-app.command()(status.doctor)
+app.command()(doctor.doctor)
 for command in (parked.parked, parked.retry, parked.skip):
     log.app.command()(command)
 log.app.command()(archive.export)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -15,21 +15,17 @@ from shared.settings import read_settings
 from shared.telemetry.logs import configure_logs
 
 
-def on_database(
-    work: Callable[[Databases], Awaitable[int]],
-    *,
-    before: Callable[[], object] = lambda: None,
-    create: bool = False,
-) -> NoReturn:
-    """Run `work` with the databases and exit with its code; `create` one if there is none.
-
-    `before` may refuse: no database is reached or made then.
-    """
-    configure_logs("warning")
+def on_database(work: Callable[[Databases], Awaitable[int]]) -> NoReturn:
+    """Run `work` with the databases that there are and exit with its code."""
 
     async def main() -> int:
-        before()
-        async with reached(read_settings(), create=create) as databases:
+        async with reached(read_settings()) as databases:
             return await work(databases)
 
+    directly(main)
+
+
+def directly(main: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
+    """Run `main` and exit with its code."""
+    configure_logs("warning")
     sys.exit(guarded(lambda: uvloop.run(main())))

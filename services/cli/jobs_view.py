@@ -123,6 +123,10 @@ def details(job: dict[str, Any], console: Console) -> None:
                 console.print(f"      {step['error']['remedy']}", style="dim", markup=False)
         if step.get("output"):
             console.print(f"      {step['output'].rstrip()}", style="dim", markup=False)
+    if job.get("note"):
+        console.print(f"  note     {job['note']}", markup=False)
+    if job.get("awaits_commit"):
+        console.print("  awaits   seawall commit, or seawall rollback", markup=False)
     if job.get("error"):
         console.print(f"  error    {job['error']['message']}", style="red", markup=False)
         console.print(f"           {job['error']['remedy']}", style="dim", markup=False)

@@ -90,6 +90,12 @@ def confirm(question: str) -> None:
         raise typer.Exit(REFUSED)
 
 
+def type_name(warning: str) -> str:
+    """Say what is about to be lost, and have the name typed that confirms it."""
+    typer.echo(warning, err=True)
+    return str(typer.prompt("Type the plan's name to go on", err=True)).strip()
+
+
 def tell(error: SeawallError) -> int:
     """Say what is wrong and how to mend it; gives the exit code."""
     err.print(f"error: {error.message}", markup=False, soft_wrap=True)
@@ -97,9 +103,9 @@ def tell(error: SeawallError) -> int:
         err.print(f"  {line}", markup=False, soft_wrap=True)
     if error.remedy:
         err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable) or error.code in {"store-unreachable", "store-busy"}:
         return UNREACHABLE
-    if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked"}:
+    if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked", "no-bucket"}:
         return NOT_FOUND
     if isinstance(error, Undecided):
         return TIMED_OUT

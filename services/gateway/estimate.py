@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -38,9 +39,11 @@ def estimated_starts(
     `waiting` is the queue from its very head, in order.
     """
     clocks = {
-        state.budget.name: _Bucket(state) if state.budget.mode == "rate" else _Slots(state)
+        state.budget.name: (
+            _Bucket(state, now=now) if state.budget.mode == "rate" else _Slots(state)
+        )
         for state in budgets
-        if not is_open(state.budget)
+        if not is_open(state.budget) or state.lowered_to is not None
     }
     found: list[dt.datetime | None] = []
     for work in waiting:
@@ -63,15 +66,19 @@ def estimated_starts(
 class _Bucket:
     """A rate: when its next token is there."""
 
-    def __init__(self, state: BudgetState) -> None:
+    def __init__(self, state: BudgetState, *, now: dt.datetime) -> None:
         self._tokens = state.tokens
-        self._per_second = state.budget.per_second
+        self._per_second = state.limit
+        until = state.paused_until
+        self._paused_s = max((until - now).total_seconds(), 0.0) if until is not None else 0.0
 
     def free_s(self) -> float:
         """Seconds until one more may pass."""
         if self._tokens >= 1:
-            return 0.0
-        return (1 - self._tokens) / self._per_second if self._per_second > 0 else float("inf")
+            return self._paused_s
+        if self._per_second <= 0:
+            return float("inf")
+        return self._paused_s + (1 - self._tokens) / self._per_second
 
     def take(self, at_s: float) -> None:
         """One passes; what was spent in advance is owed."""
@@ -84,7 +91,7 @@ class _Slots:
     def __init__(self, state: BudgetState) -> None:
         name = state.budget.name.rpartition("/")[2]
         self._hold_s = HOLD_S.get(name, HOLD_DEFAULT_S)
-        self._count = state.budget.concurrent
+        self._count = math.floor(state.limit)
         # More may be in use than a limit that was lowered allows.
         self._ends = [self._hold_s] * min(state.in_use, self._count)
 

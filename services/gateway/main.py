@@ -20,7 +20,17 @@ from services.gateway.past import Past
 from services.gateway.problems import as_problems
 from services.gateway.pulse import Pulse
 from services.gateway.queries import Queries
-from services.gateway.routes import jobs, kept, lists, nodes, plans, sites, stream, work
+from services.gateway.routes import (
+    jobs,
+    kept,
+    leftovers,
+    lists,
+    nodes,
+    plans,
+    sites,
+    stream,
+    work,
+)
 from shared.bus.outlet import LonelyOutlet
 from shared.errors import Refused
 from shared.process import Process
@@ -119,7 +129,7 @@ def application_for(
     )
     application[GATEWAY] = gateway
     application.add_routes(process.health.routes())
-    for module in (openapi, stream, sites, plans, jobs, kept, lists, nodes, work):
+    for module in (openapi, stream, sites, plans, jobs, kept, leftovers, lists, nodes, work):
         application.add_routes(module.ROUTES)
     return application
 

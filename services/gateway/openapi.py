@@ -16,9 +16,20 @@ import yaml
 from aiohttp import web
 
 from schemas import views
+from schemas.leftovers import LeftOver
 from services.gateway import parameters
 from services.gateway.context import answer
-from services.gateway.routes import jobs, kept, lists, nodes, plans, sites, stream, work
+from services.gateway.routes import (
+    jobs,
+    kept,
+    leftovers,
+    lists,
+    nodes,
+    plans,
+    sites,
+    stream,
+    work,
+)
 
 VERSION: Final = "1"
 
@@ -41,6 +52,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         {"name": TEXT, "platform": TEXT, "settings": _SETTINGS, "credentials": TEXT},
         ("name",),
     ),
+    "/v1/sites/{name}/check": ({"list_owned": FLAG}, ()),
     "/v1/plans": (
         {"plan": _PLAN_FILE, "scripts": _SCRIPTS, "dry_run": FLAG, "over_capacity": FLAG},
         ("plan",),
@@ -61,9 +73,17 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
             "skip_scripts": NAMES,
             "on_error": {"enum": ["continue", "stop", None]},
             "dry_run": FLAG,
+            "last_sync": {
+                "type": ["boolean", "null"],
+                "description": "copy the sources once more; null: where the latest copy is taken",
+            },
+            "source_gone": FLAG,
         },
         ("mode",),
     ),
+    "/v1/jobs/{job}/cleanup": ({"confirm": TEXT}, ()),
+    "/v1/jobs/{job}/rollback": ({"confirm": TEXT}, ()),
+    "/v1/sites/{name}/release": ({"confirm": TEXT}, ()),
     "/v1/alerts/{alert}/{action}": ({"until": {"type": "string", "format": "date-time"}}, ()),
 }
 """Path → the fields of its body and those that must be there."""
@@ -77,6 +97,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "jobs": views.Job,
     "alerts": views.Alert,
     "events": views.CloudEvent,
+    "leftovers": LeftOver,
 }
 
 _AS_OF: Final = {
@@ -188,7 +209,7 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, jobs, kept, lists, nodes, work, stream):
+    for module in (sites, plans, jobs, kept, leftovers, lists, nodes, work, stream):
         yield from module.ROUTES
 
 

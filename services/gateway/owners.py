@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from schemas.envelope import commands_topic
+from schemas.ids import family_of
 from shared.effects.port import BudgetState, Waiting
 from shared.effects.postgres import PostgresWork
 from shared.errors import Permanent, Transient
@@ -23,6 +24,12 @@ OWNERS: Final = ("scheduler", "replicator", "recovery", "notifier")
 
 QUEUE_OWNER: Final = "recovery"
 """The queue of all that call platforms is in the database that they share."""
+
+_WORKING: Final = (
+    "SELECT DISTINCT j.job FROM unnest($1::text[], $2::text[], $3::text[]) AS j (job, least, past)"
+    " WHERE EXISTS (SELECT FROM effects e WHERE e.effect_id >= j.least AND e.effect_id < j.past)"
+)
+"""By ranges of effect ids, which begin with their stream's."""
 
 
 class Owners:
@@ -46,6 +53,17 @@ class Owners:
         with _not_there_yet(owner):
             store = await PostgresStore.open(self._pool(owner), service=owner)
             return await store.get_blob(sha256)
+
+    async def working(self, jobs: Sequence[str]) -> frozenset[str]:
+        """Those of the jobs that have unsettled work of their own or, recoveries, of their VMs."""
+        own = [(job, f"{job}/", f"{job}0") for job in jobs]
+        vms = [(job, f"vm-{job}:", f"vm-{job};") for job in jobs if family_of(job) == "recovery"]
+        ranges = [*own, *vms]
+        columns = [[each[place] for each in ranges] for place in range(3)]
+        with _not_there_yet(QUEUE_OWNER), translated("look for unsettled work"):
+            async with self._pool(QUEUE_OWNER).acquire(timeout=5.0) as connection:
+                rows = await connection.fetch(_WORKING, *columns)
+        return frozenset(row["job"] for row in rows)
 
     async def parked(self, owner: str, key: str) -> str:
         """Why messages of the gateway about a plan or site wait at their owner, or "".

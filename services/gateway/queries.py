@@ -187,6 +187,17 @@ class Queries:
         found = await self._jobs(rows)
         return found[0] if found else None
 
+    async def jobs_of(self, ids: Sequence[str]) -> dict[str, Job]:
+        """The jobs of these ids that are known, as they stand in the read models."""
+        rows = await self._fetch("SELECT id, doc FROM read.job_list WHERE id = ANY($1)", list(ids))
+        return {row["id"]: _job(row["doc"]) for row in rows}
+
+    async def replicating(self, plans: Sequence[str]) -> frozenset[tuple[str, str]]:
+        """(plan, VM) of those whose replication is on."""
+        rows = await self._fetch("SELECT doc FROM read.vms WHERE plan = ANY($1)", list(plans))
+        found = (_vm(row["doc"]) for row in rows)
+        return frozenset((vm.plan, vm.name) for vm in found if vm.replicating)
+
     async def _jobs(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Jobs with their children and progress: two queries, however many jobs there are."""
         jobs = [_job(row["doc"]) for row in rows]

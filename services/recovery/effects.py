@@ -14,8 +14,9 @@ import msgspec
 
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
-from services.recovery import platform_work, polling, preflight, windows_work
+from services.recovery import platform_work, polling, preflight, source_work, windows_work
 from services.recovery.domain import scripts
+from services.recovery.domain.operations import driving
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
@@ -33,6 +34,8 @@ NODE_S_MAX: Final = 600.0
 
 PREPARE_S_MAX: Final = 600.0
 """Two inspections of at most 120 s each, and a write; twice that on a slow site."""
+SHUT_DOWN_S_MAX: Final = driving.SHUT_DOWN_WITHIN_S + CALL_S_MAX
+"""The guest's own time is the platform's to keep; this bounds a platform that does not."""
 
 REMOVE: Final = RetryPolicy(retries_max=8, cap_s=600.0, alert_after=3)
 """A cleanup must end, and may be repeated: its deletions are tried nine times, not for ever."""
@@ -157,6 +160,10 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         "validate-windows": step(windows_work.validate, policy=VALIDATE, resumable=True),
         "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
         "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
+        "look-at-source": step(source_work.look, resumable=True),
+        "shut-down-source": step(source_work.shut_down, limit_s=SHUT_DOWN_S_MAX, resumable=True),
+        "power-off-source": step(source_work.power_off),
+        "power-on-source": step(source_work.power_on),
         "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),
         "remove-object": step(platform_work.remove_object, policy=REMOVE),
     }

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from schemas import operations as said_ops
 from schemas import prep
 from schemas import recovery as said
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from services.recovery.domain import (
     cleanup,
+    commit,
+    commit_window,
     prep_pool,
     recovery,
+    rollback,
     scripts,
     vm_recovery,
     watch,
 )
 from services.recovery.domain.cleanup import Cleanup
+from services.recovery.domain.commit import Commit
+from services.recovery.domain.operations import source
 from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
+from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.vm_state import vm_stream
 from shared.decider import Decision, Family, Handler, on, on_many
 from shared.errors import Refused
@@ -34,6 +41,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     watch.FAMILY,
     prep_pool.FAMILY,
     cleanup.FAMILY,
+    source.FAMILY,
+    commit.FAMILY,
+    rollback.FAMILY,
 )
 
 
@@ -49,8 +59,12 @@ def _to_job(received: Received) -> str:
     return str(received.body.job)
 
 
+def _to_recovery(received: Received) -> str:
+    return str(received.body.recovery)
+
+
 def _both(received: Received) -> tuple[str, ...]:
-    m: said.StartCleanup | said.BeginCleanup = received.body
+    m: said.StartCleanup | said.BeginCleanup | said_ops.StartCommit = received.body
     if family_of(m.recovery) != "recovery":
         return (m.job,)
     return (m.job, m.recovery)
@@ -62,11 +76,24 @@ def cancel_job(state: Any, received: Received) -> Decision:
         return recovery.cancel(state, received)
     if isinstance(state, Cleanup):
         return cleanup.cancel(state, received)
+    if isinstance(state, Commit | Rollback):
+        raise Refused(
+            f"{received.body.job} cannot be cancelled: it would leave a recovery half decided",
+            code="not-cancellable",
+            remedy="let it end; what it could not do may be tried again",
+        )
     raise Refused(
         f"{received.body.job} cannot be cancelled by itself",
         code="not-cancellable",
         remedy="cancel the recovery it belongs to",
     )
+
+
+def source_news(state: Any, received: Received) -> Decision:
+    """News of a VM's source, to the recovery that shuts it down or the roll back that undoes."""
+    if isinstance(state, Rollback):
+        return rollback.source_news(state, received)
+    return recovery.source_news(state, received)
 
 
 HANDLERS: Final[tuple[Handler, ...]] = (
@@ -84,6 +111,9 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.StartRecovery, route=_to_job, decide=recovery.start),
     on(said.CancelRecoveryJob, route=_to_job, decide=cancel_job),
     on_many(said.StartCleanup, route=_both, decide=cleanup.begin),
+    on_many(said_ops.StartCommit, route=_both, decide=commit.begin),
+    on_many(said_ops.StartRollback, route=_both, decide=rollback.begin),
+    on(said_ops.LastSyncEnded, route=_to_job, decide=recovery.last_sync_ended),
     # Between a recovery, its VMs, its cleanups and the sites' watchers.
     on(said.LaunchVm, route=_to_stream, decide=vm_recovery.launch),
     on(said.BootVm, route=_to_stream, decide=vm_recovery.allow_boot),
@@ -107,12 +137,19 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(prep.SeatRefused, route=_to_stream, decide=vm_recovery.seat_refused),
     on(prep.DrainNode, route=lambda r: pool_stream(r.body.site), decide=prep_pool.drain),
     on_many(said.BeginCleanup, route=_both, decide=cleanup.begin),
-    on(said.CleanupNews, route=lambda r: str(r.body.recovery), decide=recovery.cleanup_news),
+    on(said.CleanupNews, route=_to_recovery, decide=recovery.cleanup_news),
+    on(said_ops.SecureSource, route=_to_stream, decide=source.secure),
+    on(said_ops.RestoreSource, route=_to_stream, decide=source.restore),
+    on(said_ops.SourceNews, route=lambda r: str(r.body.to), decide=source_news),
+    on(said_ops.CommitEnded, route=_to_recovery, decide=commit_window.commit_ended),
+    on(said_ops.RollbackCleaned, route=_to_job, decide=rollback.cleaned),
+    on(said_ops.RollbackEnded, route=_to_recovery, decide=commit_window.rollback_ended),
     # Timers, and facts that a running script commits under its claim.
     on(said.BootDelayOver, route=_its_own, decide=recovery.delay_over),
     on(said.ReadyDeadline, route=_its_own, decide=vm_recovery.ready_deadline),
     on(said.PollDue, route=_its_own, decide=watch.poll_due),
     on(said.AutoCleanupDue, route=_its_own, decide=recovery.auto_cleanup),
+    on(said_ops.CommitReminder, route=_its_own, decide=commit_window.remind),
     on(said.PlanScriptStarted, route=_its_own, decide=recovery.script_started),
     on(said.VmScriptStarted, route=_its_own, decide=vm_recovery.script_started),
 )

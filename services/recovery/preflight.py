@@ -15,8 +15,9 @@ from schemas.common import Problem
 from schemas.plans import ScriptDefinition
 from schemas.recovery import Member
 from schemas.recovery_work import Preflight, PreflightReport
-from services.recovery import windows_preflight
+from services.recovery import source_checks, windows_preflight
 from services.recovery.domain import dryrun, scripts
+from services.recovery.domain.operations import OPERATIONS
 from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script, vm_stream
 from services.recovery.domain.work import instance_name
 from services.recovery.platform_work import Tools, copy_of_checkpoint
@@ -41,7 +42,7 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     Raises Transient where the site could not be asked; the engine asks again.
     """
     work: Preflight = effect.payload
-    if not work.members or work.mode != "test":
+    if not work.members or work.mode not in OPERATIONS:
         return PreflightReport(problems=_cannot(work))
     site = tools.open_site(work.site)
     streams = {member.vm: vm_stream(work.job, member.vm) for member in work.members}
@@ -54,21 +55,26 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     except (Permanent, Refused) as error:
         return PreflightReport(problems=(_problem(error, code="site-unreachable"),))
     problems += windows.problems
+    lost, about_source = await source_checks.look(tools, work)
+    problems += about_source
     problems += await _scripts(tools, work, vms)
     problems += await _secrets(tools, vms)
     if problems:
         return PreflightReport(problems=_bounded(problems))
-    facts = _facts(work, copies)
+    # A site that is lost is not called.
+    asked = msgspec.structs.replace(work, source=None) if lost else work
+    facts = _facts(asked, copies)
     if work.dry_run:
-        facts |= await _dry_run(tools, site, work, copies, windows=windows, vms=vms)
-    return PreflightReport(facts=facts)
+        facts |= await _dry_run(tools, site, asked, copies, windows=windows, vms=vms)
+    return PreflightReport(facts=facts, source_lost=lost)
 
 
 def _cannot(work: Preflight) -> tuple[Problem, ...]:
     if not work.members:
         return (Problem(code="no-vms", message="there is no VM to recover"),)
     text = f"mode {work.mode} is not available in this version"
-    return (Problem(code="mode-not-available", message=text, remedy="use --mode test"),)
+    remedy = f"modes: {', '.join(OPERATIONS)}"
+    return (Problem(code="mode-not-available", message=text, remedy=remedy),)
 
 
 # ── Copies and the site ──────────────────────────────────────────────────────────────────────
@@ -123,7 +129,9 @@ async def _site(site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
                 remedy="clean up earlier tests, or give the site more space",
             )
         )
-    if not work.isolated and facts.networks and work.network not in facts.networks:
+    # Without a network of the plan's, each VM comes into its own.
+    named = not work.isolated and work.network
+    if named and facts.networks and work.network not in facts.networks:
         problems.append(
             Problem(
                 code="no-such-network",
@@ -240,6 +248,10 @@ async def _dry_run(
         if each.per_second is not None
     }
     needed = dryrun.budgets_needed(calls, limits)
+    if work.source is not None:
+        # Their quotas are the source site's: they come before, and beside, the recovery site's.
+        about = dryrun.source_calls(members, site=work.source.site, sync=work.last_sync)
+        calls = [*about, *calls]
     facts: dict[str, Any] = {
         "calls": calls[: dryrun.CALLS_LISTED_MAX],
         "calls_total": len(calls),

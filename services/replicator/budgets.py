@@ -8,6 +8,7 @@ first looked at, also on behalf of the other services that call platforms.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ import structlog
 
 from schemas.scheduler import SiteLimit
 from services.replicator.domain.work import node_budget
-from shared.effects.port import Budget, WorkQueue
+from shared.effects.port import Budget, BudgetState, WorkQueue
 from shared.errors import Permanent, Refused, Transient
 from shared.platforms.ports import BudgetFacts, Platform
 from shared.platforms.sites import SiteAddress, Sites, budget_of
@@ -25,8 +26,13 @@ log = structlog.get_logger()
 REFRESH_S: Final = 5.0
 DEFINE_S_MAX: Final = 10.0
 NODE_DISKS: Final = 40
+WRITES: Final = "snapshot-writes"
 NODE: Final = "node"
 """What the node's budget is called among a site's limits."""
+
+SHARE: Final = ":replication"
+SHARE_OF_WRITES: Final = 0.8
+"""Of a site's snapshot writes replication may hold so many, rounded up; the rest is kept."""
 
 OPEN_RATE: Final = 1e9
 OPEN_COUNT: Final = 1_000_000_000
@@ -64,7 +70,29 @@ def budgets_of(
         if fact.name not in QUOTAS or QUOTAS[fact.name] == budget.mode:
             found[budget.name] = budget
     node = node_budget(site)
-    return [*found.values(), Budget(name=node, mode="hold", concurrent=node_disks)]
+    share = share_of(found[f"{site}/{WRITES}"])
+    return [*found.values(), share, Budget(name=node, mode="hold", concurrent=node_disks)]
+
+
+def share_of(writes: Budget) -> Budget:
+    """What replication may hold of a site's snapshot writes."""
+    concurrent = writes.concurrent
+    if concurrent < OPEN_COUNT:
+        concurrent = math.ceil(concurrent * SHARE_OF_WRITES)
+    return Budget(name=writes.name + SHARE, mode=writes.mode, concurrent=concurrent)
+
+
+def missing_shares(states: Sequence[BudgetState]) -> list[Budget]:
+    """Shares of writes that an earlier build defined without; work would wait for them for ever
+    where nothing else looks at the site again."""
+    names = {state.budget.name for state in states if state.cap > 0}
+    return [
+        share_of(state.budget)
+        for state in states
+        if state.budget.name.endswith(f"/{WRITES}")
+        and state.cap > 0
+        and state.budget.name + SHARE not in names
+    ]
 
 
 def limits_of(site: str, budgets: Sequence[Budget]) -> tuple[SiteLimit, ...]:
@@ -78,6 +106,8 @@ def limits_of(site: str, budgets: Sequence[Budget]) -> tuple[SiteLimit, ...]:
         )
         for budget in budgets
         if max(budget.concurrent, budget.per_second) < OPEN_RATE
+        # A share is no limit of the site's; who computes what it sustains knows of it.
+        and not budget.name.endswith(SHARE)
     )
 
 
@@ -111,9 +141,11 @@ class SiteBudgets:
 
     async def keep(self) -> None:
         """Define the budgets of all open sites again, at once for a new one, until cancelled."""
+        completed = False
         while True:
             self._opened.clear()
             try:
+                completed = completed or await self._complete()
                 await self._define(self._open)
             except (Permanent, Transient, Refused) as error:
                 log.info("budgets.not-kept", error=error.message)
@@ -122,6 +154,12 @@ class SiteBudgets:
                     await self._opened.wait()
             except TimeoutError:
                 continue
+
+    async def _complete(self) -> bool:
+        """Define the shares that are missing beside what earlier builds defined."""
+        if missing := missing_shares(await self._queue.budgets()):
+            await self._queue.define(missing)
+        return True
 
     async def _define(self, platforms: dict[str, Platform]) -> Sequence[Budget]:
         budgets: list[Budget] = []

@@ -10,7 +10,14 @@ from typing import Any, Final
 from schemas import replicator as said
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
-from services.replicator.domain import checkpoint, inspection, iteration, run, scripts
+from services.replicator.domain import (
+    checkpoint,
+    inspection,
+    iteration,
+    run,
+    scripts,
+    throttling,
+)
 from services.replicator.domain.checkpoint import Checkpoint
 from services.replicator.domain.iteration_state import Iteration
 from services.replicator.domain.run import Run
@@ -26,6 +33,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     iteration.FAMILY,
     run.FAMILY,
     checkpoint.FAMILY,
+    throttling.FAMILY,
 )
 _OURS: Final = frozenset(family.name for family in FAMILIES)
 _NOWHERE: Final = "iteration:unknown:unknown:unknown"
@@ -85,6 +93,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.MakeCheckpoint, route=_to_checkpoint, decide=checkpoint.make),
     on(said.DeleteCheckpoint, route=_to_checkpoint, decide=checkpoint.delete),
     on(said.CancelJob, route=_to_job, decide=cancel_job),
+    # What a copy sees of the budgets that all share.
+    on(
+        said.NoteThrottling,
+        route=lambda r: throttling.throttling_stream(r.body),
+        decide=throttling.note,
+    ),
     # Between a run and its iterations.
     on(said.OpenGate, route=_to_iteration, decide=iteration.open_gate),
     on(said.RunMemberEnded, route=_to_run, decide=run.member_ended),

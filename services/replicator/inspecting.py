@@ -15,6 +15,7 @@ import msgspec
 
 from schemas.common import Problem
 from schemas.documents import did_you_mean
+from schemas.leftovers import FACT, Listed, OwnedObject
 from schemas.replicator import InspectSite
 from schemas.scheduler import SiteInspected
 from services.replicator.budgets import limits_of
@@ -23,6 +24,9 @@ from shared.effects.running import EffectRun
 from shared.errors import Permanent, Refused, SeawallError, Transient
 from shared.platforms.pacing import paced
 from shared.platforms.ports import Platform, VmFacts
+
+OWNED_MAX: Final = 20_000
+"""More than this of a site is not compared; that there is more is told."""
 
 PROBLEMS_MAX: Final = 50
 """More would not fit into one message, and nobody reads them all."""
@@ -63,6 +67,8 @@ async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> Si
         "instances": site.instances,
         "capabilities": msgspec.to_builtins(platform.capabilities),
     }
+    if payload.list_owned:
+        facts[FACT] = msgspec.to_builtins(await _list_owned(tools, platform))
     prep = await paced(platform.prep.list_nodes)
     if prep.nodes:
         facts["prep_nodes"] = [msgspec.to_builtins(node) for node in prep.nodes]
@@ -78,6 +84,29 @@ async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> Si
         vm_problems=_few(problems),
         disks=disks,
     )
+
+
+async def _list_owned(tools: Tools, platform: Platform) -> Listed:
+    """All that carries our tag, kept as a blob: it may be more than a fact can hold."""
+    at = tools.clock.now()
+    found = (
+        *await paced(platform.source.list_snapshots),
+        *await paced(platform.target.list_generations),
+        *await paced(platform.compute.list_owned),
+    )
+    objects = sorted({(each.kind, each.object_id): each for each in found}.items())
+    kept = [
+        OwnedObject(
+            kind=each.kind,
+            object_id=each.object_id,
+            plan=each.plan,
+            vm=each.vm,
+            job=each.job,
+        )
+        for _, each in objects[:OWNED_MAX]
+    ]
+    sha256 = await tools.put_blob(msgspec.json.encode(kept))
+    return Listed(sha256=sha256, at=at, total=len(objects), kept=len(kept))
 
 
 async def _vms(

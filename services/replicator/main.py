@@ -7,6 +7,7 @@ from services.replicator.effects import handlers
 from services.replicator.handlers import DEFINITION
 from services.replicator.progress import TransferProgress
 from services.replicator.settings import ReplicatorSettings
+from services.replicator.throttled import ThrottleWatch
 from services.replicator.tools import Paces, Patience, Tools
 from shared.platforms.sites import Sites
 from shared.process import Process
@@ -38,6 +39,8 @@ async def build(process: Process) -> Service:
         settings=own,
     )
     service.work(queue, handlers(tools), heartbeat_s=settings.heartbeat_s)
+    watch = ThrottleWatch(queue.budgets, gauges=process.metrics, tell=service.tell)
     service.beside(budgets.keep)
+    service.beside(watch.run)
     service.beside(publisher.run)
     return service

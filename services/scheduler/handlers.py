@@ -13,10 +13,12 @@ from schemas.ids import family_of
 from services.scheduler.domain import (
     application,
     checkpoints,
+    full_recoveries,
     groups,
     membership,
     plan,
     protected_vm,
+    quarantine,
     recoveries,
     rpo,
     site,
@@ -61,9 +63,10 @@ def _to_vm(received: Received) -> tuple[str, ...]:
 
 
 def _plan_of_run(states: Any, received: Received) -> tuple[str, ...]:
-    """The plan counts for a run's members only; a routine iteration leaves it alone."""
+    """The plan counts for a run's members, and where a recovery waits for the iteration to end;
+    a routine one leaves it alone."""
     (state,) = states.values()
-    return (plan_stream(received.body.plan),) if state.run else ()
+    return (plan_stream(received.body.plan),) if state.run or state.claim else ()
 
 
 def _plan_and_sites(received: Received) -> tuple[str, ...]:
@@ -152,7 +155,24 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         decide=recoveries.release_holds,
         expand=recoveries.streams_to_release,
     ),
-    on(said.RecoveryEnded, route=_to_plan, decide=recoveries.recovery_ended),
+    *(
+        on_many(message, route=_to_plan_only, decide=decide, expand=recoveries.streams_to_release)
+        for message, decide in (
+            (said.RecoveryEnded, recoveries.recovery_ended),
+            (said.SyncLast, full_recoveries.sync_last),
+            (said.ReturnVms, full_recoveries.return_vms),
+        )
+    ),
+    on_many(
+        said.ClaimDue,
+        route=_its_own_only,
+        decide=recoveries.claim_due,
+        expand=full_recoveries.streams_awaited,
+    ),
+    on(said.SiteLost, route=_to_site, decide=quarantine.site_lost),
+    on(said.ReleaseSite, route=_to_site, decide=quarantine.release_site),
+    _on_plan_and_vms(said.QuarantinePlan, quarantine.quarantine_plan),
+    on(said.EndPlanQuarantine, route=_to_plan, decide=quarantine.end_plan_quarantine),
 )
 
 DEFINITION: Final = ServiceDefinition(

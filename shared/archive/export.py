@@ -9,8 +9,10 @@ Until the manifest is written, last, the export before this one stands.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,7 @@ from shared.archive.database import SQL, connected, sql_of
 from shared.archive.errors import AnotherLog
 from shared.archive.files import File, Header, Manifest, Segment, ServiceFiles, State
 from shared.archive.moments import Connections, Moment, common_moment
+from shared.archive.parallel import Contents, Parallel, in_order
 from shared.archive.port import Archive
 from shared.clock import Clock
 from shared.databases import Databases, one_each
@@ -51,16 +54,16 @@ async def export(
 ) -> Exported:
     """Bring the archive up to this moment; the services may go on meanwhile.
 
-    Raises AnotherLog where the archive holds the export of other logs, Transient when a
-    database goes away or no common moment was found: the archive then still is what it was.
+    Raises AnotherLog where the archive holds the export of other logs, AnotherExport where one
+    ended meanwhile, Transient when a database or the archive goes away or no common moment was
+    found: the archive then still is what it was.
     """
     began = time.monotonic()
-    found = await asyncio.to_thread(archive.get, files.MANIFEST)
-    manifest = Manifest() if found is None else files.read_manifest(found)
+    found = await archive.get(files.MANIFEST)
     with translated("export the logs"):
         reading = partial(connected, read_only=True)
         async with one_each(databases, services, reading) as of:
-            exporting = _Export(of, archive, manifest, told)
+            exporting = _Export(of, archive, found, told)
             await exporting.run([s for s in services if await _has_log(of[s], s)], clock)
     exporting.done.elapsed_s = time.monotonic() - began
     return exporting.done
@@ -70,13 +73,31 @@ async def _has_log(connection: Any, service: str) -> bool:
     return bool(await connection.fetchval(SQL["exists"], f"{service}.log"))
 
 
-class _Export:
-    """One export over a connection per database; `of` gives that of a service."""
+class _Growth(msgspec.Struct):
+    """A partition with rows that the archive lacks: from `after` to `head`.
 
-    def __init__(self, of: Connections, archive: Archive, manifest: Manifest, told: Told) -> None:
+    `segments` are the manifest's own; `short` the last of them, which are replaced.
+    """
+
+    topic: str
+    partition: int
+    segments: list[Segment]
+    after: int
+    head: int
+    short: Sequence[Segment]
+
+
+class _Export:
+    """One export over a connection per database; `of` gives that of a service.
+
+    `found` is the manifest as it lies in the archive.
+    """
+
+    def __init__(self, of: Connections, archive: Archive, found: bytes | None, told: Told) -> None:
         self._of = of
         self._archive = archive
-        self._manifest = manifest
+        self._found = found
+        self._manifest = Manifest() if found is None else files.read_manifest(found)
         self._told = told
         self._replaced: list[str] = []
         self.done = Exported()
@@ -90,23 +111,35 @@ class _Export:
                 code="no-log",
             )
         taken_at = clock.now()
-        for service, moment in (await common_moment(self._of, services)).items():
-            kept = self._manifest.services.get(service)
-            topics = kept.topics if kept else {}
-            if kept is not None:
-                await self._check_same(service, kept, moment)
-            for (topic, partition), head in moment.heads.items():
-                segments = topics.setdefault(topic, {}).setdefault(str(partition), [])
-                await self._add_rows(service, topic, partition, segments, moment.epoch, head)
-            await self._add_blobs(service, moment.state.blobs)
-            state = await self._put_state(service, moment.state, kept)
-            self._manifest.services[service] = ServiceFiles(
-                epoch=moment.epoch, state=state, topics=topics
-            )
+        moments = await common_moment(self._of, services)
+        async with Parallel() as puts:
+            for service, moment in moments.items():
+                await self._add_service(service, moment, taken_at, puts)
         self._manifest.taken_at = taken_at
-        await self._put(files.MANIFEST, files.pack_manifest(self._manifest))
-        for name in self._replaced:
-            await asyncio.to_thread(self._archive.delete, name)
+        content = files.pack_manifest(self._manifest)
+        await self._archive.swap(files.MANIFEST, content, instead_of=self._found)
+        async with Parallel() as deletions:
+            for name in self._replaced:
+                await deletions.start(name, self._archive.delete)
+
+    async def _add_service(
+        self, service: str, moment: Moment, taken_at: dt.datetime, puts: Parallel
+    ) -> None:
+        kept = self._manifest.services.get(service)
+        topics = kept.topics if kept else {}
+        if kept is not None:
+            await self._check_same(service, kept, moment)
+        growing = list(_growing(topics, moment))
+        short = [segment.name for each in growing for segment in each.short]
+        async with aclosing(in_order(self._archive.get, short)) as contents:
+            for growth in growing:
+                await self._add_rows(service, growth, moment.epoch, contents, puts)
+        self.done.rows_kept += sum(moment.heads.values())
+        await self._add_blobs(service, moment.state.blobs, puts)
+        state = await self._put_state(service, moment.state, kept, taken_at, puts)
+        self._manifest.services[service] = ServiceFiles(
+            epoch=moment.epoch, state=state, topics=topics
+        )
 
     async def _check_same(self, service: str, kept: ServiceFiles, moment: Moment) -> None:
         """The archive must end where this very log once ended."""
@@ -132,27 +165,23 @@ class _Export:
         return [files.line_of(_row(row)) for row in rows]
 
     async def _add_rows(
-        self,
-        service: str,
-        topic: str,
-        partition: int,
-        segments: list[Segment],
-        epoch: int,
-        head: int,
+        self, service: str, growth: _Growth, epoch: int, contents: Contents, puts: Parallel
     ) -> None:
-        """Add segments up to the head."""
-        after = segments[-1].last if segments else 0
-        while after < head:
-            lines = await self._rows(service, topic, partition, after, head)
-            if len(lines) < min(files.ROWS_MAX, head - after):
+        """Add segments up to the head; `contents` goes on with those of the short ones."""
+        lines = await self._taken_back(growth, contents)
+        topic, partition, segments = growth.topic, growth.partition, growth.segments
+        after = growth.after
+        while after < growth.head:
+            new = await self._rows(service, topic, partition, after, growth.head)
+            if len(new) < min(files.ROWS_MAX, growth.head - after):
                 raise Refused(
                     f"rows of {service} {topic}/{partition} are missing after {after}",
                     remedy="`seawall log verify` says which: this log is not whole",
                     code="log-not-whole",
                 )
-            self.done.rows += len(lines)
-            after += len(lines)
-            lines = await self._with_short_ones_before(segments, lines)
+            self.done.rows += len(new)
+            after += len(new)
+            lines += new
             header = Header(
                 format=files.FORMAT,
                 service=service,
@@ -164,60 +193,66 @@ class _Export:
                 previous=segments[-1].sha256 if segments else "",
             )
             segment, content = await asyncio.to_thread(files.pack_segment, header, lines)
-            await self._put(segment.name, content)
+            await puts.start(segment.name, self._archive.put, content)
             segments.append(segment)
             self.done.segments += 1
             self._told(self.done.rows)
-        self.done.rows_kept += after
+            lines = []
 
-    async def _with_short_ones_before(
-        self, segments: list[Segment], lines: list[bytes]
-    ) -> list[bytes]:
-        """The rows of the last segments that are no longer than these, then these.
-
-        An export every few seconds would leave millions of tiny files. So that each row is written
-        again only a few times, a segment is replaced only by one at least twice as long.
-        """
-        while segments:
-            last = segments[-1]
-            if last.rows > len(lines) or last.rows + len(lines) > files.ROWS_MAX:
-                break
-            content = await asyncio.to_thread(self._archive.get, last.name)
-            _, before = files.lines_of(last, content)
-            lines = before + lines
-            self._replaced.append(last.name)
-            segments.pop()
+    async def _taken_back(self, growth: _Growth, contents: Contents) -> list[bytes]:
+        """The rows of the short segments, which the partition has no more."""
+        lines: list[bytes] = []
+        for segment in growth.short:
+            _, rows = files.lines_of(segment, await anext(contents))
+            lines += rows
+            self._replaced.append(segment.name)
+        del growth.segments[len(growth.segments) - len(growth.short) :]
         return lines
 
-    async def _add_blobs(self, service: str, blobs: Sequence[str]) -> None:
-        for sha256 in await asyncio.to_thread(self._missing, blobs):
-            name = files.blob_name(sha256)
-            content = await self._of[service].fetchval(sql_of("blob", service), sha256)
+    async def _add_blobs(self, service: str, blobs: Sequence[str], puts: Parallel) -> None:
+        by_name = {files.blob_name(sha256): sha256 for sha256 in blobs}
+        for name in await self._archive.missing(list(by_name)):
+            content = await self._of[service].fetchval(sql_of("blob", service), by_name[name])
             if content is None:
-                raise Transient(f"the blob {sha256} of {service} went away meanwhile")
-            await self._put(name, await asyncio.to_thread(files.compress, content))
+                raise Transient(f"the blob {by_name[name]} of {service} went away meanwhile")
+            packed = await asyncio.to_thread(files.compress, content)
+            await puts.start(name, self._archive.put, packed)
             self.done.blobs += 1
 
-    def _missing(self, blobs: Sequence[str]) -> list[str]:
-        return [each for each in blobs if not self._archive.has(files.blob_name(each))]
-
-    async def _put_state(self, service: str, state: State, kept: ServiceFiles | None) -> File:
+    async def _put_state(
+        self,
+        service: str,
+        state: State,
+        kept: ServiceFiles | None,
+        taken_at: dt.datetime,
+        puts: Parallel,
+    ) -> File:
         content = await asyncio.to_thread(files.pack, state)
         sha256 = files.sha256_of(content)
-        file = File(f"{service}/state-{sha256[:16]}.json.gz", sha256)
-        await self._put(file.name, content)
-        if kept is not None and kept.state != file:
+        if kept is not None and kept.state.sha256 == sha256:
+            return kept.state
+        file = File(files.state_name(service, taken_at, sha256), sha256)
+        await puts.start(file.name, self._archive.put, content)
+        if kept is not None:
             self._replaced.append(kept.state.name)
         return file
 
-    async def _put(self, name: str, content: bytes) -> None:
-        await asyncio.to_thread(self._archive.put, name, content)
+
+def _growing(topics: dict[str, dict[str, list[Segment]]], moment: Moment) -> Iterator[_Growth]:
+    """The partitions whose head is past the archive's rows; new ones are added to `topics`."""
+    for (topic, partition), head in moment.heads.items():
+        segments = topics.get(topic, {}).get(str(partition), [])
+        after = segments[-1].last if segments else 0
+        if head > after:
+            topics.setdefault(topic, {})[str(partition)] = segments
+            short = files.short_tail(segments, head - after)
+            yield _Growth(topic, partition, segments, after, head, short)
 
 
 def _another(service: str, why: str) -> AnotherLog:
     return AnotherLog(
-        f"the folder holds the export of another log of the {service}: {why}",
-        remedy="export to another folder, and keep this one until that is done",
+        f"the place holds the export of another log of the {service}: {why}",
+        remedy="export to another place, and keep this one until that is done",
     )
 
 

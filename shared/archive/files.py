@@ -10,8 +10,9 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import hashlib
+import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -24,6 +25,9 @@ ROWS_MAX: Final = 10_000
 """Rows in a segment: some megabytes, which is what an export or import holds in memory."""
 
 _COMPRESSION: Final = 4
+_NAMED: Final = 16
+"""Digits of a SHA-256 in a name."""
+
 T = TypeVar("T")
 
 
@@ -83,6 +87,11 @@ class ServiceFiles(msgspec.Struct, kw_only=True):
     epoch: int
     state: File
     topics: dict[str, dict[str, list[Segment]]] = {}
+
+    def segments(self) -> Iterator[Segment]:
+        """All of them, in the order in which `topics` goes through them."""
+        for partitions in self.topics.values():
+            yield from itertools.chain.from_iterable(partitions.values())
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -152,10 +161,18 @@ _header: Final = msgspec.json.Decoder(Header).decode
 _row: Final = msgspec.json.Decoder(Row).decode
 
 
-def segment_name(header: Header) -> str:
-    """Where a segment lies: rows never change, so neither does what is kept under a name."""
+def segment_name(header: Header, sha256: str) -> str:
+    """Where a segment lies. Its content is in the name: rows never change, but how they were
+    compressed, or which segment came before, may differ between two exports of them."""
     where = f"{header.service}/{header.topic}/{header.partition:02}"
-    return f"{where}/{header.first:012}-{header.last:012}.jsonl.gz"
+    return f"{where}/{header.first:012}-{header.last:012}-{sha256[:_NAMED]}.jsonl.gz"
+
+
+def state_name(service: str, taken_at: dt.datetime, sha256: str) -> str:
+    """Where a state lies. Contents come back, names never do: a late export that deletes what it
+    has replaced cannot meet a file of a newer one."""
+    moment = taken_at.astimezone(dt.UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    return f"{service}/state-{moment}-{sha256[:_NAMED]}.json.gz"
 
 
 def blob_name(sha256: str) -> str:
@@ -179,14 +196,30 @@ def line_of(row: Row) -> bytes:
 def pack_segment(header: Header, lines: Sequence[bytes]) -> tuple[Segment, bytes]:
     """A segment's entry in the manifest, and its content."""
     content = compress(b"\n".join([_encode(header), *lines, b""]))
+    sha256 = sha256_of(content)
     segment = Segment(
-        name=segment_name(header),
+        name=segment_name(header, sha256),
         first=header.first,
         last=header.last,
-        sha256=sha256_of(content),
+        sha256=sha256,
         end_sha256=sha256_of(lines[-1]),
     )
     return segment, content
+
+
+def short_tail(segments: Sequence[Segment], new_rows: int) -> Sequence[Segment]:
+    """The last segments, in order, that are written again with the first of `new_rows` more.
+
+    An export every few seconds would leave millions of tiny files. So that each row is written
+    again only a few times, a segment is replaced only by one at least twice as long.
+    """
+    rows, count = min(new_rows, ROWS_MAX), 0
+    for segment in reversed(segments):
+        if segment.rows > rows or segment.rows + rows > ROWS_MAX:
+            break
+        rows += segment.rows
+        count += 1
+    return segments[len(segments) - count :]
 
 
 def lines_of(segment: Segment, content: bytes | None) -> tuple[Header, list[bytes]]:
@@ -279,7 +312,7 @@ def read_manifest(content: bytes | None) -> Manifest:
     """Raises NotAnExport for none or one of another format, Broken for one that is spoilt."""
     if content is None:
         raise NotAnExport(
-            f"there is no {MANIFEST}", remedy="name the folder that `seawall log export` wrote to"
+            f"there is no {MANIFEST}", remedy="name the place that `seawall log export` wrote to"
         )
     manifest = decoded(MANIFEST, Manifest, content)
     if manifest.format != FORMAT:

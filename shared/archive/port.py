@@ -1,87 +1,42 @@
-"""The port of a place for exports, and the folder that is one.
+"""The port of a place for exports.
 
-A file is whole or not there. Files are written once, and only the manifest is written again: an
-object store can stand behind the same port.
+A file is whole or not there. A name holds the same content for ever, whoever writes it; only the
+manifest is written anew, by a swap. So an export that is late, or that loses against another one,
+cannot spoil what the manifest names. `folder.py` and `s3.py` are such places.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, Protocol
-
-from shared.errors import Refused
-
-_LOCK: Final = ".lock"
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 
 class Archive(Protocol):
-    """Files by name; names are relative paths of plain words. Calls block."""
+    """Files by name; names are relative paths of plain words. Calls may run side by side."""
 
-    def put(self, name: str, content: bytes) -> None:
+    async def put(self, name: str, content: bytes) -> None:
         """Keep `content` durably under `name`, in place of what was there."""
 
-    def get(self, name: str) -> bytes | None:
+    async def swap(self, name: str, content: bytes, *, instead_of: bytes | None) -> None:
+        """Keep `content` durably in place of exactly `instead_of`, None for nothing.
+
+        Raises AnotherExport where something else is there; it then stays. Where the answer of a
+        call is lost, the caller hears what came of it.
+        """
+
+    async def get(self, name: str) -> bytes | None:
         """The content kept under `name`, None if there is none."""
 
-    def has(self, name: str) -> bool: ...
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are not kept, in their order."""
 
-    def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> None:
         """Forget a name; one that is not there is no error."""
 
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """While inside, of several exports at most one can swap the manifest it read.
 
-class FolderArchive:
-    """An export in a folder of this machine."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def put(self, name: str, content: bytes) -> None:
-        path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
-
-    def get(self, name: str) -> bytes | None:
-        try:
-            return (self._root / name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def has(self, name: str) -> bool:
-        return (self._root / name).is_file()
-
-    def delete(self, name: str) -> None:
-        (self._root / name).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let nobody else write here meanwhile. Raises Refused `export-running`."""
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self._root / _LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused(
-                    f"another export writes to {self._root}",
-                    remedy="wait for it to end, or choose another folder",
-                    code="export-running",
-                ) from None
-            yield
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        Raises AnotherExport where that shows at once, else the loser's swap does; Refused where
+        the place cannot give this promise.
+        """

@@ -16,7 +16,7 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from shared.archive.database import SQL, connected, sql_of
 from shared.archive.errors import NotEmpty
 from shared.archive.files import Effect, Segment, ServiceFiles, State, Timer
 from shared.archive.moments import Connections
+from shared.archive.parallel import Contents, in_order
 from shared.archive.port import Archive
 from shared.databases import Databases, one_each
 from shared.errors import Refused
@@ -66,7 +67,7 @@ async def restore(
     Raises NotEmpty, NotAnExport, Broken naming the file; nothing is imported then.
     """
     began = time.monotonic()
-    manifest = files.read_manifest(await asyncio.to_thread(archive.get, files.MANIFEST))
+    manifest = files.read_manifest(await archive.get(files.MANIFEST))
     if unknown := sorted(manifest.services.keys() - set(services)):
         raise Refused(
             f"the export holds logs of services this build does not have: {', '.join(unknown)}",
@@ -148,18 +149,21 @@ class _Import:
         await self._of[service].execute(sql_of(name, service), *arguments)
 
     async def _put_log(self, service: str, kept: ServiceFiles) -> None:
-        for topic, partitions in kept.topics.items():
-            for partition, segments in partitions.items():
-                await self._put_segments((service, topic, int(partition)), segments)
+        names = [segment.name for segment in kept.segments()]
+        async with aclosing(in_order(self._archive.get, names)) as contents:
+            for topic, partitions in kept.topics.items():
+                for partition, segments in partitions.items():
+                    where = (service, topic, int(partition))
+                    await self._put_segments(where, segments, contents)
         await self._run("put_streams", service)
 
     async def _put_segments(
-        self, where: tuple[str, str, int], segments: Sequence[Segment]
+        self, where: tuple[str, str, int], segments: Sequence[Segment], contents: Contents
     ) -> None:
         service, topic, partition = where
         previous: Segment | None = None
         for segment in segments:
-            content = await asyncio.to_thread(self._archive.get, segment.name)
+            content = await anext(contents)
             rows = await asyncio.to_thread(
                 files.rows_of, segment, content, where=where, previous=previous
             )
@@ -179,8 +183,7 @@ class _Import:
         )
 
     async def _state(self, kept: ServiceFiles) -> State:
-        content = await asyncio.to_thread(self._archive.get, kept.state.name)
-        return files.state_of(kept.state, content)
+        return files.state_of(kept.state, await self._archive.get(kept.state.name))
 
     async def _put_state(self, service: str, state: State) -> None:
         cursors = [self._cursor(*cursor) for cursor in state.cursors]
@@ -191,8 +194,7 @@ class _Import:
             service, "timers", _TIMER_COLUMNS, [_timer_record(t) for t in state.timers]
         )
         await self._of[service].executemany(sql_of("put_parked", service), state.parked)
-        for sha256 in state.blobs:
-            await self._run("put_blob", service, sha256, await self._blob(sha256))
+        await self._put_blobs(service, state.blobs)
         await self._put_work(service, state)
 
     def _cursor(
@@ -205,9 +207,12 @@ class _Import:
             epoch = self._restored.epochs[source]
         return source, topic, partition, epoch, seq
 
-    async def _blob(self, sha256: str) -> bytes:
-        content = await asyncio.to_thread(self._archive.get, files.blob_name(sha256))
-        return files.blob_of(sha256, content)
+    async def _put_blobs(self, service: str, blobs: Sequence[str]) -> None:
+        names = map(files.blob_name, blobs)
+        async with aclosing(in_order(self._archive.get, names)) as contents:
+            for sha256 in blobs:
+                blob = files.blob_of(sha256, await anext(contents))
+                await self._run("put_blob", service, sha256, blob)
 
     async def _put_work(self, service: str, state: State) -> None:
         """Effects as they were, ready to be claimed under numbers above all before."""

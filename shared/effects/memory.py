@@ -7,7 +7,6 @@ Nothing here awaits, so every verb is one transaction. Time is the clock it is g
 from __future__ import annotations
 
 import bisect
-import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -17,6 +16,7 @@ from schemas.envelope import Meta
 from schemas.registry import encode
 from shared.clock import Clock
 from shared.decider import Need, WorkClass
+from shared.effects.adapt import OUTCOMES_EVERY_S, PAUSE_S_MAX, concerned
 from shared.effects.port import (
     Budget,
     BudgetState,
@@ -37,8 +37,9 @@ from shared.effects.select import (
     groups_of,
     select,
 )
+from shared.effects.stock import Answer, Stock, instant, state_of
 from shared.errors import Refused
-from shared.eventlog.port import Fenced, NewEffect, Settled
+from shared.eventlog.port import Fenced, NewEffect, Pushback, Settled
 
 _DEPTH: Final = 64
 _NEXT_MIN_S: Final = 0.01
@@ -80,38 +81,6 @@ class _Effect(msgspec.Struct):
         return self.due, self.place
 
 
-class _Stock(msgspec.Struct):
-    """A budget and what is left of it."""
-
-    budget: Budget
-    in_use: int
-    tokens: float
-    refilled_at: float
-
-    def room(self, now: float) -> float:
-        if self.budget.mode == "rate":
-            return self.level(now)
-        return self.budget.concurrent - self.in_use
-
-    def level(self, now: float) -> float:
-        grown = self.budget.per_second * max(now - self.refilled_at, 0)
-        return min(self.budget.burst, self.tokens + grown)
-
-    def take(self, units: int, now: float) -> None:
-        if self.budget.mode == "rate":
-            self.tokens = self.level(now) - units
-            self.refilled_at = max(now, self.refilled_at)
-        else:
-            self.in_use += units
-
-    def wait_s(self, now: float) -> float | None:
-        """Seconds until a bucket that is empty now has a token."""
-        rate = self.budget.per_second
-        if self.budget.mode != "rate" or rate <= 0 or self.budget.burst < 1 or self.room(now) >= 1:
-            return None
-        return (1 - self.level(now)) / rate
-
-
 class MemoryWork:
     """A work queue shared by everything that holds this object.
 
@@ -140,12 +109,13 @@ class MemoryWork:
         self._claimed: dict[int, dict[str, _Effect]] = {}
         self._lanes: dict[tuple[object, ...], Lane] = {}
         self._ready: dict[int, list[_Effect]] = {}
-        self._stocks: list[_Stock] = []
+        self._stocks: list[Stock] = []
         self._names: dict[str, int] = {}
         self._seats: set[tuple[int, str]] = set()
         self._returns: list[tuple[float, int, int]] = []
         self._turns: dict[tuple[int, int, str], int] = {}
         self._reserved: dict[int, float] = {}
+        self._answers: list[Answer] = []
         self._patience = Patience()
 
     def restart(self) -> None:
@@ -196,6 +166,7 @@ class MemoryWork:
         worker.kinds = frozenset(kinds)
         now = self._now()
         self._maintain(now)
+        self._adapt(now)
         self._ripen(now)
         cancelled = self._cancelled_of(worker)[:count_max]
         selection = self._select(worker, now, count_max - len(cancelled))
@@ -324,6 +295,7 @@ class MemoryWork:
         if effect.budgeted:
             for budget in self._slots(effect.lane):
                 self._stocks[budget].in_use -= 1
+        self._note_answer(settled, effect)
         if settled.requeue_at is None:
             self._leave(effect)
             del self._effects[settled.effect_id]
@@ -331,6 +303,47 @@ class MemoryWork:
         effect.attempt = settled.attempt
         effect.ready_at = settled.requeue_at.timestamp()
         self._free(effect)
+
+    def _note_answer(self, settled: Settled, effect: _Effect) -> None:
+        """Refusals, and outcomes of work that took budgets which were lowered."""
+        now, pushback = self._now(), settled.pushback
+        if pushback is not None:
+            wait_s = pushback.retry_after_s
+            until = None if wait_s is None else now + min(wait_s, PAUSE_S_MAX)
+            for budget in self._concerned(effect.lane, pushback):
+                self._answers.append(Answer(budget, now, effect.claim_no, until))
+        elif settled.requeue_at is None and effect.budgeted:
+            self._answers += [
+                Answer(budget, now)
+                for budget in effect.lane.budgets
+                if self._stocks[budget].level.limit is not None
+            ]
+
+    def _concerned(self, lane: Lane, pushback: Pushback) -> list[int]:
+        budgets = [self._stocks[budget].budget for budget in lane.budgets]
+        taken, others = concerned(
+            [(each.name, each.mode) for each in budgets],
+            quota=pushback.quota,
+            busy=pushback.busy,
+        )
+        return [
+            budget
+            for name in sorted(taken | others)
+            if (budget := self._names.get(name)) is not None
+            and (self._stocks[budget].budget.mode != "rate") == pushback.busy
+        ]
+
+    def _adapt(self, now: float) -> None:
+        """Fold answers: refusals at once, outcomes when they have been gathered for a while."""
+        if not any(
+            each.claim_no is not None or each.at <= now - OUTCOMES_EVERY_S
+            for each in self._answers
+        ):
+            return
+        answers, self._answers = self._answers, []
+        for budget in sorted({each.budget for each in answers}):
+            own = [each for each in answers if each.budget == budget]
+            self._stocks[budget].hear(own, now, self._claim_no)
 
     def _cancel(self, effect_id: str) -> None:
         effect = self._effects.get(effect_id)
@@ -379,7 +392,7 @@ class MemoryWork:
         if need.budget not in self._names:
             self._names[need.budget] = len(self._stocks)
             unknown = Budget(name=need.budget, mode=need.mode)
-            self._stocks.append(_Stock(unknown, 0, 0, self._now()))
+            self._stocks.append(Stock(unknown, 0, 0, self._now()))
         return self._names[need.budget]
 
     # Where an effect stands.
@@ -485,22 +498,17 @@ class MemoryWork:
             stock = known.get(budget.name)
             if stock is None:
                 self._names[budget.name] = len(self._stocks)
-                self._stocks.append(_Stock(budget, 0, budget.burst, now))
+                self._stocks.append(Stock(budget, 0, budget.burst, now))
             elif stock.budget != budget:
                 fresh = stock.budget.burst == 0
-                stock.tokens = budget.burst if fresh else min(budget.burst, stock.level(now))
-                stock.refilled_at, stock.budget = now, budget
+                stock.tokens = budget.burst if fresh else min(budget.burst, stock.filled(now))
+                stock.refilled_at = max(now, stock.level.paused_until or 0)
+                stock.budget = budget
 
     async def budgets(self) -> Sequence[BudgetState]:
         now = self._now()
-        return tuple(
-            BudgetState(
-                budget=stock.budget,
-                in_use=stock.in_use,
-                tokens=stock.level(now) if stock.budget.mode == "rate" else 0,
-            )
-            for stock in sorted(self._stocks, key=lambda stock: stock.budget.name)
-        )
+        ordered = sorted(self._stocks, key=lambda stock: stock.budget.name)
+        return tuple(state_of(stock, now) for stock in ordered)
 
     async def waiting(self, *, count_max: int) -> Sequence[Waiting]:
         ordered = sorted(
@@ -520,7 +528,7 @@ class MemoryWork:
         return Waiting(
             effect_id=effect.effect_id, service=lane.service, kind=lane.kind, plan=lane.plan,
             work_class=WorkClass(lane.work_class), priority=lane.priority,
-            due=_instant(effect.due), ready_at=_instant(effect.ready_at), needs=effect.needs,
+            due=instant(effect.due), ready_at=instant(effect.ready_at), needs=effect.needs,
             worker=worker.lease.worker if worker else "", attempt=effect.attempt,
             blocked_by=tuple(blocked),
         )  # fmt: skip
@@ -537,7 +545,3 @@ def _claimed(effect: _Effect) -> Claimed:
         stream_version=effect.stream_version, cancelled=not effect.budgeted,
         claim_no=effect.claim_no,
     )  # fmt: skip
-
-
-def _instant(seconds: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -13,8 +13,10 @@ import msgspec
 
 from schemas.ids import part_of_effect
 from shared.decider import EffectOutcome, EffectTrouble
+from shared.effects.adapt import PAUSE_S_MAX
 from shared.effects.port import Claimed
-from shared.errors import SeawallError, Throttled, Transient
+from shared.errors import Busy, SeawallError, Throttled, Transient
+from shared.eventlog.port import Pushback
 
 THROTTLED_S: Final = 1.0
 """Wait after a throttling answer that did not say how long."""
@@ -57,7 +59,7 @@ class Requeue(msgspec.Struct, frozen=True, kw_only=True):
     """Not the end: the effect is ready again at `at`. `attempt` is what to store with it.
 
     `failed`: an attempt was used. `alert`: it has now failed as often as its policy tolerates
-    silently.
+    silently. `pushback`: its platform asked for less, and no attempt was used.
     """
 
     at: dt.datetime
@@ -67,6 +69,7 @@ class Requeue(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     error: str = ""
     remedy: str = ""
+    pushback: Pushback | None = None
 
 
 Verdict = EffectOutcome | Requeue
@@ -124,8 +127,13 @@ def verdict(
     """What an error that a handler raised leads to: another try, or the end."""
     if isinstance(error, Throttled):
         wait_s = error.retry_after_s if error.retry_after_s is not None else THROTTLED_S
+        wait_s = min(wait_s, PAUSE_S_MAX)
         # Jitter only adds: whoever was told to wait must not come back early.
-        return _again(claimed, error, at, wait_s + chance.uniform(0, max(wait_s / 4, 0.05)))
+        again = _again(claimed, error, at, wait_s + chance.uniform(0, max(wait_s / 4, 0.05)))
+        pushback = Pushback(
+            busy=isinstance(error, Busy), quota=error.quota, retry_after_s=error.retry_after_s
+        )
+        return msgspec.structs.replace(again, pushback=pushback)
     if isinstance(error, Transient) and _may_retry(claimed, policy, at):
         wait_s = chance.uniform(
             0, min(policy.cap_s, policy.base_s * 2.0 ** min(claimed.attempt, 32))
@@ -172,7 +180,7 @@ def result_of(verdict: Verdict) -> str:
         if verdict.unknown:
             return "unknown"
         return "cancelled" if verdict.code == "cancelled" else "failed"
-    if verdict.code == Throttled.code:
+    if verdict.pushback is not None:
         return "throttled"
     return "retried" if verdict.failed else "given-back"
 

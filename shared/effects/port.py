@@ -61,7 +61,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     `rate`: a bucket of `burst` tokens refilled with `per_second`. Names look like
     `west/RunInstances`. Defining one again changes its limit, not what is in use. A budget that
-    effects name before it is defined has no room.
+    effects name before it is defined has no room. What is defined is the cap: where the platform
+    refuses calls before it is reached, a lower limit is in force (shared/effects/adapt.py).
     """
 
     name: str
@@ -72,11 +73,33 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BudgetState(msgspec.Struct, frozen=True, kw_only=True):
-    """A budget as it stands, for `seawall queue`."""
+    """A budget as it stands, for `seawall queue`.
+
+    `lowered_to` is the limit in force, None where that is the cap. `throttled` counts what the
+    platform refused of it: the last time `throttled_at`, without a longer pause since
+    `throttled_since`. Nothing of it is granted before `paused_until`. `at` is when it was read.
+    """
 
     budget: Budget
     in_use: int
     tokens: float
+    lowered_to: float | None = None
+    throttled: int = 0
+    throttled_at: dt.datetime | None = None
+    throttled_since: dt.datetime | None = None
+    paused_until: dt.datetime | None = None
+    at: dt.datetime | None = None
+
+    @property
+    def cap(self) -> float:
+        """What it was defined with: calls per second, or units at once."""
+        rate = self.budget.mode == "rate"
+        return self.budget.per_second if rate else float(self.budget.concurrent)
+
+    @property
+    def limit(self) -> float:
+        """What is in force, in the same unit."""
+        return self.cap if self.lowered_to is None else self.lowered_to
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +146,8 @@ class WorkQueue(Protocol):
         """Grant up to `count_max` effects of the lease's service, of kinds it handles.
 
         Order over all services: class, priority (work older than its interval rises by one),
-        plans in turn, due. Never past a budget. Raises Fenced if the lease is gone.
+        plans in turn, due. Never past a budget, as platforms' answers have lowered it. Raises
+        Fenced if the lease is gone.
         """
 
     async def unanswered(self, lease: Lease, known: Collection[str]) -> Sequence[Claimed]:

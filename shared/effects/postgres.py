@@ -15,6 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from shared.codec import needs_of
 from shared.decider import WorkClass
+from shared.effects.adapting import adapt_budgets
 from shared.effects.claiming import LANES, Claim, Memory, Moved
 from shared.effects.port import (
     Budget,
@@ -122,21 +123,8 @@ class PostgresWork:
             )
 
     async def budgets(self) -> Sequence[BudgetState]:
-        rows = await self._rows("list budgets", "select * from work_budgets()")
-        return tuple(
-            BudgetState(
-                budget=Budget(
-                    name=row["name"],
-                    mode=row["mode"],
-                    concurrent=row["concurrent"],
-                    burst=row["burst"],
-                    per_second=row["per_second"],
-                ),
-                in_use=row["in_use"],
-                tokens=row["tokens"],
-            )
-            for row in rows
-        )
+        rows = await self._rows("list budgets", "select * from work_budget_states()")
+        return tuple(_state(row) for row in rows)
 
     async def waiting(self, *, count_max: int) -> Sequence[Waiting]:
         rows = await self._rows("list work", "select * from work_waiting($1)", count_max)
@@ -153,9 +141,17 @@ class PostgresWork:
         )
 
     async def _maintain(self) -> None:
+        """What has to be done before a claim: dead workers, slots that return, answers.
+
+        Not inside the claim's transaction: budgets are locked by name, and a claim locks its own
+        after it has chosen.
+        """
         await self._value(
             "reap dead workers", "select work_maintain($1)", self._platform_timeout_s
         )
+        with translated("adapt budgets"):
+            async with self._transaction() as connection:
+                await adapt_budgets(connection)
 
     async def _put_idle_lanes_aside(self, now: float) -> None:
         if abs(now - self._idled_at) >= _IDLE_EVERY_S:
@@ -180,3 +176,25 @@ class PostgresWork:
         with translated(attempt):
             async with self._pool.lend(timeout_s=COMMAND_TIMEOUT_S) as connection:
                 return list(await connection.fetch(statement, *args))
+
+
+def _state(row: asyncpg.Record) -> BudgetState:
+    budget = Budget(
+        name=row["name"],
+        mode=row["mode"],
+        concurrent=row["concurrent"],
+        burst=row["burst"],
+        per_second=row["per_second"],
+    )
+    cap = budget.per_second if budget.mode == "rate" else budget.concurrent
+    return BudgetState(
+        budget=budget,
+        in_use=row["in_use"],
+        tokens=row["tokens"],
+        lowered_to=row["limit_now"] if row["limit_now"] < cap else None,
+        throttled=row["throttled"],
+        throttled_at=row["throttled_at"],
+        throttled_since=row["throttled_since"],
+        paused_until=row["paused_until"],
+        at=row["asked_at"],
+    )

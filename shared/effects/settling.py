@@ -42,7 +42,11 @@ class Settling:
             return self._decided(claimed, end, settled, Tried(claimed.kind, result_of(end)))
         tried = Tried(claimed.kind, result_of(end))
         put_back = Settled(
-            claimed.effect_id, claimed.lease_no, requeue_at=end.at, attempt=end.attempt
+            claimed.effect_id,
+            claimed.lease_no,
+            requeue_at=end.at,
+            attempt=end.attempt,
+            pushback=end.pushback,
         )
         if end.alert:
             return self._decided(claimed, trouble(claimed, end), put_back, tried)

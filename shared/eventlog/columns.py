@@ -138,6 +138,17 @@ def _settled(step: Step) -> Columns:
     )
 
 
+def pushback_arguments(step: Step) -> Columns:
+    """The arguments of `work_pushed_back`; none where no platform refused anything."""
+    pushed_back = [
+        (s.effect_id, s.pushback.busy, s.pushback.quota, s.pushback.retry_after_s)
+        for s in step.settled
+        if s.pushback is not None
+    ]
+    return _table(pushed_back, PUSHBACK_ARGUMENT_COUNT) if pushed_back else []
+
+
+PUSHBACK_ARGUMENT_COUNT: Final = 4
 COMMIT_ARGUMENT_COUNT: Final = len(
     commit_arguments("", Step(), Appends(heads={}, places=(), streams={}))
 )

@@ -122,13 +122,26 @@ class NewEffect(msgspec.Struct, frozen=True):
     meta: Meta
 
 
+class Pushback(msgspec.Struct, frozen=True, kw_only=True):
+    """A platform asked for less: what that means for budgets (shared/effects/adapt.py).
+
+    `busy`: it has as many under way as it allows; else calls come too fast. `quota` is what it
+    named, "" where nothing; `retry_after_s` what it asked for, None where nothing.
+    """
+
+    busy: bool = False
+    quota: str = ""
+    retry_after_s: float | None = None
+
+
 class Settled(msgspec.Struct, frozen=True):
     """A claimed effect whose outcome was decided. Counts only under the claim's lease number.
 
     `requeue_at` None removes it; otherwise it is ready again then, with `attempt` (raised by
     the caller for a committed failure, unchanged for a throttle or a give-back). `keep` only
     checks that the claim still stands: the effect goes on running (a fact it reports midway,
-    such as a script's start, commits under its claim).
+    such as a script's start, commits under its claim). `pushback`: put back because its platform
+    asked for less; an effect that is removed counts as one whose call the platform took.
     """
 
     effect_id: str
@@ -136,6 +149,7 @@ class Settled(msgspec.Struct, frozen=True):
     requeue_at: dt.datetime | None = None
     attempt: int = 0
     keep: bool = False
+    pushback: Pushback | None = None
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,12 @@ from schemas.envelope import Recorded
 from schemas.ids import PARTITIONS
 from shared.codec import decode_meta, decode_row, encode_meta
 from shared.errors import SeawallError
-from shared.eventlog.columns import COMMIT_ARGUMENT_COUNT, commit_arguments
+from shared.eventlog.columns import (
+    COMMIT_ARGUMENT_COUNT,
+    PUSHBACK_ARGUMENT_COUNT,
+    commit_arguments,
+    pushback_arguments,
+)
 from shared.eventlog.port import (
     Asked,
     Conflict,
@@ -49,6 +54,12 @@ _SQL: Final = load_statements(Path(__file__).parent / "sql" / "queries.sql")
 _PARAMETERS: Final = ", ".join(f"${n}" for n in range(1, COMMIT_ARGUMENT_COUNT + 1))
 _MESSAGE: Final = ("source", "topic", "partition", "seq")
 _COMMIT: Final = f"select commit_step({_PARAMETERS})"
+_COMMIT_PUSHED_BACK: Final = (
+    f"select commit_step({_PARAMETERS}), work_pushed_back("
+    + ", ".join(f"${COMMIT_ARGUMENT_COUNT + n}" for n in range(1, PUSHBACK_ARGUMENT_COUNT + 1))
+    + ")"
+)
+"""Where platforms have refused calls: told in the statement that puts the effects back."""
 
 
 class PostgresStore:
@@ -105,8 +116,10 @@ class PostgresStore:
     async def _commit_all(self, step: Step) -> Mapping[tuple[str, int], int]:
         appends = count_rows(step.rows)
         arguments = commit_arguments(self._service, step, appends)
+        pushed_back = pushback_arguments(step)
+        statement = _COMMIT_PUSHED_BACK if pushed_back else _COMMIT
         async with self._pool.lend(timeout_s=self._timeout_s) as connection:
-            ends = await connection.fetchval(_COMMIT, *arguments)
+            ends = await connection.fetchval(statement, *arguments, *pushed_back)
         return dict(zip(appends.heads, ends, strict=True))
 
     async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:

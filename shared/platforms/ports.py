@@ -261,6 +261,30 @@ class Source(Protocol):
     async def list_snapshots(self) -> tuple[Owned, ...]: ...
 
 
+class Power(Protocol):
+    """Turns protected VMs off and on: fencing, and taking it back. The source's own VMs only.
+
+    All three leave a VM alone that is as it should be. A VM that the site does not have is
+    Permanent (`no-such-vm`).
+    """
+
+    async def state(self, *, vm: str) -> str:
+        """`on` or `off`, as the platform sees it."""
+
+    async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
+        """Ask the guest to end, and return once the VM is off.
+
+        Permanent (`shutdown-timed-out`) where it is still on after `within_s`: then nothing but
+        the asking was done. A repeat of its key asks no second time, and waits again.
+        """
+
+    async def power_off(self, call: Call, *, vm: str) -> None:
+        """Off now, as by a power cut."""
+
+    async def power_on(self, call: Call, *, vm: str) -> None:
+        """On; returns without waiting for the guest."""
+
+
 class Target(Protocol):
     """Keeps copies: staged generations, one atomic switch, immutable checkpoints.
 
@@ -411,6 +435,8 @@ class Platform(Protocol):
     def inventory(self) -> Inventory: ...
     @property
     def source(self) -> Source: ...
+    @property
+    def power(self) -> Power: ...
     @property
     def target(self) -> Target: ...
     @property

@@ -12,6 +12,7 @@ from shared.effects.port import Budget
 from shared.errors import Permanent
 from shared.platforms.lab import manifest as lab
 from shared.platforms.ports import BudgetFacts, Platform
+from shared.platforms.told import ToldPlatform, apart
 
 ADAPTERS: Final[Mapping[str, Callable[[Mapping[str, str]], Platform]]] = {
     lab.NAME: lab.open_platform,
@@ -38,7 +39,8 @@ class Sites:
     def open(self, address: SiteAddress) -> Platform:
         """The site's adapter; opened again only where its settings changed.
 
-        Raises Permanent for a platform that this build does not have.
+        Limits that its settings tell stand in place of the platform's. Raises Permanent for a
+        platform that this build does not have, Refused for settings it cannot have.
         """
         key = (address.site, address.platform, tuple(sorted(address.settings.items())))
         found = self._open.get(key)
@@ -50,7 +52,9 @@ class Sites:
                     remedy=f"platforms: {', '.join(sorted(ADAPTERS))}",
                     code="unknown-platform",
                 )
-            found = self._open[key] = adapter(address.settings)
+            settings, told = apart(address.settings)
+            found = adapter(settings)
+            self._open[key] = found = ToldPlatform(found, told) if told else found
         return found
 
     async def close(self) -> None:

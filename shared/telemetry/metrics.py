@@ -54,10 +54,35 @@ class EngineMetrics:
             "seawall_throttled_total", "Calls a platform asked to repeat later",
             ("service", "kind"), registry=registry,
         )  # fmt: skip
+        self.budget_limit = Gauge(
+            "seawall_budget_limit", "The limit in force, calls per second or units at once",
+            ("budget",), registry=registry,
+        )  # fmt: skip
+        self.budget_cap = Gauge(
+            "seawall_budget_cap", "The limit that was defined, in the same unit", ("budget",),
+            registry=registry,
+        )  # fmt: skip
+        self.budget_in_use = Gauge(
+            "seawall_budget_in_use", "Units that are held", ("budget",), registry=registry
+        )
+        self.budget_throttled = Gauge(
+            "seawall_budget_throttled", "Refusals of all time, as the queue counts them",
+            ("budget",), registry=registry,
+        )  # fmt: skip
         self.spans = Counter(
             "seawall_spans_total", "Spans of traces, by whether they reached the collector",
             ("result",), registry=registry,
         )  # fmt: skip
+
+    def budget(self, name: str, *, limit: float, cap: float, in_use: int) -> None:
+        """How a budget stands."""
+        self.budget_limit.labels(name).set(limit)
+        self.budget_cap.labels(name).set(cap)
+        self.budget_in_use.labels(name).set(in_use)
+
+    def budget_refused(self, name: str, count: int) -> None:
+        """How often a platform has refused a budget's calls."""
+        self.budget_throttled.labels(name).set(count)
 
     def count_spans(self, result: str, count: int) -> None:
         """What became of spans: exported, failed or dropped. From any thread."""

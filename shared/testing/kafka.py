@@ -238,7 +238,7 @@ class KafkaCluster:
         """Write each node's settings and format its folder, all nodes at once."""
         replication = min(3, len(self._nodes))
         voters = ",".join(f"{n + 1}@127.0.0.1:{port}" for n, port in enumerate(self._controllers))
-        cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+        cluster = _cluster_id()
         formatting = []
         login = []
         if self._scram is not None:
@@ -288,6 +288,14 @@ class KafkaCluster:
                 text = output.read_text(errors="replace")[-800:]
                 raise Permanent(f"Kafka did not start: {text}", remedy=f"see {output}")
             time.sleep(0.05)
+
+
+def _cluster_id() -> str:
+    """A random one that Kafka's tool does not take for an option: one in 64 begins with a dash."""
+    found = "-"
+    while found.startswith("-"):
+        found = base64.urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+    return found
 
 
 def _make_certificates(folder: Path) -> None:

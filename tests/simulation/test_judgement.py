@@ -11,7 +11,7 @@ import pytest
 from schemas.envelope import Meta, Recorded
 from services.recovery.domain import recovery, recovery_state
 from services.replicator import platform_work
-from shared.effects import memory
+from shared.effects import stock
 from shared.eventlog.memory import MemoryStore
 from tests.simulation import counter, main
 from tests.simulation.contract import contract_kept
@@ -31,13 +31,13 @@ def found(run: Callable[[int], Verdict], what: str, *, first: int = 1) -> bool:
 
 
 def test_an_overspent_bucket_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = memory._Stock.take
+    take = stock.Stock.take
 
     def free_of_charge(self: Any, units: int, now: float) -> None:
         if self.budget.mode != "rate":
             take(self, units, now)
 
-    monkeypatch.setattr(memory._Stock, "take", free_of_charge)
+    monkeypatch.setattr(stock.Stock, "take", free_of_charge)
     assert found(counter.run, "budget: r/drops")
 
 

@@ -1,4 +1,4 @@
-"""`seawall job …`, `recover`, `cleanup`: what runs, and what starts it."""
+"""`seawall job …`, `recover`, `cleanup`, `commit`, `rollback`: what runs, and what starts it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
 from services.cli import dry_runs
-from services.cli.client import Client
+from services.cli.client import ApiError, Client
 from services.cli.jobs_view import details
 from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
 from services.cli.run import (
@@ -27,6 +27,7 @@ from services.cli.run import (
     confirm,
     outcome_code,
     run,
+    type_name,
 )
 from services.cli.watch import watch
 
@@ -158,6 +159,19 @@ def recover(
         ),
     ] = None,
     on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
+    last_sync: Annotated[
+        bool | None,
+        typer.Option(
+            "--last-sync/--no-last-sync",
+            help="copy sources that can be reached once more; yes unless a checkpoint is named",
+        ),
+    ] = None,
+    source_gone: Annotated[
+        bool,
+        typer.Option(
+            "--source-gone", help="your word that VMs whose site cannot be reached do not run"
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="preflight only; print what would be called")
     ] = False,
@@ -178,6 +192,8 @@ def recover(
             "skip_scripts": skip_script or [],
             "on_error": on_error,
             "dry_run": dry_run,
+            "last_sync": last_sync,
+            "source_gone": source_gone,
         }
         answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
         if dry_run:
@@ -200,13 +216,58 @@ async def _rehearse(client: Client, answer: dict[str, Any], *, within: str, form
     return outcome_code(ended)
 
 
+Confirmation = Annotated[
+    str | None, typer.Option("--confirm", metavar="PLAN", help="the plan's name, typed")
+]
+
+
 def cleanup(
+    job: JobId,
+    confirmation: Confirmation = None,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove everything a recovery made, and verify that it is gone."""
+    _decide(job, "cleanup", confirmation, wait=wait, within=timeout, form=output)
+
+
+def commit(
     job: JobId, wait: Wait = False, timeout: Timeout = "10m", output: Output = Format.TABLE
 ) -> None:
-    """Remove everything a test recovery made, and verify that it is gone."""
+    """Keep what a failover or migration brought up: its instances are the VMs for good."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(job_path(job, "cleanup"))
+        answer = await client.command(job_path(job, "commit"))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
+
+    run(work)
+
+
+def rollback(
+    job: JobId,
+    confirmation: Confirmation = None,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Undo a failover or migration: instances go, sources come back, replication goes on."""
+    _decide(job, "rollback", confirmation, wait=wait, within=timeout, form=output)
+
+
+def _decide(
+    job: str, action: str, confirmation: str | None, *, wait: bool, within: str, form: Format
+) -> None:
+    """A command that may want the plan's name typed: a person is asked, told what is lost."""
+
+    async def work(client: Client) -> int:
+        try:
+            answer = await client.command(job_path(job, action), {"confirm": confirmation or ""})
+        except ApiError as refused:
+            if refused.code != "confirm" or confirmation or not sys.stdin.isatty():
+                raise
+            typed = type_name(refused.message)
+            answer = await client.command(job_path(job, action), {"confirm": typed})
+        return await follow(client, answer, wait=wait, within=within, form=form)
 
     run(work)

@@ -7,20 +7,35 @@ backs up and restores in `archive.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from services.cli.direct import on_database
+from services.cli.direct import directly, on_database
 from services.cli.output import Format, machine, out, table
 from services.cli.progress import ProgressLine
-from services.cli.run import DONE, FAILED, Output, guarded
+from services.cli.run import DONE, FAILED, Output
 from shared.databases import Databases
+from shared.errors import Refused
 from shared.verify.report import Checked
 
 app = typer.Typer(no_args_is_help=True, help="Check, mend, back up and restore the logs.")
+
+PLACES: Final = r"a folder, or s3://BUCKET\[/PREFIX]"
+"""For help texts, which are markup."""
+
+
+def place(value: str | None) -> str | None:
+    """Usage is checked before anything is asked for."""
+    if value is not None:
+        from shared.archive.places import s3_address
+
+        try:
+            s3_address(value)
+        except Refused as refused:
+            raise typer.BadParameter(refused.message) from refused
+    return value
 
 
 @app.command()
@@ -29,13 +44,19 @@ def verify(
         bool, typer.Option("--decode", help="read every row, not only every type")
     ] = False,
     export: Annotated[
-        Path | None, typer.Option("--export", metavar="DIR", help="check an export instead")
+        str | None,
+        typer.Option(
+            "--export",
+            metavar="PLACE",
+            help=f"check an export instead: {PLACES}",
+            callback=place,
+        ),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Check that every log is whole; exit code 5 where one is not. Never writes."""
     if export is not None:
-        raise typer.Exit(guarded(lambda: _verify_export(export, output)))
+        directly(lambda: _verify_export(export, output))
 
     async def work(databases: Databases) -> int:
         checked = await verified(databases, decode=decode)
@@ -46,16 +67,16 @@ def verify(
     on_database(work)
 
 
-def _verify_export(folder: Path, form: Format) -> int:
+async def _verify_export(at: str, form: Format) -> int:
     """Check the files of an export: no database is needed for that."""
     from shared.archive.check import check
-    from shared.archive.port import FolderArchive
+    from shared.archive.places import opened
 
-    with ProgressLine() as line:
-        checked = check(
-            FolderArchive(folder.expanduser().absolute()),
-            told=lambda service, rows: line.say(f"{service}: {rows:,} rows checked"),
-        )
+    async with opened(at) as archive:
+        with ProgressLine() as line:
+            checked = await check(
+                archive, told=lambda service, rows: line.say(f"{service}: {rows:,} rows checked")
+            )
     if not machine(report(checked), form):
         show(checked)
     return FAILED if any(each.flaw_count for each in checked) else DONE

@@ -87,6 +87,26 @@ def check_site(name: str, output: Output = Format.TABLE) -> None:
     run(work)
 
 
+@app.command("release")
+def release_site(
+    name: str,
+    confirmation: Annotated[
+        str, typer.Option("--confirm", metavar="SITE", help="the site's name, typed")
+    ] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """End the quarantine of a site that a failover could not reach."""
+
+    async def work(client: Client) -> int:
+        path = api_path("sites", name) + "/release"
+        answer = await client.command(path, {"confirm": confirmation})
+        if not machine(answer, output):
+            out.print(f"{name} released; start its plans with `seawall plan start`", markup=False)
+        return DONE
+
+    run(work)
+
+
 @app.command("remove")
 def remove_site(name: str, output: Output = Format.TABLE) -> None:
     """Forget a site that no plan uses."""

@@ -1,4 +1,4 @@
-"""`seawall event …`, `queue` and `doctor`: what happened, what waits, is all well."""
+"""`seawall event …` and `queue`: what happened, what waits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from services.cli.client import ApiError, Client
+from services.cli.client import Client
 from services.cli.output import Format, machine, moment, out, table, tell_more
-from services.cli.run import DONE, UNREACHABLE, Cursor, Output, Since, Until, run
+from services.cli.run import DONE, Cursor, Output, Since, Until, run
 
 app = typer.Typer(no_args_is_help=True, help="Every fact, as CloudEvents.")
 
@@ -88,45 +88,23 @@ def queue(
             out.print(f"starts are estimates: {page['estimates_assume']}", style="dim")
         if page["next"]:
             out.print(f"more: seawall queue --limit {limit} --cursor {page['next']}", style="dim")
-        limits = [
-            (b["name"], b["mode"], b["in_use"], b["concurrent"] or f"{b['per_second']}/s")
-            for b in page["budgets"]
-        ]
-        table(("BUDGET", "MODE", "IN USE", "LIMIT"), limits, empty="")
+        limits = ("BUDGET", "MODE", "IN USE", "LIMIT", "CAP", "THROTTLED", "PAUSED UNTIL")
+        table(limits, [_budget(b) for b in page["budgets"]], empty="")
         return DONE
 
     run(work)
 
 
-def doctor(output: Output = Format.TABLE) -> None:
-    """Is the control plane ready, and how fresh is what it shows?"""
-
-    async def work(client: Client) -> int:
-        ready = await _ready(client)
-        if ready.get("problems"):
-            if not machine({"ready": ready}, output):
-                out.print(f"control plane  {ready['status']}  at {client.url}", markup=False)
-                for name, problem in ready["problems"].items():
-                    out.print(f"  {name}: {problem}", markup=False)
-            return UNREACHABLE
-        page = await client.get("/v1/sites", limit="1000")
-        report = {"ready": ready, "as_of": page["as_of"], "sites": page["items"]}
-        if not machine(report, output):
-            out.print(f"control plane  {ready['status']}  at {client.url}", markup=False)
-            out.print(f"read models    {page['as_of']['lag_s']} s behind", markup=False)
-            for site in page["items"]:
-                out.print(f"site {site['name']:<12} {site['state']}", markup=False)
-        return DONE
-
-    run(work)
-
-
-async def _ready(client: Client) -> dict[str, Any]:
-    """What `/readyz` says, also where it says no."""
-    try:
-        found: dict[str, Any] = await client.get("/readyz")
-    except ApiError as refused:
-        if refused.status != 503:
-            raise
-        return refused.document
-    return found
+def _budget(budget: dict[str, Any]) -> tuple[Any, ...]:
+    """A line of the table of budgets; a limit that was lowered stands beside its cap."""
+    unit = "/s" if budget["mode"] == "rate" else ""
+    cap = None if budget["cap"] is None else f"{budget['cap']:g}{unit}"
+    return (
+        budget["name"],
+        budget["mode"],
+        budget["in_use"],
+        f"{budget['limit']:.4g}{unit}" + (" (lowered)" if budget["lowered"] else ""),
+        cap,
+        budget["throttled"] or None,
+        moment(budget["paused_until"]),
+    )

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from schemas import leftovers
 from schemas.ids import family_of, parts_of
 from schemas.units import format_moment
 from schemas.views import ENDED, Checkpoint, Job, Vm
@@ -42,15 +43,6 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, order=True):
     by: Literal["seawall", "operator"] = "operator"
 
 
-_DELETE: Final = {
-    "snapshot": "delete the snapshot at the site: it grows, and no job of this log removes it",
-    "generation": "delete it at the site: no plan of this log replicates that VM",
-    "hold": "release it at the site: until then that copy's content takes space",
-    "disk": "delete the disk at the site: no cleanup of this log lists it",
-    "instance": "power it off and delete it at the site once nobody needs it: no cleanup of "
-    "this log lists it",
-}
-_REMOVED_BY_NEXT: Final = "it is removed when the VM's next iteration is finalized"
 _ASKED_AGAIN: Final = (
     "the step is asked again under its id: what the site did already it answers as done, else "
     "the job fails and the next one begins anew"
@@ -95,15 +87,14 @@ def _objects(
     site: str, held: Held, installation: Installation, work: Work
 ) -> Iterator[Difference]:
     for owned in held.owned:
-        if owned.job not in work.known:
-            code: Code = "unknown-job"
-            told = "carries our tag and belongs to no job of this log"
-        elif not _expected(owned.job, work):
-            code = "left-over"
-            told = "its job has ended and will not remove it"
-        else:
+        code = leftovers.code_of(
+            work.jobs.get(owned.job),
+            known=owned.job in work.known,
+            working=_works(owned.job, work),
+        )
+        if code is None:
             continue
-        again = owned.kind == "generation" and _replicates(owned, installation)
+        follows, by = leftovers.remedy_of(owned.kind, replicating=_replicates(owned, installation))
         yield Difference(
             site=site,
             code=code,
@@ -112,17 +103,14 @@ def _objects(
             plan=owned.plan,
             vm=owned.vm,
             job=owned.job,
-            found=told,
-            follows=_REMOVED_BY_NEXT if again else _DELETE.get(owned.kind, "look at the site"),
-            by="seawall" if again else "operator",
+            found=leftovers.WHY[code],
+            follows=follows,
+            by=by,
         )
 
 
-def _expected(job: str, work: Work) -> bool:
-    """Whether the job still has to do with what it made."""
-    doc = work.jobs.get(job)
-    if doc is None or doc.state not in ENDED or doc.awaits_cleanup:
-        return True
+def _works(job: str, work: Work) -> bool:
+    """Whether work of the job, or of a recovery's VMs, is unsettled."""
     parts = parts_of(job)
     vms = f"vm-recovery:{':'.join(parts[1:])}:" if parts[0] == "recovery" else ""
     return job in work.working or bool(
@@ -160,18 +148,24 @@ def _gone(
     for job in work.jobs.values():
         plan = installation.plans.get(job.plan)
         if plan is not None and plan.recovery_site == site and _stands(job, work):
-            yield from _lost_instances(site, job, everywhere)
+            undo = "rollback" if work.jobs[job.parent_id or ""].awaits_commit else "cleanup"
+            yield from _lost_instances(site, job, everywhere, undo=undo)
 
 
 def _stands(job: Job, work: Work) -> bool:
-    """Whether it is a VM's part of a recovery that runs or awaits its cleanup."""
+    """Whether it is a VM's part of a recovery that runs, or awaits cleanup, commit or roll back.
+
+    What was committed is the operator's own: a VM that is deleted later is no difference.
+    """
     parent = work.jobs.get(job.parent_id or "")
     if family_of(job.id) != "vm-recovery" or job.disk is not None or parent is None:
         return False
-    return parent.state not in ENDED or parent.awaits_cleanup
+    return parent.state not in ENDED or parent.awaits_cleanup or parent.awaits_commit
 
 
-def _lost_instances(site: str, job: Job, everywhere: frozenset[str]) -> Iterator[Difference]:
+def _lost_instances(
+    site: str, job: Job, everywhere: frozenset[str], *, undo: str
+) -> Iterator[Difference]:
     for instance in job.instances:
         if instance.instance_id and instance.instance_id not in everywhere:
             yield Difference(
@@ -183,7 +177,7 @@ def _lost_instances(site: str, job: Job, everywhere: frozenset[str]) -> Iterator
                 vm=instance.vm,
                 job=job.parent_id or "",
                 found="its recovery stands by this log, and it is not there any more",
-                follows=f"`seawall cleanup {job.parent_id}` removes what is left and ends it",
+                follows=f"`seawall {undo} {job.parent_id}` removes what is left and ends it",
             )
 
 

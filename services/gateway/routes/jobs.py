@@ -8,6 +8,7 @@ from aiohttp import web
 
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.notifier import ChangeAlert
+from schemas.operations import StartCommit, StartRollback
 from schemas.recovery import CancelRecoveryJob, StartCleanup
 from schemas.replicator import CancelJob
 from schemas.scheduler import ChangeCheckpoint
@@ -26,7 +27,7 @@ from services.gateway.ids import new_id
 from services.gateway.names import checked_key
 from services.gateway.problems import Invalid, NotFound
 
-RECOVERY_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})
+RECOVERY_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup", "commit", "rollback"})
 REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
 ALERT_ACTIONS = ("ack", "snooze", "resolve")
 CHECKPOINT_ACTIONS = ("preserve", "unpreserve")
@@ -74,16 +75,57 @@ async def cancel(request: web.Request) -> web.Response:
     return await ask(request, asked, resource=f"jobs/{job}")
 
 
+def _recovery_of(request: web.Request) -> tuple[str, str | None]:
+    """The job that the path names, and its plan if it is a recovery."""
+    job = _job_of(request)
+    return job, _plan_of(job) if family_of(job) == "recovery" else None
+
+
+async def _no_recovery(request: web.Request, job: str) -> Exception:
+    if await gateway_of(request).queries.job(job) is None:
+        return _no_job(job)
+    return Invalid(f"{job!r} is not a recovery", remedy="name the job of a recovery")
+
+
 async def cleanup(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/cleanup: remove everything a recovery made."""
-    recovery = _job_of(request)
-    plan = _plan_of(recovery) if family_of(recovery) == "recovery" else None
+    """POST /v1/jobs/ID/cleanup {confirm}: remove everything a recovery made."""
+    recovery, plan = _recovery_of(request)
     if plan is None:
-        if await gateway_of(request).queries.job(recovery) is None:
-            raise _no_job(recovery)
-        raise Invalid(f"{recovery!r} is not a recovery", remedy="name the job of a test recovery")
+        raise await _no_recovery(request, recovery)
+    document = await body_of(request, "confirm")
     job = stream_id("cleanup", plan, new_id())
-    command = StartCleanup(command_id=new_command_id(), job=job, recovery=recovery)
+    command = StartCleanup(
+        command_id=new_command_id(),
+        job=job,
+        recovery=recovery,
+        confirm=text(document, "confirm", ""),
+    )
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def commit(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/commit: close a full recovery's commit window for good."""
+    recovery, plan = _recovery_of(request)
+    if plan is None:
+        raise await _no_recovery(request, recovery)
+    job = stream_id("commit", plan, new_id())
+    command = StartCommit(command_id=new_command_id(), job=job, recovery=recovery)
+    return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
+
+
+async def rollback(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/rollback {confirm}: undo a full recovery; confirm is the plan's name."""
+    recovery, plan = _recovery_of(request)
+    if plan is None:
+        raise await _no_recovery(request, recovery)
+    document = await body_of(request, "confirm")
+    job = stream_id("rollback", plan, new_id())
+    command = StartRollback(
+        command_id=new_command_id(),
+        job=job,
+        recovery=recovery,
+        confirm=text(document, "confirm", ""),
+    )
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
 
 
@@ -165,6 +207,8 @@ ROUTES = [
     web.get("/v1/jobs/{job}", show),
     web.post("/v1/jobs/{job}/cancel", cancel),
     web.post("/v1/jobs/{job}/cleanup", cleanup),
+    web.post("/v1/jobs/{job}/commit", commit),
+    web.post("/v1/jobs/{job}/rollback", rollback),
     web.get("/v1/commands/{command}", show_command),
     web.get("/v1/checkpoints/{checkpoint}", show_checkpoint),
     web.post("/v1/checkpoints/{checkpoint}/{action}", preserve),

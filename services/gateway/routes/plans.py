@@ -184,10 +184,19 @@ async def checkpoint(request: web.Request) -> web.Response:
 
 
 async def recover(request: web.Request) -> web.Response:
-    """POST /v1/plans/NAME/recover {mode, vms, checkpoint, skip_scripts, on_error, dry_run}."""
+    """POST /v1/plans/NAME/recover {mode, vms, checkpoint, skip_scripts, on_error, dry_run,
+    last_sync, source_gone}."""
     plan = checked_key(request.match_info["name"])
     document = await body_of(
-        request, "mode", "vms", "checkpoint", "skip_scripts", "on_error", "dry_run"
+        request,
+        "mode",
+        "vms",
+        "checkpoint",
+        "skip_scripts",
+        "on_error",
+        "dry_run",
+        "last_sync",
+        "source_gone",
     )
     mode = text(document, "mode")
     on_error = document.get("on_error")
@@ -206,6 +215,8 @@ async def recover(request: web.Request) -> web.Response:
         skip_scripts=names(document, "skip_scripts"),
         on_error=on_error,
         dry_run=flag(document, "dry_run"),
+        last_sync=None if document.get("last_sync") is None else flag(document, "last_sync"),
+        source_gone=flag(document, "source_gone"),
     )
     return await ask(request, Asked(to=OWNER, key=plan, body=command, job=job))
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from schemas.scheduler import AddSite, CheckSite, RemoveSite
+from schemas.scheduler import AddSite, CheckSite, ReleaseSite, RemoveSite
 from services.gateway.commands import Asked, new_command_id
-from services.gateway.context import answer, ask, body_of, gateway_of, stand_at, text, texts
+from services.gateway.context import (
+    answer,
+    ask,
+    body_of,
+    flag,
+    gateway_of,
+    stand_at,
+    text,
+    texts,
+)
 from services.gateway.names import checked_name
 from services.gateway.problems import NotFound
 
@@ -28,9 +37,22 @@ async def add(request: web.Request) -> web.Response:
 
 
 async def check(request: web.Request) -> web.Response:
-    """POST /v1/sites/NAME/check: call the platform."""
+    """POST /v1/sites/NAME/check {list_owned}: call the platform."""
     name = request.match_info["name"]
-    command = CheckSite(command_id=new_command_id(), site=name)
+    document = await body_of(request, "list_owned")
+    command = CheckSite(
+        command_id=new_command_id(), site=name, list_owned=flag(document, "list_owned")
+    )
+    return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")
+
+
+async def release(request: web.Request) -> web.Response:
+    """POST /v1/sites/NAME/release {confirm}: end its quarantine; confirm is the site's name."""
+    name = request.match_info["name"]
+    document = await body_of(request, "confirm")
+    command = ReleaseSite(
+        command_id=new_command_id(), site=name, confirm=text(document, "confirm", "")
+    )
     return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")
 
 
@@ -56,4 +78,5 @@ ROUTES = [
     web.get("/v1/sites/{name}", show),
     web.delete("/v1/sites/{name}", remove),
     web.post("/v1/sites/{name}/check", check),
+    web.post("/v1/sites/{name}/release", release),
 ]

@@ -29,9 +29,11 @@ async def queue(request: web.Request) -> web.Response:
         for place, each in enumerate(waiting[begin:end], begin + 1)
     ]
     following = str(end) if len(waiting) > end else None
-    limits = [_limit(each) for each in budgets if not is_open(each.budget)]
+    limits = [
+        _limit(each) for each in budgets if not is_open(each.budget) or each.lowered_to is not None
+    ]
     as_of = await gateway.queries.as_of()
-    page = {"items": items, "next": following, "as_of": as_of}
+    page = {"items": items, "next": following, "as_of": as_of, "at": dt.datetime.now(dt.UTC)}
     return answer({**page, "budgets": limits, "estimates_assume": ASSUMES})
 
 
@@ -63,6 +65,13 @@ def _limit(each: BudgetState) -> dict[str, Any]:
         "per_second": each.budget.per_second,
         "in_use": each.in_use,
         "tokens": round(each.tokens, 3),
+        "cap": None if is_open(each.budget) else each.cap,
+        "limit": round(each.limit, 3),
+        "lowered": each.lowered_to is not None,
+        "throttled": each.throttled,
+        "throttled_at": each.throttled_at,
+        "throttled_since": each.throttled_since,
+        "paused_until": each.paused_until,
     }
 
 

@@ -11,10 +11,15 @@ from typing import Any
 from schemas.envelope import Received
 from schemas.notifier import Severity
 from schemas.recovery import CleanupFinished, RecoveryFinished
-from schemas.replicator import CheckpointFinished, IterationFinished
+from schemas.replicator import (
+    CheckpointFinished,
+    IterationFinished,
+    ThrottledForLong,
+    ThrottlingEased,
+)
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration
-from services.notifier.domain import leftovers
+from services.notifier.domain import full_recoveries, leftovers
 from services.notifier.domain.finding import Finding
 
 
@@ -112,6 +117,25 @@ def _cleanup(received: Received) -> tuple[Finding, ...]:
             remedy=remedy or f"seawall cleanup {body.recovery}",
             job=received.stream,
         ),
+        _instances_left(received),
+    )
+
+
+def _instances_left(received: Received) -> Finding:
+    """A cleanup lists the site at its end: what still runs there costs money, and may answer."""
+    body: CleanupFinished = received.body
+    left = [object_id for kind, object_id, _ in body.remaining if kind == "instance"]
+    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    return Finding(
+        plan=body.plan,
+        condition="instance-left-over",
+        subject=body.recovery.rpartition(":")[2],
+        holds=bool(left),
+        severity="major",
+        title=f"{len(left)} instance(s) of a recovery of {body.plan} are left over",
+        text=", ".join(left[:3]) + more,
+        remedy=f"seawall cleanup {body.recovery}; what else is left: seawall doctor --leftovers",
+        job=received.stream,
     )
 
 
@@ -154,6 +178,47 @@ def _missed(received: Received) -> tuple[Finding, ...]:
     )
 
 
+OPEN_FROM = 1e9
+"""A limit from here on was never one."""
+
+
+def _throttled(received: Received) -> tuple[Finding, ...]:
+    body: ThrottledForLong = received.body
+    unit = "/s" if body.mode == "rate" else " at once"
+    known = f", of {body.cap:g}{unit} that it is said to allow" if body.cap < OPEN_FROM else ""
+    since = f" since {body.since:%Y-%m-%d %H:%M %Z}" if body.since is not None else ""
+    return (
+        Finding(
+            plan=body.site,
+            condition="throttled-for-long",
+            subject=_subject(body.quota),
+            holds=True,
+            severity="minor",
+            title=f"site {body.site} keeps refusing {body.quota}",
+            text=f"{body.throttled} calls refused so far{since}; "
+            f"about {body.limit:.3g}{unit} are asked for now{known}",
+            remedy=f"see `seawall queue`; ask the platform for more, let fewer VMs replicate at "
+            f"once, or tell the real limit: limit.{body.quota.partition(':')[0]} of the site",
+        ),
+    )
+
+
+def _eased(received: Received) -> tuple[Finding, ...]:
+    body: ThrottlingEased = received.body
+    return (
+        Finding(
+            plan=body.site,
+            condition="throttled-for-long",
+            subject=_subject(body.quota),
+            holds=False,
+        ),
+    )
+
+
+def _subject(quota: str) -> str:
+    return quota.replace(":", "-").replace("/", "-")
+
+
 FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     RecoveryFinished: _recovery,
     IterationFinished: _iteration,
@@ -162,7 +227,10 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     RpoBreached: _breached,
     RpoRestored: _restored,
     TicksMissed: _missed,
+    ThrottledForLong: _throttled,
+    ThrottlingEased: _eased,
     **leftovers.FINDERS,
+    **full_recoveries.FINDERS,
 }
 
 

@@ -41,6 +41,8 @@ def recovery_lines(
         f"RTO achieved: {_seconds(finished.rto_s)}{target}",
         "",
     ]
+    if finished.note:
+        lines += [f"Sources: {finished.note}", ""]
     if finished.problem is not None:
         lines += [f"Problem: {finished.problem.message}", f"  {finished.problem.remedy}", ""]
     for step in finished.steps:
@@ -54,6 +56,8 @@ def recovery_lines(
     last = ["", f"Details:  seawall job show {job}"]
     if finished.awaits_cleanup:
         last.append(f"Clean up: seawall cleanup {job}")
+    if finished.awaits_commit:
+        last += [f"Keep it:  seawall commit {job}", f"Undo it:  seawall rollback {job}"]
     return _fitted([line for line in lines if line.strip() or line == ""], last)
 
 

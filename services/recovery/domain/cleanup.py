@@ -1,4 +1,4 @@
-"""Cleanup: list what a test recovery made, remove it, and prove by listing that it is gone.
+"""Cleanup: list what a recovery made, remove it, and prove by listing that it is gone.
 
 Saga. Decides what is removed in which order and when to list again. Removes only what carries the
 recovery's own tag. Does not decide whether a recovery may be cleaned (`recovery`).
@@ -82,7 +82,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     """Start cleaning a recovery. Decides over the cleanup and the recovery together.
 
     Raises Refused: `unknown-job`, `still-running`, `already-cleaned`, `nothing-to-clean`,
-    `being-cleaned`.
+    `being-cleaned`; for a full recovery as `commit_window.check_cleanup`.
     """
     m: said.StartCleanup | said.BeginCleanup = received.body
     if family_of(m.recovery) != "recovery" or family_of(m.job) != "cleanup":
@@ -92,7 +92,13 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     if state.started is not None:
         return {}
     try:
-        marked = recovery.begin_cleanup(parent, job=m.recovery, cleanup=m.job)
+        marked = recovery.begin_cleanup(
+            parent,
+            job=m.recovery,
+            cleanup=m.job,
+            confirm=m.confirm if isinstance(m, said.StartCleanup) else "",
+            rollback=m.rollback if isinstance(m, said.BeginCleanup) else "",
+        )
     except Refused:
         if isinstance(m, said.BeginCleanup):
             # Nobody asked: a person was faster.

@@ -81,6 +81,21 @@ def _of_member(
     return calls
 
 
+def source_calls(members: Sequence[Member], *, site: str, sync: bool) -> list[dict[str, Any]]:
+    """What comes first in a full recovery, at the source site: all at once, before any other.
+
+    A source that ignores the shut-down costs one more call. The last sync's own calls depend on
+    what changed, and are not listed.
+    """
+    calls: list[dict[str, Any]] = []
+    for name in ("look_at_source", "shut_down_source", *(("last_sync",) if sync else ())):
+        calls += [
+            {"call": name, "vm": each.vm, "boot_order": each.boot_order, "site": site}
+            for each in sorted(members, key=lambda each: (each.boot_order, each.vm))
+        ]
+    return calls
+
+
 def budgets_needed(
     calls: Sequence[Mapping[str, Any]], budgets: Mapping[str, Budget]
 ) -> dict[str, dict[str, float]]:

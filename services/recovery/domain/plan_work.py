@@ -11,6 +11,7 @@ from typing import Any
 from schemas.common import Fact
 from schemas.recovery_work import Preflight, RunScript
 from services.recovery.domain import scripts
+from services.recovery.domain.operations import of
 from services.recovery.domain.recovery_state import (
     Recovery,
     outcome_of,
@@ -56,7 +57,7 @@ def effect_of(state: Recovery, part: str, now: dt.datetime) -> Effect:
 def _preflight(state: Recovery) -> Fact:
     start = told(state)
     chosen = (plan_script(state, PRE_STEP), plan_script(state, POST_STEP))
-    networks = start.header.recovery.networks
+    networks, operation = start.header.recovery.networks, of(start.mode)
     return Preflight(
         site=start.header.recovery_site,
         plan=start.plan,
@@ -64,11 +65,14 @@ def _preflight(state: Recovery) -> Fact:
         mode=start.mode,
         members=start.members,
         checkpoint=start.checkpoint,
-        network=networks.test if start.mode == "test" else networks.production or "",
-        isolated=start.mode == "test",
+        network=networks.test if operation.isolated else networks.production or "",
+        isolated=operation.isolated,
         skip_scripts=start.skip_scripts,
         scripts=tuple(script for script in chosen if script is not None),
         dry_run=start.dry_run,
+        source=start.header.protected if operation.source_step else None,
+        source_gone=start.source_gone and operation.trusts_word,
+        last_sync=start.last_sync,
     )
 
 

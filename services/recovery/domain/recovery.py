@@ -11,13 +11,15 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas import operations as said_ops
 from schemas import recovery as said
-from schemas.common import HoldMode, Problem, StepState, StepTiming
+from schemas.common import Problem, StepState, StepTiming
 from schemas.envelope import Received
 from schemas.ids import parts_of, stream_id
 from schemas.recovery_work import PreflightReport
-from schemas.scheduler import RecoveryEnded, ReleaseHolds
-from services.recovery.domain import plan_work, scripts
+from schemas.scheduler import RecoveryEnded
+from services.recovery.domain import commit_window, plan_work, scripts
+from services.recovery.domain.operations import driving, of, securing
 from services.recovery.domain.recovery_state import (
     Recovery,
     evolve,
@@ -68,6 +70,8 @@ def start(state: Recovery, received: Received) -> Decision:
         dry_run=m.dry_run,
         requested_at=m.requested_at,
         actor=m.actor,
+        last_sync=m.last_sync,
+        source_gone=m.source_gone,
         definition_version=DEFINITION_VERSION,
     )
     return _step(state, (msgspec.structs.replace(event, steps=step_list(event)),), received.at)
@@ -87,6 +91,20 @@ def member_news(state: Recovery, received: Received) -> Decision:
     if state.started is None or state.finished is not None or m.vm not in state.roster:
         return NOTHING
     event = _news_event(state, m)
+    return NOTHING if event is None else _step(state, (event,), received.at)
+
+
+def source_news(state: Recovery, received: Received) -> Decision:
+    """A VM's source is off, or is not, or is on again."""
+    if state.started is None or state.finished is not None:
+        return NOTHING
+    event = driving.about_source(state, received.body)
+    return NOTHING if event is None else _step(state, (event,), received.at)
+
+
+def last_sync_ended(state: Recovery, received: Received) -> Decision:
+    """The last iteration of a VM ended."""
+    event = driving.about_sync(state, received.body, at=received.at)
     return NOTHING if event is None else _step(state, (event,), received.at)
 
 
@@ -123,8 +141,11 @@ def outcome(state: Recovery, received: Received) -> Decision:
 # ── Its cleanups ─────────────────────────────────────────────────────────────────────────────
 
 
-def begin_cleanup(state: Recovery, *, job: str, cleanup: str) -> Decision:
-    """A cleanup of this recovery begins. Raises Refused where there is nothing to clean."""
+def begin_cleanup(
+    state: Recovery, *, job: str, cleanup: str, confirm: str = "", rollback: str = ""
+) -> Decision:
+    """A cleanup of this recovery begins. Raises Refused where there is nothing to clean, or a
+    full recovery's instances are not to be: `rollback` names the roll back that asks for it."""
     if state.started is None:
         raise Refused(f"there is no recovery {job}", code="unknown-job", remedy="see `job list`")
     if state.finished is None:
@@ -133,8 +154,10 @@ def begin_cleanup(state: Recovery, *, job: str, cleanup: str) -> Decision:
         )
     if state.cleaned:
         raise Refused(f"{job} is cleaned up already", code="already-cleaned")
-    if not state.finished.awaits_cleanup:
+    if not (state.finished.awaits_cleanup or (state.finished.awaits_commit and state.made)):
         raise Refused(f"{job} made nothing that cleanup removes", code="nothing-to-clean")
+    if state.finished.awaits_commit and not (rollback and rollback == state.window.rolling_back):
+        commit_window.check_cleanup(state, job, confirm=confirm)
     if state.cleaning:
         raise Refused(f"{job} is being cleaned up by {state.cleaning}", code="being-cleaned")
     return Decision(
@@ -147,17 +170,16 @@ def cleanup_news(state: Recovery, received: Received) -> Decision:
     m: said.CleanupNews = received.body
     if state.cleaning != m.cleanup:
         return NOTHING
+    event: Any = said.RecoveryCleaned(cleanup=m.cleanup)
+    sends: tuple[Send, ...] = (commit_window.given_back(state),)
     if m.remaining:
-        left = said.RecoveryCleanupIncomplete(cleanup=m.cleanup, remaining=m.remaining)
-        return Decision(events=(left,))
-    start = told(state)
-    release = ReleaseHolds(
-        plan=start.plan, job=start.job, modes=("own-instance",), release_checkpoint=True
-    )
-    return Decision(
-        events=(said.RecoveryCleaned(cleanup=m.cleanup),),
-        sends=(Send(to="scheduler", key=start.plan, message=release),),
-    )
+        event = said.RecoveryCleanupIncomplete(cleanup=m.cleanup, remaining=m.remaining)
+        sends = ()
+    if state.window.rolling_back:
+        # The roll back goes on, and the holds are given back when it is done.
+        news = said_ops.RollbackCleaned(job=state.window.rolling_back, remaining=m.remaining)
+        sends = (Send(to="recovery", key=told(state).plan, message=news),)
+    return Decision(events=(event,), sends=sends)
 
 
 def auto_cleanup(state: Recovery, received: Received) -> Decision:
@@ -218,7 +240,12 @@ def _preflight_end(state: Recovery, ended: EffectOutcome) -> said.PreflightFinis
         timing = msgspec.structs.replace(
             timing, state="failed", error=first.message, remedy=first.remedy
         )
-    return said.PreflightFinished(timing=timing, problems=report.problems, facts=report.facts)
+    return said.PreflightFinished(
+        timing=timing,
+        problems=report.problems,
+        facts=report.facts,
+        source_lost=report.source_lost,
+    )
 
 
 def _script_end(state: Recovery, step: str, ended: EffectOutcome) -> said.PlanScriptEnded:
@@ -233,6 +260,7 @@ def _script_end(state: Recovery, step: str, ended: EffectOutcome) -> said.PlanSc
 
 def _finish(state: Recovery) -> said.RecoveryFinished:
     start = told(state)
+    tested = of(start.mode).ends_with == "cleanup"
     return said.RecoveryFinished(
         plan=start.plan,
         mode=start.mode,
@@ -242,13 +270,15 @@ def _finish(state: Recovery) -> said.RecoveryFinished:
         failed=state.failed,
         steps=_all_steps(state),
         problem=state.problem,
-        awaits_cleanup=state.made and start.mode == "test",
+        awaits_cleanup=state.made and tested,
         dry_run=start.dry_run,
+        awaits_commit=not tested and commit_window.opens(state),
+        note=securing.note(state.source),
     )
 
 
 def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
-    done = {step.name: step for step in merged_steps(state.steps)}
+    done = {step.name: step for step in merged_steps((*state.source.steps, *state.steps))}
     for number, order in state.by_order.items():
         if order.opened_at is not None:
             unsettled: StepState = "cancelled" if order.unsettled else "completed"
@@ -258,7 +288,8 @@ def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
                 started_at=order.opened_at,
                 ended_at=order.settled_at,
             )
-    return tuple(done[name] for name in told(state).steps if name in done)
+    names = (*told(state).steps, securing.RESTORE)
+    return tuple(done[name] for name in names if name in done)
 
 
 # ── From facts to decisions ──────────────────────────────────────────────────────────────────
@@ -290,6 +321,7 @@ def _step(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decisio
     draft = _Draft(state=state, now=now)
     for event in events:
         draft.say(event)
+    driving.drive(draft)
     _halt(state, draft)
     if phase_of(draft.state) == "launch":
         _launch(draft)
@@ -319,7 +351,12 @@ def _launch(draft: _Draft) -> None:
     state = draft.state
     start, first = told(state), state.orders[0]
     everyone = start.header.recovery.build_ahead
-    vms = [m for m in start.members if everyone or m.boot_order == first]
+    # A VM whose source could not be fenced has ended before it began.
+    vms = [
+        m
+        for m in start.members
+        if (everyone or m.boot_order == first) and not _has_ended(state, m.vm)
+    ]
     outputs = state.plan_outputs.get(PRE_STEP, {})
     if len(msgspec.json.encode(outputs)) > PLAN_OUTPUTS_BYTES_MAX:
         outputs = {}
@@ -333,6 +370,11 @@ def _launch(draft: _Draft) -> None:
         )
     draft.say(_launched([member.vm for member in vms]))
     draft.say(said.BootOrderOpened(boot_order=first, at=draft.now))
+
+
+def _has_ended(state: Recovery, vm: str) -> bool:
+    member = state.members.get(vm)
+    return member is not None and member.ended
 
 
 def _launched(vms: list[str]) -> said.VmsLaunched:
@@ -361,14 +403,15 @@ def _open_next(draft: _Draft) -> None:
     state = draft.state
     order = state.orders[state.opened]
     start = told(state)
-    vms = [member.vm for member in start.members if member.boot_order == order]
+    vms = [
+        member.vm
+        for member in start.members
+        if member.boot_order == order and not _has_ended(state, member.vm)
+    ]
     if not start.header.recovery.build_ahead:
         draft.say(_launched(vms))
     draft.say(said.BootOrderOpened(boot_order=order, at=draft.now))
     for vm in vms:
-        member = state.members.get(vm)
-        if member is not None and member.ended:
-            continue
         if start.header.recovery.build_ahead:
             draft.tell_vm(vm, said.BootVm)
         else:
@@ -407,15 +450,21 @@ def _close(draft: _Draft) -> None:
         _abandon(draft, "dry-run" if start.dry_run and state.problem is None else "stop")
     end = _finish(state)
     draft.say(end)
-    modes: tuple[HoldMode, ...] = ("read-copy",) if state.made else ("read-copy", "own-instance")
-    release = ReleaseHolds(
-        plan=start.plan, job=start.job, modes=modes, release_checkpoint=not state.made
-    )
+    stayed = tuple(vm for vm, each in state.source.states.items() if each == "failed")
     ended = RecoveryEnded(
-        plan=start.plan, job=start.job, mode=start.mode, state=end.state, rto_s=end.rto_s
+        plan=start.plan,
+        job=start.job,
+        mode=start.mode,
+        state=end.state,
+        rto_s=end.rto_s,
+        moved=end.awaits_commit,
+        stayed=stayed if end.awaits_commit else (),
     )
-    for message in (release, ended):
+    # Whose VMs moved is said first: with the holds a tick that waits would start.
+    for message in (ended, *commit_window.given_back_at_end(state, end, ended.stayed)):
         draft.sends.append(Send(to="scheduler", key=start.plan, message=message))
+    if end.awaits_commit:
+        draft.timers.append(commit_window.reminder(draft.now))
     after_s = start.header.recovery.auto_cleanup_after_s
     if end.awaits_cleanup and after_s is not None:
         due = draft.now + dt.timedelta(seconds=after_s)
@@ -423,13 +472,22 @@ def _close(draft: _Draft) -> None:
         draft.timers.append(timer)
 
 
+def _is_over(state: Recovery) -> bool:
+    """Whether nothing more is to be decided about the recovery."""
+    end = state.finished
+    if end is None:
+        return False
+    if end.awaits_commit:
+        return state.window.rolled_back or (bool(state.window.committed) and state.cleaned)
+    return state.cleaned or not end.awaits_cleanup
+
+
 FAMILY = Family(
     name="recovery",
     state=Recovery,
     initial=Recovery,
     evolve=evolve,
-    is_terminal=lambda state: (
-        state.finished is not None and (state.cleaned or not state.finished.awaits_cleanup)
-    ),
+    is_terminal=_is_over,
     outcome=outcome,
+    schema=2,
 )

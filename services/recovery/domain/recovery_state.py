@@ -8,19 +8,24 @@ shallow copy of a dictionary.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
+from schemas import operations as said_ops
 from schemas import recovery as said
 from schemas.common import Problem, StepTiming
 from schemas.plans import ScriptDefinition
 from services.recovery.domain import scripts
+from services.recovery.domain.operations import securing, window
+from services.recovery.domain.operations.securing import SourcePhase, SourceSide
+from services.recovery.domain.operations.window import Window
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
 
-Phase = Literal[
-    "new", "preflight", "pre-script", "launch", "vms", "post-script", "closing", "ended"
-]
+Phase = (
+    Literal["new", "preflight", "pre-script", "launch", "vms", "post-script", "closing", "ended"]
+    | SourcePhase
+)
 
 
 class MemberState(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +80,8 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     finished: said.RecoveryFinished | None = None
     cleaning: str = ""
     cleaned: bool = False
+    source: SourceSide = SourceSide()
+    window: Window = Window()
 
 
 def told(state: Recovery) -> said.RecoveryStarted:
@@ -112,6 +119,10 @@ def phase_of(state: Recovery) -> Phase:
     if not state.pre.over and plan_script(state, PRE_STEP) is not None:
         return "pre-script"
     halted = state.stopping or state.cancelling
+    if not state.launched and (
+        sources := securing.phase(state.started, state.source, halted=halted)
+    ):
+        return sources
     if not state.launched and state.roster and not halted:
         return "launch"
     if state.launched_ended < state.launched or (not halted and more_to_open(state)):
@@ -136,7 +147,7 @@ def outcome_of(state: Recovery) -> said.RecoveryState:
     if state.cancelling:
         return "cancelled"
     preflight_failed = state.preflight is not None and bool(state.preflight.problems)
-    if preflight_failed or (state.attempted > 0 and state.ready == 0):
+    if preflight_failed or state.source.failed or (state.attempted > 0 and state.ready == 0):
         return "failed"
     return "partially-completed" if state.troubled else "completed"
 
@@ -161,7 +172,8 @@ def step_list(start: said.RecoveryStarted) -> tuple[str, ...]:
     if start.dry_run:
         return ("preflight",)
     orders = sorted({member.boot_order for member in start.members})
-    return ("preflight", *pre, *(order_step(order) for order in orders), *post)
+    sources = securing.steps_of(start)
+    return ("preflight", *pre, *sources, *(order_step(order) for order in orders), *post)
 
 
 def order_step(order: int) -> str:
@@ -205,7 +217,49 @@ def evolve(state: Recovery, event: Any) -> Recovery:
             return replace(state, cleaning="")
         case said.RecoveryCleaned():
             return replace(state, cleaning="", cleaned=True)
+        case _ if type(event) in _ABOUT_SOURCES:
+            return _about_sources(state, event)
+        case _ if type(event) in _ABOUT_WINDOW:
+            return replace(state, window=window.fold(state.window, event))
     raise AssertionError(f"{type(event).__name__} is no event of a recovery")
+
+
+_ABOUT_SOURCES: Final = frozenset(
+    {
+        said_ops.SourcesSecuring,
+        said_ops.SourceSiteLost,
+        said_ops.MemberSecured,
+        said_ops.SourcesSecured,
+        said_ops.LastSyncAsked,
+        said_ops.MemberSynced,
+        said_ops.LastSyncFinished,
+        said_ops.SourcesRestoring,
+        said_ops.MemberRestored,
+        said_ops.SourcesRestored,
+    }
+)
+_ABOUT_WINDOW: Final = frozenset(
+    {
+        said_ops.RecoveryCommitting,
+        said_ops.RecoveryCommitRefuted,
+        said_ops.RecoveryCommitted,
+        said_ops.RecoveryRollingBack,
+        said_ops.RecoveryRollbackIncomplete,
+        said_ops.RecoveryRolledBack,
+        said_ops.CommitOverdue,
+    }
+)
+
+
+def _about_sources(state: Recovery, event: Any) -> Recovery:
+    side = securing.fold(told(state), state.source, event)
+    return msgspec.structs.replace(
+        state,
+        source=side,
+        stopping=state.stopping or side.failed,
+        troubled=state.troubled or side.troubled,
+        problem=state.problem or side.problem,
+    )
 
 
 def _started(state: Recovery, event: said.RecoveryStarted) -> Recovery:

@@ -15,7 +15,7 @@ import msgspec
 from schemas import recovery as said
 from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
-from schemas.prep import SeatGranted, SeatRefused
+from schemas.prep import SeatGranted, SeatRefused, VmSeated
 from schemas.recovery_work import InstanceState
 from services.recovery.domain import prep_seats, scripts, vm_work, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
@@ -133,7 +133,7 @@ def seat_granted(state: VmRecovery, received: Received) -> Decision:
     m: SeatGranted = received.body
     if prep_seats.need_of(state) != "now" or state.windows.node:
         return NOTHING
-    return _step(state, (said.VmSeated(node=m.node),), received.at)
+    return _step(state, (VmSeated(node=m.node),), received.at)
 
 
 def seat_refused(state: VmRecovery, received: Received) -> Decision:
@@ -169,7 +169,7 @@ def outcome(state: VmRecovery, received: Received) -> Decision:
         return _step(state, (_script_end(state, step, ended),), received.at)
     if step == POWER_ON and ended.ok:
         return _step(state, (_power_on_end(ended),), received.at)
-    event = _step_end(ended)
+    event = _step_end(state, ended)
     if step == HOLD and windows_steps.is_windows(state.enrolled, evolve(state, event).copy):
         steps = vm_work.step_list(evolve(state, event))
         event = msgspec.structs.replace(event, steps=steps)
@@ -228,19 +228,20 @@ def _power_on_end(ended: EffectOutcome) -> said.VmPoweredOn:
     )
 
 
-def _step_end(ended: EffectOutcome) -> said.VmStepEnded:
+def _step_end(state: VmRecovery, ended: EffectOutcome) -> said.VmStepEnded:
+    mode = definition(state).mode
     part, _, disk = ended.part.partition("/")
     step = REBUILD if part == "rebuild" else part
     timing = windows_steps.with_output(step_of(ended, step), ended)
     if ended.ok:
         made = {} if step == RELEASE else msgspec.to_builtins(ended.result)
-        return said.VmStepEnded(timing=timing, disk=disk, made=made)
+        return said.VmStepEnded(timing=timing, disk=disk, made=made, mode=mode)
     problem = Problem(
         code=ended.code or "step-failed",
         message=f"{step}{f' of {disk}' if disk else ''}: {ended.error}",
         remedy=ended.remedy,
     )
-    return said.VmStepEnded(timing=timing, disk=disk, problem=problem)
+    return said.VmStepEnded(timing=timing, disk=disk, problem=problem, mode=mode)
 
 
 def _finish(state: VmRecovery) -> said.VmFinished:

@@ -15,6 +15,7 @@ from schemas import recovery as said
 from schemas.common import Problem, StepTiming
 from schemas.ids import parts_of, stream_id
 from schemas.plans import ScriptDefinition
+from schemas.prep import VmSeated
 from schemas.recovery_work import CopyHeld, DiskRebuilt
 from services.recovery.domain import scripts, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
@@ -190,7 +191,7 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
             return _script_ended(state, event)
         case said.VmStepEnded():
             return _step_ended(state, event)
-        case said.VmSeated():
+        case VmSeated():
             return replace(state, windows=replace(state.windows, node=event.node))
         case said.VmPoweredOn():
             return replace(

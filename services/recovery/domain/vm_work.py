@@ -6,10 +6,12 @@ Decides nothing about order: `vm_state` says what is due, this says what that is
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 from schemas.common import Fact
+from schemas.recovery import VmEnrolled
 from schemas.recovery_work import (
+    CopyHeld,
     CreateInstance,
     HoldCopy,
     PowerOn,
@@ -20,6 +22,7 @@ from schemas.recovery_work import (
     ValidateWindows,
 )
 from services.recovery.domain import scripts, windows_steps
+from services.recovery.domain.operations import of
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
     CREATE,
@@ -37,6 +40,9 @@ from services.recovery.domain.vm_state import (
 from services.recovery.domain.windows_steps import PREPARE, VALIDATE
 from services.recovery.domain.work import instance_name, recovery_effect
 from shared.decider import Effect
+
+PRODUCTION: Final = "production"
+"""The network of an instance whose VM had none of its own and whose plan names none."""
 
 
 def step_list(state: VmRecovery) -> tuple[str, ...]:
@@ -97,16 +103,26 @@ def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
     if step == VALIDATE:
         return step, ValidateWindows(instance_id=state.instance_id, disks=len(disks), **tags)
     assert step == CREATE, step
-    networks = told.header.recovery.networks
     instance = CreateInstance(
         name=instance_name(vm, job=told.job, mode=told.mode),
-        network=networks.test if told.mode == "test" else networks.production or "",
-        isolated=told.mode == "test",
+        network=_network(told, state.copy),
+        isolated=of(told.mode).isolated,
         disks=disks,
         configuration=state.copy.configuration,
         **tags,
     )
     return step, instance
+
+
+def _network(told: VmEnrolled, copy: CopyHeld) -> str:
+    """The network of the instance; where the plan names none, the VM's own at its site."""
+    networks = told.header.recovery.networks
+    if of(told.mode).isolated:
+        return networks.test
+    if networks.production is not None:
+        return networks.production
+    own = copy.configuration.get("networks")
+    return str(own[0]) if isinstance(own, list | tuple) and own else PRODUCTION
 
 
 def _script(state: VmRecovery, step: str) -> tuple[str, Fact]:

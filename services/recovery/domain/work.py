@@ -28,6 +28,10 @@ QUOTAS: Final[dict[str, str]] = {
     "power-on-node": "StartInstances",
     "power-off-node": "StopInstances",
     "list-owned": "DescribeTags",
+    "look-at-source": "DescribeInstances",
+    "shut-down-source": "StopInstances",
+    "power-off-source": "StopInstances",
+    "power-on-source": "StartInstances",
 }
 """Call → rate quota. Holding and releasing a copy spend none."""
 

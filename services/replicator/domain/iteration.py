@@ -64,8 +64,8 @@ def start(state: Iteration, received: Received) -> Decision:
         return NOTHING
     own = m.definition.replication
     steps = _step_list(
-        pre=scripts.runs_here(own.pre_script) is not None,
-        post=scripts.runs_here(own.post_script) is not None,
+        pre=scripts.runs_here(own.pre_script, m.operation) is not None,
+        post=scripts.runs_here(own.post_script, m.operation) is not None,
     )
     event = said.IterationStarted(
         plan=m.plan,
@@ -84,6 +84,7 @@ def start(state: Iteration, received: Received) -> Decision:
         gated=m.gated,
         steps=steps,
         definition_version=DEFINITION_VERSION,
+        operation=m.operation,
     )
     after = evolve(state, event)
     if after.cancelling:

@@ -70,12 +70,14 @@ def told(state: Iteration) -> said.IterationStarted:
 
 def pre_script(state: Iteration) -> ScriptDefinition | None:
     """The VM's pre-replication script, if it runs here."""
-    return scripts.runs_here(told(state).definition.replication.pre_script)
+    start = told(state)
+    return scripts.runs_here(start.definition.replication.pre_script, start.operation)
 
 
 def post_script(state: Iteration) -> ScriptDefinition | None:
     """The VM's post-replication script, if it runs here."""
-    return scripts.runs_here(told(state).definition.replication.post_script)
+    start = told(state)
+    return scripts.runs_here(start.definition.replication.post_script, start.operation)
 
 
 def post_due(state: Iteration) -> bool:

@@ -41,7 +41,10 @@ def _effect(
         kind=kind,
         payload=payload,
         due=start.due_at,
-        work_class=WorkClass.REPLICATION,
+        # The last sync of a recovery is part of that: it goes before routine replication.
+        work_class=(
+            WorkClass.REPLICATION if start.operation == "replication" else WorkClass.RECOVERY
+        ),
         priority=start.priority,
         plan=start.plan,
         interval_s=start.replication.interval_s,
@@ -174,7 +177,7 @@ def script(
     assert chosen is not None, "a script that is due was chosen"
     context: dict[str, Any] = {
         "hook": "pre-replication" if step == PRE_STEP else "post-replication",
-        "operation": "replication",
+        "operation": start.operation,
         "job": iteration,
         "tick_at": format_moment(start.tick_at),
         "plan": {

@@ -58,7 +58,8 @@ def start(state: Run, received: Received) -> Decision:
     m: said.StartRun = received.body
     if state.started is not None:
         return NOTHING
-    pre, post = scripts.runs_here(m.pre_script), scripts.runs_here(m.post_script)
+    pre = scripts.runs_here(m.pre_script, m.operation)
+    post = scripts.runs_here(m.post_script, m.operation)
     event = said.RunStarted(
         plan=m.plan,
         tick_at=m.tick_at,
@@ -69,6 +70,7 @@ def start(state: Run, received: Received) -> Decision:
         post_script=post,
         steps=(*((PRE_STEP,) if pre else ()), VMS_STEP, *((POST_STEP,) if post else ())),
         definition_version=DEFINITION_VERSION,
+        operation=m.operation,
     )
     after = _after(state, event)
     if pre is not None:
@@ -249,7 +251,7 @@ def _script_effect(state: Run, step: str, run: str, received: Received) -> Effec
     number = (state.pre if step == PRE_STEP else state.post).run
     context: dict[str, Any] = {
         "hook": "pre-replication" if step == PRE_STEP else "post-replication",
-        "operation": "replication",
+        "operation": state.started.operation,
         "job": run,
         "tick_at": format_moment(state.started.tick_at),
         "plan": {"name": state.started.plan},

@@ -16,7 +16,7 @@ import msgspec
 from schemas.common import Problem, ScriptReport, ScriptWork, StepState, StepTiming
 from schemas.envelope import Received
 from schemas.ids import stream_id
-from schemas.plans import OnFailure, ScriptDefinition
+from schemas.plans import OnFailure, Operation, ScriptDefinition
 from schemas.replicator import ScriptStored
 from schemas.replicator_work import ScriptRan
 from shared.decider import NOTHING, Decision, EffectOutcome, Family
@@ -104,9 +104,11 @@ def part_of_run(step: str, run: int) -> str:
     return step if run == 1 else f"{step}/{run}"
 
 
-def runs_here(script: ScriptDefinition | None) -> ScriptDefinition | None:
-    """The script if it is declared for replication."""
-    return script if script is not None and "replication" in script.operations else None
+def runs_here(
+    script: ScriptDefinition | None, operation: Operation = "replication"
+) -> ScriptDefinition | None:
+    """The script if it is declared for the operation that the replication is part of."""
+    return script if script is not None and operation in script.operations else None
 
 
 def on_failure(script: ScriptDefinition) -> OnFailure:

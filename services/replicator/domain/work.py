@@ -21,14 +21,20 @@ NODE_DISKS: Final = "disks"
 QUOTAS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "open-snapshot": (("rate", "CreateSnapshots"),),
     "close-snapshot": (("rate", "DeleteSnapshot"),),
-    "transfer": (("hold", NODE_DISKS), ("rate", "StartSnapshot"), ("hold", "snapshot-writes")),
+    "transfer": (
+        ("hold", NODE_DISKS),
+        ("rate", "StartSnapshot"),
+        ("hold", "snapshot-writes"),
+        ("hold", "snapshot-writes:replication"),
+    ),
     "finalize": (("rate", "CompleteSnapshot"),),
     "discard": (("rate", "DeleteSnapshot"),),
-    "create-checkpoint": (("rate", "CopySnapshot"),),
+    "create-checkpoint": (("rate", "CopySnapshot"), ("hold", "snapshot-writes")),
     "delete-checkpoint": (("rate", "DeleteSnapshot"),),
     "verify-deleted": (("rate", "DescribeSnapshots"),),
 }
-"""Call → (mode, quota) of the site it goes to."""
+"""Call → (mode, quota) of the site it goes to. Of a provider's 100 snapshot writes replication
+gets 80, its own share beside the whole: 20 stay for recoveries and checkpoints."""
 
 
 def node_budget(site: str) -> str:

@@ -34,7 +34,9 @@ def checkpoint_due(states: Mapping[str, Any], received: Received) -> Mapping[str
     if header is None or header.checkpoints is None:
         return {}
     timers = _next_timer(header, header.checkpoints, after=max(received.at, m.due_at))
-    vms = _with_copy(states, plan, header.name)
+    # Copies of VMs that run elsewhere stand still: one more of them would only push out others.
+    copied = _with_copy(states, plan, header.name)
+    vms = tuple(vm for vm in copied if not states[vm_stream(header.name, vm)].moved)
     job = checkpoint_id(header.name, m.due_at)
     being_made = any(entry.state == "creating" for entry in plan.checkpoints.values())
     if not vms or being_made or job in plan.checkpoints:

@@ -16,7 +16,9 @@ from schemas.envelope import Received
 from schemas.replicator import StartRun
 from services.scheduler.domain.grid import VmClock, advance, grid_for
 from services.scheduler.domain.membership import group_timer
+from services.scheduler.domain.moves import at_home, check_quarantine
 from services.scheduler.domain.names import (
+    operation_of,
     plan_stream,
     run_id,
     vm_stream,
@@ -62,7 +64,8 @@ def run_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, Deci
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
     header = standing(plan, m.plan, expected_version=m.expected_version)
-    vms = chosen_vms(plan, m.plan, m.vms)
+    check_quarantine(plan, m.plan)
+    vms = at_home(states, m.plan, chosen_vms(plan, m.plan, m.vms), named=bool(m.vms))
     if m.job in plan.runs:
         return {}
     for vm in vms:
@@ -152,7 +155,7 @@ def _start(
     started = said.GroupTickDispatched(
         run=run, tick_at=tick_at, vms=members, next_due_at=next_due_at
     )
-    message = _start_run(header, run=run, tick_at=tick_at, vms=members)
+    message = start_run(header, run=run, tick_at=tick_at, vms=members)
     send = Send(to="replicator", key=header.name, message=message)
     decisions = {stream: Decision(events=(started,), sends=(send,))}
     for vm in members:
@@ -177,9 +180,11 @@ def _start_member(
     return Decision(events=(event,), sends=(send,))
 
 
-def _start_run(
+def start_run(
     header: said.PlanHeader, *, run: str, tick_at: dt.datetime, vms: tuple[str, ...]
 ) -> StartRun:
+    """The message that opens a run, sent before those of its members."""
+    operation = operation_of(run)
     # Iterations are named after their run: listing thousands of ids would not fit a message.
     return StartRun(
         run=run,
@@ -187,8 +192,9 @@ def _start_run(
         tick_at=tick_at,
         vms=vms,
         iterations=(),
-        pre_script=tick_script(header.replication.pre_script),
-        post_script=tick_script(header.replication.post_script),
+        pre_script=tick_script(header.replication.pre_script, operation),
+        post_script=tick_script(header.replication.post_script, operation),
+        operation=operation,
     )
 
 

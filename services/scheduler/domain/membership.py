@@ -17,14 +17,17 @@ from schemas import scheduler as said
 from schemas.common import CommandSettled, Problem
 from schemas.definitions import canonical, describe_change, diff
 from schemas.envelope import Received
+from schemas.operations import LastSyncEnded
 from schemas.plans import PlanDefinition, VmDefinition
 from schemas.replicator import CancelIteration, RunMemberEnded
 from services.scheduler.domain import capacity
 from services.scheduler.domain.answers import done, refused_by
 from services.scheduler.domain.checkpoints import CHECKPOINT_TIMER, policy_timers
 from services.scheduler.domain.grid import grid_for, next_tick
+from services.scheduler.domain.moves import ended_quarantines, quarantine_changes
 from services.scheduler.domain.names import (
     plan_stream,
+    recovery_of,
     site_stream,
     vm_reservation,
     vm_stream,
@@ -116,6 +119,11 @@ def apply_members(
         defer=True,
     )
     decisions |= _site_decisions(states, plan, header, loads)
+    quarantined = quarantine_changes(states, plan, definition)
+    if quarantined:
+        decisions[stream] = msgspec.structs.replace(
+            decisions[stream], events=(*decisions[stream].events, *quarantined)
+        )
     decisions |= _member_decisions(states, plan, header, definition.vms, version=version, now=now)
     return decisions
 
@@ -140,7 +148,7 @@ def delete_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, D
         answers = (refused_by(plan.pending.command_id, gone, stream=stream),)
     decisions = {
         stream: Decision(
-            events=(said.PlanDeleted(plan=m.plan),),
+            events=(said.PlanDeleted(plan=m.plan), *ended_quarantines(plan, m.plan)),
             cancel_timers=(TICK_TIMER, CHECKPOINT_TIMER, "retention", "application"),
             release=tuple(vm_reservation(site, vm) for vm in plan.vms),
             answers=answers,
@@ -165,11 +173,24 @@ def streams_to_delete(states: Mapping[str, Any], received: Received) -> tuple[st
 
 
 def drop_queued(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
-    """Tell a run that a member which waited for its turn will not come."""
+    """Tell a run that a member which waited for its turn will not come.
+
+    A recovery that waits for its last sync hears it too: nobody else would tell it.
+    """
     if not state.queued_run:
         return ()
     ended = RunMemberEnded(run=state.queued_run, vm=vm, state="cancelled")
-    return (Send(to="replicator", key=plan, message=ended),)
+    send = Send(to="replicator", key=plan, message=ended)
+    job = recovery_of(state.queued_run)
+    if not job:
+        return (send,)
+    problem = Problem(
+        code="cancelled",
+        message=f"the last sync of {vm} was cancelled before it began",
+        remedy="it waited for an iteration that ran, and replication was stopped meanwhile",
+    )
+    told = LastSyncEnded(job=job, vm=vm, state="cancelled", problem=problem)
+    return (send, Send(to="recovery", key=plan, message=told))
 
 
 def cancel_running(state: ProtectedVm, plan: str, *, reason: str) -> tuple[Send, ...]:
@@ -298,8 +319,11 @@ def _member_decisions(
     name = header.name
     replication = with_priority(header.replication, _kept_priority(plan, header))
     members: list[ProtectedVm] = [states[key] for key in vm_streams(name, plan.vms)]
-    # A VM that joins a plan which the operator stopped does not start by itself.
+    # A VM that joins a plan which the operator stopped does not start by itself, nor does one
+    # whose site is quarantined.
+    sites = (header.protected.site, header.recovery_site.site)
     starts = not members or any(member.on for member in members)
+    starts = starts and not any(states[site_stream(site)].quarantined for site in sites)
     decisions = {}
     for vm in vms:
         key = vm_stream(name, vm.name)
@@ -367,6 +391,9 @@ def _change(state: ProtectedVm, wanted: said.VmProtected, *, now: dt.datetime) -
         )
     newest = None if lost else state.last_checkpoint_at
     changed, timers = judge_rpo(wanted, newest=newest, breached=state.rpo_breached, now=now)
+    if state.moved and not lost:
+        # It runs elsewhere: there is no copy of it that could be too old.
+        changed, timers = (), ()
     events: list[Any] = [wanted, *lost, *changed]
     cancelled = [] if timers else [RPO_TIMER]
     if state.on and not same_grid(setup.replication, wanted.replication):
@@ -414,9 +441,11 @@ def _check_held(plan: Plan, definition: PlanDefinition) -> None:
         before.protected.site != definition.protected_site
         or before.recovery_site.site != definition.recovery_site
     )
-    for job, entry in plan.recoveries.items():
-        held = entry.vms if moved else [vm for vm in entry.vms if vm not in names]
-        if held and not entry.released:
+    holding = {job: each.vms for job, each in plan.recoveries.items() if not each.released}
+    holding |= {job: each.vms for job, each in plan.awaited.items()}
+    for job, vms in holding.items():
+        held = vms if moved else [vm for vm in vms if vm not in names]
+        if held:
             raise Refused(
                 f"VM {held[0]!r} is held by {job}",
                 code="busy",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from typing import Final, get_args
 
 from schemas.ids import parts_of
+from schemas.plans import Operation
+from schemas.scheduler import RecoveryMode
 
 
 def site_stream(site: str) -> str:
@@ -47,6 +50,34 @@ def run_id(plan: str, tick_at: dt.datetime) -> str:
 def tick_of_run(run: str) -> str:
     """What the iterations of a run have in common."""
     return parts_of(run)[-1]
+
+
+_MODES: Final[frozenset[str]] = frozenset(get_args(RecoveryMode))
+
+
+def last_sync_run(job: str, mode: RecoveryMode) -> str:
+    """The group job of a recovery's last sync: `replication-run:shop:failover-<its key>`."""
+    _, plan, key = parts_of(job)
+    return f"replication-run:{plan}:{mode}-{key}"
+
+
+def key_of_job(job: str) -> str:
+    """What tells the jobs of one plan apart, as part of a name."""
+    return parts_of(job)[-1]
+
+
+def recovery_of(run: str) -> str:
+    """The recovery whose last sync a run is; empty for any other run, and for none."""
+    mode, _, key = tick_of_run(run).partition("-") if run else ("", "", "")
+    return f"recovery:{parts_of(run)[1]}:{key}" if mode in _MODES else ""
+
+
+def operation_of(run: str) -> Operation:
+    """What the iterations of a run are part of."""
+    if not recovery_of(run):
+        return "replication"
+    mode = tick_of_run(run).partition("-")[0]
+    return next(each for each in get_args(Operation) if each == mode)
 
 
 def checkpoint_id(plan: str, due_at: dt.datetime) -> str:

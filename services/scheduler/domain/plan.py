@@ -13,9 +13,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.common import Problem
 from schemas.plans import PlanDefinition, ReplicationPolicy
-from services.scheduler.domain.names import vm_streams
+from services.scheduler.domain.names import recovery_of, vm_streams
 from shared.decider import Family
 from shared.errors import Refused
 
@@ -47,7 +48,10 @@ class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held."""
+    """A recovery that runs, or has ended and still holds VMs. `checkpoint` empty: not held.
+
+    `synced`: its last sync was started.
+    """
 
     mode: said.RecoveryMode
     vms: tuple[str, ...] = ()
@@ -55,6 +59,7 @@ class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     dry_run: bool = False
     ended: bool = False
     released: bool = False
+    synced: bool = False
 
 
 class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -62,7 +67,8 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `header` None: no such plan stands. `priority` is the operator's, where it differs from the
     header's. `runs` are group jobs under way and their members; `group_cursor` and
-    `group_queued` are the grid of a synchronized plan.
+    `group_queued` are the grid of a synchronized plan. `awaited` are recoveries that wait for
+    their holds, `quarantined` those of its sites that nothing may replicate from or to.
     """
 
     version: int = 0
@@ -76,6 +82,8 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     group_queued: dt.datetime | None = None
     checkpoints: dict[str, CheckpointEntry] = {}
     recoveries: dict[str, RecoveryEntry] = {}
+    awaited: dict[str, said_ops.RecoveryAwaited] = {}
+    quarantined: tuple[str, ...] = ()
 
 
 def standing(state: Plan, plan: str, *, expected_version: int = 0) -> said.PlanHeader:
@@ -129,8 +137,9 @@ def with_priority(replication: ReplicationPolicy, priority: int | None) -> Repli
 
 
 def holding_jobs(state: Plan) -> tuple[str, ...]:
-    """Recoveries that hold VMs of the plan, ended ones that await cleanup included."""
-    return tuple(job for job, entry in state.recoveries.items() if not entry.released)
+    """Recoveries that hold VMs of the plan, or wait for it; ended ones that await included."""
+    holding = tuple(job for job, entry in state.recoveries.items() if not entry.released)
+    return (*holding, *state.awaited)
 
 
 def jobs_using(state: Plan, checkpoint: str) -> tuple[str, ...]:
@@ -195,12 +204,14 @@ def _applied(state: Plan, event: said.PlanApplied) -> None:
         state.group_cursor = event.next_due_at - _US
     if not event.header.replication.synchronize:
         state.group_cursor = state.group_queued = None
+    sites = (event.header.protected.site, event.header.recovery_site.site)
+    state.quarantined = tuple(site for site in state.quarantined if site in sites)
 
 
 def _deleted(state: Plan, event: said.PlanDeleted) -> None:
     state.header = state.pending = state.priority = None
     state.group_cursor = state.group_queued = None
-    state.vms = ()
+    state.vms = state.quarantined = ()
     state.digest = ""
 
 
@@ -209,6 +220,7 @@ def _prioritised(state: Plan, event: said.PlanPrioritised) -> None:
 
 
 def _group_started(state: Plan, event: said.GroupTickDispatched) -> None:
+    _change_recovery(state, recovery_of(event.run), synced=True)
     state.runs = {**state.runs, event.run: event.vms}
     if event.next_due_at is not None:
         state.group_cursor = event.next_due_at - _US
@@ -266,6 +278,28 @@ def _recovery_requested(state: Plan, event: said.RecoveryRequested) -> None:
         released=event.dry_run,
     )
     state.recoveries = {**state.recoveries, event.job: entry}
+    _no_longer_awaited(state, event.job)
+
+
+def _awaited(state: Plan, event: said_ops.RecoveryAwaited) -> None:
+    state.awaited = {**state.awaited, event.request.job: event}
+
+
+def _not_started(state: Plan, event: said_ops.RecoveryNotStarted) -> None:
+    _no_longer_awaited(state, event.job)
+
+
+def _no_longer_awaited(state: Plan, job: str) -> None:
+    if job in state.awaited:
+        state.awaited = {key: each for key, each in state.awaited.items() if key != job}
+
+
+def _quarantined(state: Plan, event: said_ops.PlanQuarantined) -> None:
+    state.quarantined = (*state.quarantined, event.site)
+
+
+def _quarantine_ended(state: Plan, event: said_ops.PlanQuarantineEnded) -> None:
+    state.quarantined = tuple(site for site in state.quarantined if site != event.site)
 
 
 def _recovery_recorded(state: Plan, event: said.RecoveryRecorded) -> None:
@@ -311,6 +345,10 @@ _APPLY: Final[dict[type, Callable[[Plan, Any], None]]] = {
     said.RecoveryRecorded: _recovery_recorded,
     said.RecoveryHoldsReleased: _holds_released,
     said.CheckpointHoldReleased: _checkpoint_released,
+    said_ops.RecoveryAwaited: _awaited,
+    said_ops.RecoveryNotStarted: _not_started,
+    said_ops.PlanQuarantined: _quarantined,
+    said_ops.PlanQuarantineEnded: _quarantine_ended,
 }
 
 FAMILY = Family(
@@ -320,4 +358,5 @@ FAMILY = Family(
     evolve=evolve,
     # A deleted plan's name may be used again, and its checkpoints stay: the stream never ends.
     is_terminal=lambda state: False,
+    schema=2,
 )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.common import HoldMode
 from schemas.plans import ReplicationPolicy
 from schemas.sync_state import NEW, SyncFacts, fold_sync
@@ -27,7 +28,9 @@ class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `setup` is what the plan last said of it. `cursor`: every grid tick up to here is accounted
     for. `iteration` is the running one (it holds write-copy) and `run` its group job, if any.
-    `queued_at` is the one tick that waits for it. `holds` are other jobs' modes.
+    `queued_at` is the one tick that waits for it. `holds` are other jobs' modes, `claim` is the
+    job that holds it next. `moved`: it runs at the recovery site since the job `moved_by`, and
+    its replication was on before (`moved_on`).
     """
 
     setup: said.VmProtected | None = None
@@ -40,6 +43,10 @@ class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
     run: str = ""
     queued_at: dt.datetime | None = None
     queued_run: str = ""
+    claim: str = ""
+    moved: said_ops.Moved | Literal[""] = ""
+    moved_by: str = ""
+    moved_on: bool = False
     holds: dict[str, tuple[HoldMode, ...]] = {}
     sync: SyncFacts = NEW
     last_checkpoint_at: dt.datetime | None = None
@@ -48,12 +55,16 @@ class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def blocker(state: ProtectedVm) -> str:
     """The job that keeps an iteration from starting: the running one, or who writes the copy."""
-    if state.iteration:
-        return state.iteration
-    if state.holds:
-        for job, modes in state.holds.items():
-            if "write-copy" in modes:
-                return job
+    return state.iteration or copy_taken_by(state)
+
+
+def copy_taken_by(state: ProtectedVm, *, but: str = "") -> str:
+    """The job, other than `but`, whose hold keeps the next iteration from starting; or ""."""
+    if state.claim and state.claim != but:
+        return state.claim
+    for job, modes in state.holds.items():
+        if "write-copy" in modes and job != but:
+            return job
     return ""
 
 
@@ -115,6 +126,7 @@ def _released(state: ProtectedVm, event: said.VmReleased) -> None:
     state.cursor = state.next_due_at = state.priority = None
     state.rpo_breached = False
     _unqueue(state)
+    _home(state)
     state.sync = fold_sync(state.sync, event)
 
 
@@ -146,6 +158,7 @@ def _reset(state: ProtectedVm, event: said.VmReset) -> None:
     state.sync = fold_sync(state.sync, event)
     if event.lost:
         state.last_checkpoint_at = None
+        _home(state)
 
 
 def _dispatched(state: ProtectedVm, event: said.IterationDispatched) -> None:
@@ -181,8 +194,30 @@ def _missed(state: ProtectedVm, event: said.TicksMissed) -> None:
 
 
 def _held(state: ProtectedVm, event: said.Held) -> None:
+    state.claim = ""
     # A new mapping: an empty default may be shared between states.
     state.holds = {**state.holds, event.job: event.modes}
+
+
+def _claimed(state: ProtectedVm, event: said_ops.HoldQueued) -> None:
+    state.claim = event.job
+
+
+def _unclaimed(state: ProtectedVm, event: said_ops.HoldDropped) -> None:
+    state.claim = ""
+
+
+def _moved(state: ProtectedVm, event: said_ops.VmMoved) -> None:
+    state.moved, state.moved_by, state.moved_on = event.to, event.job, event.was_on
+
+
+def _returned(state: ProtectedVm, event: said_ops.VmReturned) -> None:
+    _home(state)
+
+
+def _home(state: ProtectedVm) -> None:
+    state.moved = state.moved_by = ""
+    state.moved_on = False
 
 
 def _given_back(state: ProtectedVm, event: said.HoldReleased) -> None:
@@ -219,6 +254,10 @@ _APPLY: Final[dict[type, Callable[[ProtectedVm, Any], None]]] = {
     said.HoldReleased: _given_back,
     said.RpoBreached: _breached,
     said.RpoRestored: _restored,
+    said_ops.HoldQueued: _claimed,
+    said_ops.HoldDropped: _unclaimed,
+    said_ops.VmMoved: _moved,
+    said_ops.VmReturned: _returned,
 }
 
 FAMILY = Family(
@@ -228,4 +267,5 @@ FAMILY = Family(
     evolve=evolve,
     # A released VM may come back to its plan: the stream never ends.
     is_terminal=lambda state: False,
+    schema=2,
 )

@@ -1,7 +1,7 @@
 """Recoveries as the scheduler sees them: may it start, who holds what, what it gives back.
 
-Takes all holds or none in one step, and sends the recovery service everything it needs. Steps of
-a recovery are the recovery service's.
+Takes all holds or none in one step, and sends the recovery service everything it needs. What full
+recoveries add is in `full_recoveries`; steps of a recovery are the recovery service's.
 """
 
 from __future__ import annotations
@@ -10,64 +10,105 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from schemas import scheduler as said
 from schemas.envelope import Received
 from schemas.recovery import EnrolVm, Member, StartRecovery
 from schemas.sync_state import SyncFacts
+from services.scheduler.domain import full_recoveries
+from services.scheduler.domain.answers import done
 from services.scheduler.domain.checkpoints import tidy
 from services.scheduler.domain.holds import MODES, excluding_job, without
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
 from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
-from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming, holders
+from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming, copy_taken_by
 from services.scheduler.domain.skipping import check_skipped
-from services.scheduler.domain.ticks import start_queued
-from shared.decider import NOTHING, Decision, Send
+from services.scheduler.domain.ticks import check_timer, start_queued
+from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
 
 LATEST = "latest"
 
 
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A recovery as it was asked for: the command, when it was given, by whom."""
+
+    command: said.Recover
+    at: dt.datetime
+    actor: str
+
+
 def recover(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
-    """Start a test recovery: every VM has a copy, no hold excludes it, then all in one step.
+    """Start a recovery: every VM has a copy, no hold excludes it, then all in one step.
 
     A dry run checks the same but for holds: it touches nothing. `NotYet` where a job that goes on
-    is in the way.
+    is in the way. A full recovery without a last sync waits for iterations, which it cancels.
     """
     m: said.Recover = received.body
-    stream = plan_stream(m.plan)
-    plan: Plan = states[stream]
+    plan: Plan = states[plan_stream(m.plan)]
     header = standing(plan, m.plan, expected_version=m.expected_version)
-    if m.mode != "test":
-        raise Refused(
-            f"recovery in mode {m.mode!r} is not available in this version",
-            code="not-available",
-            remedy="`--mode test` recovers into an isolated network",
-        )
     vms = chosen_vms(plan, m.plan, m.vms)
-    if m.job in plan.recoveries:
+    if m.job in plan.recoveries or m.job in plan.awaited:
         return {}
     members: dict[str, ProtectedVm] = {vm: states[vm_stream(m.plan, vm)] for vm in vms}
+    full_recoveries.check(m, members)
     check_skipped(m.skip_scripts, header, members)
     _check_copies(plan, m, members)
+    asked = _Asked(command=m, at=asked_at(received), actor=received.meta.actor)
+    if not m.dry_run:
+        _check_holds(plan, m, members)
+        if full_recoveries.must_wait(m, members):
+            return full_recoveries.wait(m, members, received, asked_at=asked.at)
+    return _begin(plan, header, members, asked)
+
+
+def claim_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
+    """A recovery waits for iterations to let its VMs go: start it, refuse it, or wait on."""
+    job: str = received.body.job
+    stream = received.stream
+    plan: Plan = states[stream]
+    awaited = plan.awaited.get(job)
+    if awaited is None or plan.header is None:
+        return {}
+    m = awaited.request
+    members: dict[str, ProtectedVm] = {vm: states[vm_stream(m.plan, vm)] for vm in awaited.vms}
+    if any(state.iteration for state in members.values()):
+        if received.at < awaited.until:
+            return {}
+        return full_recoveries.give_up(awaited, members, now=received.at)
+    asked = _Asked(command=m, at=awaited.asked_at, actor=awaited.actor)
+    decisions = _begin(plan, plan.header, members, asked)
+    decisions[stream] = msgspec.structs.replace(
+        decisions[stream],
+        answers=(done(m.command_id, stream=stream, details={}),),
+        cancel_timers=(full_recoveries.deadline_timer(job),),
+    )
+    return decisions
+
+
+def _begin(
+    plan: Plan, header: said.PlanHeader, members: Mapping[str, ProtectedVm], asked: _Asked
+) -> dict[str, Decision]:
+    """Take the holds and send all that the recovery needs; a dry run takes none."""
+    m = asked.command
     requested = said.RecoveryRequested(
-        job=m.job, mode=m.mode, checkpoint=m.checkpoint, vms=vms, dry_run=m.dry_run
+        job=m.job, mode=m.mode, checkpoint=m.checkpoint, vms=tuple(members), dry_run=m.dry_run
     )
     # All messages are the plan's: the VMs enrol before the recovery starts.
-    sends = (*_enrolments(m, header, members), _start(m, plan, header, members, received))
-    decisions = {stream: Decision(events=(requested,), sends=sends)}
-    if m.dry_run:
-        return decisions
-    _check_holds(plan, m, members)
-    held = said.Held(job=m.job, modes=MODES["test"])
-    for vm in vms:
-        decisions[vm_stream(m.plan, vm)] = Decision(events=(held,))
+    sends = (*_enrolments(m, header, members), _start(plan, header, members, asked))
+    decisions = {plan_stream(m.plan): Decision(events=(requested,), sends=sends)}
+    if not m.dry_run:
+        held = said.Held(job=m.job, modes=MODES[m.mode])
+        for vm in members:
+            decisions[vm_stream(m.plan, vm)] = Decision(events=(held,))
     return decisions
 
 
 def streams_to_release(states: Mapping[str, Any], received: Received) -> tuple[str, ...]:
     """The VMs that a recovery may hold."""
-    m: said.ReleaseHolds = received.body
+    m: said.ReleaseHolds | said.RecoveryEnded | said.SyncLast | said.ReturnVms = received.body
     entry = states[plan_stream(m.plan)].recoveries.get(m.job)
     return () if entry is None else vm_streams(m.plan, entry.vms)
 
@@ -105,16 +146,31 @@ def release_holds(states: Mapping[str, Any], received: Received) -> Mapping[str,
     return decisions
 
 
-def recovery_ended(state: Plan, received: Received) -> Decision:
-    """A recovery ended; a test keeps its instances, and their hold, until its cleanup."""
+def recovery_ended(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
+    """A recovery ended; a test keeps its instances, and their hold, until its cleanup.
+
+    The VMs of a full recovery run at the recovery site from here on, in the very step that gives
+    no hold back yet: no tick starts in between.
+    """
     m: said.RecoveryEnded = received.body
-    entry = state.recoveries.get(m.job)
+    stream = plan_stream(m.plan)
+    plan: Plan = states[stream]
+    entry = plan.recoveries.get(m.job)
     if entry is None or entry.ended:
-        return NOTHING
+        return {}
     recorded = said.RecoveryRecorded(
         job=m.job, mode=m.mode, state=m.state, rto_s=m.rto_s, dry_run=entry.dry_run
     )
-    return Decision(events=(recorded,))
+    decisions: dict[str, Decision] = {}
+    checks: list[Timer] = []
+    for vm in entry.vms if m.moved else ():
+        if vm in m.stayed:
+            continue
+        state: ProtectedVm = states[vm_stream(m.plan, vm)]
+        if state.queued_run:
+            checks.append(check_timer(state.queued_run, received.at))
+        decisions[vm_stream(m.plan, vm)] = full_recoveries.move_out(state, m, vm=vm)
+    return {stream: Decision(events=(recorded,), timers=tuple(checks)), **decisions}
 
 
 def _check_copies(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
@@ -148,16 +204,21 @@ def usable(sync: SyncFacts) -> bool:
 
 
 def _check_holds(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
-    ended = {job for job, entry in plan.recoveries.items() if entry.ended and entry.mode == "test"}
+    """Refuse what another job's hold excludes. A running iteration is none: it gives way."""
+    ended = {job for job, entry in plan.recoveries.items() if entry.ended}
+    tests = {job for job in ended if plan.recoveries[job].mode == "test"}
     for vm, state in members.items():
-        if not state.holds:
+        job = state.claim or excluding_job(state.holds, wanted=m.mode, ended_tests=tests)
+        if not job:
             continue
-        job = excluding_job(holders(state), wanted="test", ended_tests=ended)
-        if job:
-            action = f"`seawall cleanup {job}` first" if job in ended else "wait for it to end"
-            raise NotYet(
-                f"VM {vm!r} is held by {job}", code="busy", remedy=f"{action}, then try again"
-            )
+        action = "wait for it to end"
+        if job in tests:
+            action = f"`seawall cleanup {job}` first"
+        elif job in ended:
+            action = f"`seawall commit {job}` or `seawall rollback {job}` first"
+        raise NotYet(
+            f"VM {vm!r} is held by {job}", code="busy", remedy=f"{action}, then try again"
+        )
 
 
 def _enrolments(
@@ -185,12 +246,9 @@ def _enrolments(
 
 
 def _start(
-    m: said.Recover,
-    plan: Plan,
-    header: said.PlanHeader,
-    members: Mapping[str, ProtectedVm],
-    received: Received,
+    plan: Plan, header: said.PlanHeader, members: Mapping[str, ProtectedVm], asked: _Asked
 ) -> Send:
+    m = asked.command
     roster = tuple(
         Member(vm, state.setup.definition.boot_order, state.setup.definition.boot_delay_s)
         for vm, state in members.items()
@@ -208,8 +266,10 @@ def _start(
         on_error=m.on_error or header.recovery.on_error,
         dry_run=m.dry_run,
         # RTO counts from the operator's command, not from the moment it is decided.
-        requested_at=asked_at(received),
-        actor=received.meta.actor,
+        requested_at=asked.at,
+        actor=asked.actor,
+        last_sync=full_recoveries.syncs_last(m),
+        source_gone=m.source_gone,
     )
     return Send(to="recovery", key=m.plan, message=message)
 
@@ -217,8 +277,7 @@ def _start(
 def _give_back(state: ProtectedVm, released: said.HoldReleased, *, at: dt.datetime) -> Decision:
     if "write-copy" not in released.modes or state.iteration:
         return Decision(events=(released,))
-    others = {job: modes for job, modes in state.holds.items() if job != released.job}
-    if any("write-copy" in modes for modes in others.values()):
+    if copy_taken_by(state, but=released.job):
         return Decision(events=(released,))
     follow = start_queued(state, sync=state.sync, now=at)
     return Decision(events=(released, *follow.events), sends=follow.sends, timers=follow.timers)

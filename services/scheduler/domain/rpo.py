@@ -19,7 +19,7 @@ RPO_TIMER: Final = "rpo"
 def rpo_due(state: ProtectedVm, received: Received) -> Decision:
     """The target's time is over, unless a newer copy came meanwhile."""
     setup = state.setup
-    if setup is None or not state.protected or state.rpo_breached:
+    if setup is None or not state.protected or state.rpo_breached or state.moved:
         return NOTHING
     events, timers = judge_rpo(
         setup, newest=state.last_checkpoint_at, breached=False, now=received.at

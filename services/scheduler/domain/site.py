@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
 from schemas.common import Problem
 from schemas.documents import Mismatch
 from schemas.envelope import Received
@@ -39,12 +40,16 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Site(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What is known of a site; changed in place by `evolve`. `ref` None: there is none."""
+    """What is known of a site; changed in place by `evolve`. `ref` None: there is none.
+
+    `quarantined`: a failover gave its VMs up, and nobody has looked since.
+    """
 
     ref: said.SiteRef | None = None
     pending: Registration | None = None
     checks: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
+    quarantined: bool = False
     loads: dict[str, said.SiteLoad] = {}
 
 
@@ -90,7 +95,7 @@ def check_site(state: Site, received: Received) -> Decision:
             remedy="wait for their answers",
         )
     asked = said.SiteCheckRequested(command_id=m.command_id)
-    return _inspect(asked, ref, request=m.command_id, now=received.at)
+    return _inspect(asked, ref, request=m.command_id, now=received.at, list_owned=m.list_owned)
 
 
 def remove_site(state: Site, received: Received) -> Decision:
@@ -179,9 +184,11 @@ def _not_added(pending: Registration, problem: Problem) -> Decision:
     )
 
 
-def _inspect(asked: Any, ref: said.SiteRef, *, request: str, now: dt.datetime) -> Decision:
+def _inspect(
+    asked: Any, ref: said.SiteRef, *, request: str, now: dt.datetime, list_owned: bool = False
+) -> Decision:
     stream = site_stream(ref.site)
-    message = InspectSite(request=request, site=ref, for_stream=stream)
+    message = InspectSite(request=request, site=ref, for_stream=stream, list_owned=list_owned)
     overdue = Timer(
         name=inspection_timer(request),
         due=now + dt.timedelta(seconds=INSPECTION_MAX_S),
@@ -262,6 +269,7 @@ def _check_finished(state: Site, event: said.SiteCheckFinished) -> None:
 
 def _removed(state: Site, event: said.SiteRemoved) -> None:
     state.ref = None
+    state.quarantined = False
 
 
 def _plan_added(state: Site, event: said.SitePlanAdded) -> None:
@@ -271,6 +279,14 @@ def _plan_added(state: Site, event: said.SitePlanAdded) -> None:
 def _plan_removed(state: Site, event: said.SitePlanRemoved) -> None:
     state.plans = tuple(plan for plan in state.plans if plan != event.plan)
     state.loads = {plan: load for plan, load in state.loads.items() if plan != event.plan}
+
+
+def _quarantined(state: Site, event: said_ops.SiteQuarantined) -> None:
+    state.quarantined = True
+
+
+def _quarantine_ended(state: Site, event: said_ops.SiteQuarantineEnded) -> None:
+    state.quarantined = False
 
 
 def _load_changed(state: Site, event: said.SiteLoadChanged) -> None:
@@ -288,6 +304,8 @@ _APPLY: Final[dict[type, Callable[[Site, Any], None]]] = {
     said.SitePlanAdded: _plan_added,
     said.SitePlanRemoved: _plan_removed,
     said.SiteLoadChanged: _load_changed,
+    said_ops.SiteQuarantined: _quarantined,
+    said_ops.SiteQuarantineEnded: _quarantine_ended,
 }
 
 FAMILY = Family(
@@ -297,4 +315,5 @@ FAMILY = Family(
     evolve=evolve,
     # A removed site's name may be used again: the stream never ends.
     is_terminal=lambda state: False,
+    schema=2,
 )

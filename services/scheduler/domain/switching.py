@@ -9,10 +9,11 @@ from schemas import scheduler as said
 from schemas.envelope import Received
 from services.scheduler.domain.grid import grid_for, next_tick
 from services.scheduler.domain.membership import cancel_running, drop_queued, group_timer
-from services.scheduler.domain.names import plan_stream, tick_of_run, vm_stream
+from services.scheduler.domain.moves import at_home, check_quarantine
+from services.scheduler.domain.names import plan_stream, vm_stream
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
 from services.scheduler.domain.protected_vm import ProtectedVm, has_own_priority
-from services.scheduler.domain.ticks import CHECK_TIMER, TICK_TIMER, tick_timer
+from services.scheduler.domain.ticks import TICK_TIMER, check_timer, tick_timer
 from shared.decider import Decision, Timer
 from shared.errors import Refused
 
@@ -23,9 +24,10 @@ def start_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, De
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
     header = standing(plan, m.plan, expected_version=m.expected_version)
+    check_quarantine(plan, m.plan)
     now = received.at
     decisions = {}
-    for vm in chosen_vms(plan, m.plan, m.vms):
+    for vm in at_home(states, m.plan, chosen_vms(plan, m.plan, m.vms), named=bool(m.vms)):
         key = vm_stream(m.plan, vm)
         state: ProtectedVm = states[key]
         if state.on or state.setup is None:
@@ -54,7 +56,7 @@ def stop_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, Dec
         if m.cancel:
             sends += cancel_running(state, m.plan, reason="replication was stopped")
         if state.queued_run:
-            checks.append(_check(state.queued_run, received))
+            checks.append(check_timer(state.queued_run, received.at))
         # Also one that is off already may have a run waiting for its turn.
         if state.on or state.queued_at is not None:
             decisions[key] = Decision(
@@ -99,9 +101,3 @@ def reset_vm(states: Mapping[str, Any], received: Received) -> Mapping[str, Deci
     standing(plan, m.plan, expected_version=m.expected_version)
     (vm,) = chosen_vms(plan, m.plan, (m.vm,))
     return {vm_stream(m.plan, vm): Decision(events=(said.VmReset(),))}
-
-
-def _check(run: str, received: Received) -> Timer:
-    """Its member will not come: the run may be over."""
-    name = f"{CHECK_TIMER}-{tick_of_run(run)}"
-    return Timer(name=name, due=received.at, message=said.GroupCheckDue(run=run))

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from schemas.envelope import Received
-from schemas.plans import ScriptDefinition
+from schemas.operations import LastSyncEnded
+from schemas.plans import Operation, ScriptDefinition
 from schemas.replicator import StartIteration
 from schemas.scheduler import (
+    ClaimDue,
     GroupCheckDue,
     IterationDispatched,
     IterationEnded,
@@ -38,12 +40,20 @@ from services.scheduler.domain.grid import (
 )
 from services.scheduler.domain.names import (
     iteration_id,
+    key_of_job,
+    operation_of,
     plan_stream,
+    recovery_of,
     tick_id,
     tick_of_run,
     vm_stream,
 )
-from services.scheduler.domain.protected_vm import ProtectedVm, blocker, priority_of
+from services.scheduler.domain.protected_vm import (
+    ProtectedVm,
+    blocker,
+    copy_taken_by,
+    priority_of,
+)
 from services.scheduler.domain.rpo import judge_rpo
 from shared.decider import NEW_STORY, NOTHING, Decision, Send, Story, Timer
 
@@ -98,12 +108,13 @@ def iteration_ended(states: Mapping[str, Any], received: Received) -> Mapping[st
     if not m.iteration or state.iteration != m.iteration:
         return {}
     decisions = {stream: _end(state, m, now=received.at)}
+    timers: tuple[Timer, ...] = ()
     if state.run:
-        check = GroupCheckDue(run=state.run)
-        timer = Timer(
-            name=f"{CHECK_TIMER}-{tick_of_run(state.run)}", due=received.at, message=check
-        )
-        decisions[plan_stream(m.plan)] = Decision(timers=(timer,))
+        timers += (check_timer(state.run, received.at),)
+    if state.claim:
+        timers += (claim_timer(state.claim, received.at),)
+    if timers:
+        decisions[plan_stream(m.plan)] = Decision(timers=timers)
     return decisions
 
 
@@ -121,6 +132,7 @@ def dispatch(
     """The event and the message that start an iteration. `run` is the group it belongs to."""
     iteration = iteration_id(setup.plan, setup.vm, tick_of_run(run) if run else tick_id(tick_at))
     full = needs_full(sync)
+    operation = operation_of(run)
     event = IterationDispatched(
         iteration=iteration,
         tick_at=tick_at,
@@ -144,19 +156,33 @@ def dispatch(
         full=full,
         resync=full and sync.has_copy,
         run=run,
-        gated=bool(run) and tick_script(setup.replication.pre_script) is not None,
+        gated=bool(run) and tick_script(setup.replication.pre_script, operation) is not None,
+        operation=operation,
     )
     return event, Send(to="replicator", key=setup.plan, message=message, story=story)
 
 
-def tick_script(script: ScriptDefinition | None) -> ScriptDefinition | None:
-    """A plan's script, where it is to run around ticks."""
-    return script if script is not None and "replication" in script.operations else None
+def tick_script(
+    script: ScriptDefinition | None, operation: Operation = "replication"
+) -> ScriptDefinition | None:
+    """A plan's script, where it is to run around ticks, or around a recovery's last sync."""
+    return script if script is not None and operation in script.operations else None
 
 
 def tick_timer(due: dt.datetime) -> Timer:
     """Look at the VM's grid at `due`."""
     return Timer(name=TICK_TIMER, due=due, message=TickDue(tick_at=due), story=NEW_STORY)
+
+
+def check_timer(run: str, due: dt.datetime) -> Timer:
+    """See whether a run is over: one of its members ended, or will not come."""
+    name = f"{CHECK_TIMER}-{tick_of_run(run)}"
+    return Timer(name=name, due=due, message=GroupCheckDue(run=run))
+
+
+def claim_timer(job: str, due: dt.datetime) -> Timer:
+    """See whether a recovery that waits for its holds can have them."""
+    return Timer(name=f"claim-{key_of_job(job)}", due=due, message=ClaimDue(job=job))
 
 
 def missed_ticks(
@@ -183,23 +209,41 @@ def _end(state: ProtectedVm, m: IterationEnded, *, now: dt.datetime) -> Decision
     )
     events: tuple[Any, ...] = (recorded,)
     timers: tuple[Timer, ...] = ()
+    sends = _last_sync_news(state, m)
     if m.checkpoint_at is not None and state.protected and state.setup is not None:
         newest = m.checkpoint_at
         changed, timers = judge_rpo(
             state.setup, newest=newest, breached=state.rpo_breached, now=now
         )
         events += changed
-    if state.queued_at is None:
-        return Decision(events=events, timers=timers)
-    if any("write-copy" in modes for modes in state.holds.values()):
-        return Decision(events=events, timers=timers)
+    if state.queued_at is None or copy_taken_by(state, but=recovery_of(state.queued_run)):
+        return Decision(events=events, timers=timers, sends=sends)
     follow = start_queued(state, sync=fold_sync(state.sync, recorded), now=now)
     return Decision(
-        events=events + follow.events, timers=timers + follow.timers, sends=follow.sends
+        events=events + follow.events,
+        timers=timers + follow.timers,
+        sends=(*sends, *follow.sends),
     )
 
 
-def start_queued(state: ProtectedVm, *, sync: SyncFacts, now: dt.datetime) -> Decision:
+def _last_sync_news(state: ProtectedVm, m: IterationEnded) -> tuple[Send, ...]:
+    """The recovery whose last sync the iteration was hears how it ended."""
+    job = recovery_of(state.run)
+    if not job:
+        return ()
+    ended = LastSyncEnded(
+        job=job, vm=m.vm, state=m.state, checkpoint_at=m.checkpoint_at, problem=m.problem
+    )
+    return (Send(to="recovery", key=m.plan, message=ended),)
+
+
+def start_queued(
+    state: ProtectedVm,
+    *,
+    sync: SyncFacts,
+    now: dt.datetime,
+    story: Story | None = NEW_STORY,
+) -> Decision:
     """Start the tick that waited for the VM; the caller has seen that nothing blocks it now.
 
     The operator's *run now* starts inside a blackout too; a grid tick waits for its end.
@@ -210,7 +254,8 @@ def start_queued(state: ProtectedVm, *, sync: SyncFacts, now: dt.datetime) -> De
     grid = grid_for(setup.replication, vm=setup.vm)
     by_grid = state.on and not setup.replication.synchronize
     if state.queued_run:
-        return _start_queued_run(state, setup, grid=grid if by_grid else None, sync=sync, now=now)
+        on_grid = grid if by_grid else None
+        return _start_queued_run(state, setup, grid=on_grid, sync=sync, now=now, story=story)
     if not by_grid:
         return NOTHING
     cursor = state.queued_at if state.cursor is None else state.cursor
@@ -243,6 +288,7 @@ def _start_queued_run(
     grid: Grid | None,
     sync: SyncFacts,
     now: dt.datetime,
+    story: Story | None,
 ) -> Decision:
     assert state.queued_at is not None
     missed, next_due_at = 0, None
@@ -260,6 +306,6 @@ def _start_queued_run(
         run=state.queued_run,
         missed=missed,
         sync=sync,
-        story=NEW_STORY,
+        story=story,
     )
     return Decision(events=(started,), sends=(send,), timers=timers)

@@ -79,6 +79,15 @@ class Frame:
             name, asked, lambda pause: self._journalled(name, asked, work, extra)
         )
 
+    async def look(self, name: str, call: Call, work: Callable[[], T]) -> T:
+        """A look within a call that is waiting: it spends nothing and only errors are noted."""
+
+        def looked(pause: Checkpoint) -> T:
+            with self._translated(name, call):
+                return work()
+
+        return await self._thread(looked)
+
     async def data(
         self, name: str, call: Call, subject: str, size: int, work: Callable[[], T]
     ) -> T:

@@ -169,6 +169,17 @@ class Guest:
                 )
             time.sleep(_POLL_S)
 
+    def ask_to_end(self) -> None:
+        """SIGTERM to the guest and everything it started; whether it obeys is seen later."""
+        recorded = self.recorded()
+        if recorded is not None:
+            self._signal_all(recorded, signal.SIGTERM)
+
+    def is_running(self) -> bool:
+        """Whether any process of the guest is left."""
+        recorded = self.recorded()
+        return recorded is not None and any(True for _ in self._processes(recorded))
+
     def _signal_all(self, recorded: Stat, number: signal.Signals) -> bool:
         """Signal every process of the guest; whether there was any."""
         found = False

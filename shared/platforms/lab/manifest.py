@@ -12,6 +12,7 @@ from shared.platforms.lab.compute import LabCompute
 from shared.platforms.lab.folder import SiteFolder
 from shared.platforms.lab.inventory import LabInventory
 from shared.platforms.lab.limits import LabLimits
+from shared.platforms.lab.power import LabPower
 from shared.platforms.lab.prep import LabGuests, LabPrep
 from shared.platforms.lab.source import LabSource
 from shared.platforms.lab.target import LabTarget
@@ -36,6 +37,7 @@ class LabPlatform:
         self.capabilities = CAPABILITIES
         self.limits = LabLimits(self._frame.settings)
         self.source = LabSource(self._frame)
+        self.power = LabPower(self._frame)
         self.target = LabTarget(self._frame)
         self.compute = LabCompute(self._frame)
         self.prep = LabPrep(self._frame)

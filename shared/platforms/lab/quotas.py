@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from shared.errors import Throttled
+from shared.errors import Busy, Throttled
 from shared.platforms.lab.folder import SiteFolder, component, locked
 from shared.platforms.lab.settings import Quota
 from shared.platforms.lab.vocabulary import SEATS
@@ -45,7 +45,7 @@ class Quotas:
         self._folder = folder
 
     def spend(self, needs: list[tuple[str, Quota]], *, slots: Slots) -> None:
-        """Take one token or slot of each; Throttled where one is empty, nothing done then.
+        """Take one token or slot of each; Throttled, Busy where there is none, nothing done.
 
         Rates come after slots: a refused slot costs no token, as a refusal in a cloud does not
         give tokens back.
@@ -59,13 +59,14 @@ class Quotas:
 
 
 def refuse_seat(open_count: int, quota: Quota) -> None:
-    """Throttled where as many staged generations exist as the quota allows."""
+    """Busy where as many staged generations exist as the quota allows."""
     if quota.concurrent is not None and open_count >= quota.concurrent:
-        raise Throttled(
+        raise Busy(
             f"quota {SEATS}: {open_count} of {quota.concurrent} are being written",
             code="concurrent-limit",
             remedy="it passes when one of them is finalized or discarded",
             retry_after_s=_SEAT_RETRY_S,
+            quota=SEATS,
         )
 
 
@@ -89,6 +90,7 @@ def _take_token(path: Path, name: str, quota: Quota) -> None:
             code="request-limit-exceeded",
             remedy="it passes by itself; ask less often",
             retry_after_s=(1 - tokens) / quota.per_second,
+            quota=name,
         )
 
 
@@ -103,9 +105,10 @@ def _take_slot(where: Path, name: str, quota: Quota, slots: Slots) -> None:
             continue
         slots.add(fd)
         return
-    raise Throttled(
+    raise Busy(
         f"quota {name}: {quota.concurrent} calls are running",
         code="concurrent-limit",
         remedy="it passes when one of them ends",
         retry_after_s=0.1,
+        quota=name,
     )

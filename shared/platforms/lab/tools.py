@@ -16,12 +16,11 @@ from typing import Final
 import msgspec
 
 from shared.errors import Permanent, Refused
-from shared.platforms.lab import machines
+from shared.platforms.lab import machines, power
 from shared.platforms.lab.folder import SiteFolder
-from shared.platforms.lab.guests import runs
-from shared.platforms.lab.machines import InstanceRecord, Machine
+from shared.platforms.lab.machines import InstanceRecord
 from shared.platforms.lab.records import read_flat
-from shared.platforms.lab.settings import VmSpec, read_vm
+from shared.platforms.lab.settings import VmSpec
 from shared.platforms.lab.snapshots import TrackedFolder
 from shared.platforms.lab.writer import LabDisk
 
@@ -118,26 +117,10 @@ def _switch(folder: Path, *, on: bool, grace_s: float) -> MachineStatus:
         if (folder / "instance.yaml").exists():
             _switch_instance(folder, on=on, grace_s=grace_s)
         elif on:
-            _start_vm(folder)
+            power.switch_on(folder)
         else:
-            state = machines.read_state(folder)
-            machines.write_state(folder, machines.power_off(folder, state, grace_s=grace_s))
+            power.switch_off(folder, machines.read_state(folder), grace_s=grace_s)
     return _status(folder)
-
-
-def _start_vm(folder: Path) -> None:
-    spec = read_vm(folder)
-    site = _site_of(folder)
-    address = _vm_address(folder)
-    state = _revived(folder, machines.read_state(folder))
-    state = machines.switched_on(state, spec)
-    machines.write_state(folder, state)
-    for network in spec.networks:
-        machines.add_host(site, network, spec.name, f"{address}:{spec.guest.port}")
-    hosts = machines.hosts_path(site, spec.networks[0] if spec.networks else f"@{spec.name}")
-    files = [disk.file for disk in spec.disks]
-    started = machines.start_guest(folder, state, spec, files, hosts=hosts, address=address)
-    machines.write_state(folder, started)
 
 
 def _switch_instance(folder: Path, *, on: bool, grace_s: float) -> None:
@@ -150,7 +133,7 @@ def _switch_instance(folder: Path, *, on: bool, grace_s: float) -> None:
         )
         return
     spec = msgspec.json.decode((folder / ".lab" / "vm.json").read_bytes(), type=VmSpec)
-    machine = machines.switched_on(_revived(folder, machine), spec)
+    machine = machines.switched_on(power.revived(folder, machine), spec)
     record = machines.save_instance(folder, record, machine)
     hosts = machines.hosts_path(_site_of(folder), record.hosts_name())
     address = record.addresses[0]
@@ -158,14 +141,6 @@ def _switch_instance(folder: Path, *, on: bool, grace_s: float) -> None:
         folder, machine, spec, record.disks, hosts=hosts, address=address
     )
     machines.save_instance(folder, record, started)
-
-
-def _revived(folder: Path, machine: Machine) -> Machine:
-    """A machine whose guest died counts as off, so that it is booted again."""
-    dead = machine.power == "on" and machine.has_command and machine.pid is not None
-    if dead and not runs(machine.pid, machine.started):
-        return machines.power_off(folder, machine)
-    return machine
 
 
 def _status(folder: Path) -> MachineStatus:
@@ -179,7 +154,7 @@ def _status(folder: Path) -> MachineStatus:
         folder=str(folder),
         power=machine.power,
         heartbeat=machine.heartbeat(now),
-        address=_vm_address(folder) if record is None else record.addresses[0],
+        address=power.address_of(folder) if record is None else record.addresses[0],
         pid=machine.pid,
         powered_on_at=machine.powered_on_at,
         open_snapshots=len(tracked.snapshots) if tracked is not None else 0,
@@ -188,7 +163,3 @@ def _status(folder: Path) -> MachineStatus:
 
 def _site_of(folder: Path) -> SiteFolder:
     return SiteFolder(folder.parent.parent)
-
-
-def _vm_address(folder: Path) -> str:
-    return machines.address_for(_site_of(folder), f"vm/{folder.name}", ())

@@ -47,6 +47,6 @@ def _vm_facts(vm: MemoryVm) -> VmFacts:
         memory=1 << 30,
         disks=disk_facts(vm.disks),
         networks=("prod",),
-        power="on",
+        power=vm.power,
         configuration=vm.configuration(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shared.platforms.lab.limits import LabLimits
 from shared.platforms.memory.compute import MemoryCompute
 from shared.platforms.memory.inventory import MemoryInventory
+from shared.platforms.memory.power import MemoryPower
 from shared.platforms.memory.prep import MemoryGuests, MemoryPrep
 from shared.platforms.memory.site import Frame, MemorySite
 from shared.platforms.memory.source import MemorySource
@@ -28,6 +29,7 @@ class MemoryPlatform:
         self.limits = LabLimits(lambda: site.settings)
         self.inventory = MemoryInventory(frame)
         self.source = MemorySource(frame)
+        self.power = MemoryPower(frame)
         self.target = MemoryTarget(frame)
         self.compute = MemoryCompute(frame)
         self.prep = MemoryPrep(frame)

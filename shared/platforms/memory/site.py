@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from shared.errors import Refused, SeawallError, Throttled, Transient
+from shared.errors import Busy, Refused, SeawallError, Throttled, Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS, SEATS
 from shared.platforms.ports import (
@@ -44,6 +44,8 @@ class MemoryVm:
         self.os = os
         self.disks = {disk: bytearray(content) for disk, content in disks.items()}
         self.boots_in_s = boots_in_s
+        self.power = "on"
+        self.deaf = False
         self.epoch = 1
         self.writes: list[tuple[int, str, int, int]] = []
 
@@ -238,7 +240,7 @@ class Frame:
             if quota.concurrent is None:
                 self._take_token(need, quota)
             elif self.site.running.get(need, 0) >= quota.concurrent:
-                raise throttled(need, 0.1)
+                raise busy(need, 0.1)
             else:
                 self.site.running[need] = self.site.running.get(need, 0) + 1
                 slots.append(need)
@@ -256,7 +258,19 @@ class Frame:
 
 def throttled(quota: str, retry_after_s: float) -> Throttled:
     return Throttled(
-        f"quota {quota}: refused", code="request-limit-exceeded", retry_after_s=retry_after_s
+        f"quota {quota}: refused",
+        code="request-limit-exceeded",
+        retry_after_s=retry_after_s,
+        quota=quota,
+    )
+
+
+def busy(quota: str, retry_after_s: float) -> Busy:
+    return Busy(
+        f"quota {quota}: all are taken",
+        code="concurrent-limit",
+        retry_after_s=retry_after_s,
+        quota=quota,
     )
 
 

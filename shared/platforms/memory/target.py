@@ -16,11 +16,11 @@ from shared.platforms.memory.site import (
     Frame,
     HeldCopy,
     Staged,
+    busy,
     check_chunk,
     disk_facts,
     moment,
     owned_by,
-    throttled,
     unkeyed,
 )
 from shared.platforms.ports import (
@@ -49,7 +49,7 @@ class MemoryTarget:
         def work() -> Generation:
             quota = self._site.settings.quotas.get(SEATS)
             if quota is not None and len(self._site.staged) >= (quota.concurrent or 0):
-                raise throttled(SEATS, 1.0)
+                raise busy(SEATS, 1.0)
             self._check_lease(call.plan, call.vm, disk, call.lease)
             current = self._site.current.get((call.plan, call.vm))
             base = current.content.get(disk) if current is not None else None

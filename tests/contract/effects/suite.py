@@ -6,10 +6,13 @@ from shared.effects.port import Budget
 from tests.contract.effects.budgets import BudgetContract
 from tests.contract.effects.claims import ClaimContract
 from tests.contract.effects.leases import CancelContract, LeaseContract
+from tests.contract.effects.throttling import ThrottlingContract
 from tests.contract.effects.work import Harness, actor
 
 
-class WorkContract(ClaimContract, BudgetContract, LeaseContract, CancelContract):
+class WorkContract(
+    ClaimContract, BudgetContract, ThrottlingContract, LeaseContract, CancelContract
+):
     """All of it."""
 
     async def test_settling_nothing_and_an_unused_queue_are_fine(self, harness: Harness) -> None:

@@ -37,6 +37,7 @@ from tests.contract.effects.work import (
 SERVICES = ("replicator", "recovery")
 TABLES = (
     "workers", "budgets", "lanes", "lane_budgets", "effects", "seats", "slot_returns", "turns",
+    "answers",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from shared.errors import Permanent, Refused, SeawallError, Throttled, Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Extents
+from tests.contract.platforms.power import PowerContract
 from tests.contract.platforms.windows import WindowsContract
 from tests.contract.platforms.world import (
     BOOTS_IN_S,
@@ -565,7 +566,12 @@ class LimitsContract:
 
 
 class PlatformContract(
-    SourceContract, TargetContract, ComputeContract, WindowsContract, LimitsContract
+    SourceContract,
+    PowerContract,
+    TargetContract,
+    ComputeContract,
+    WindowsContract,
+    LimitsContract,
 ):
     """All of it."""
 

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from schemas.units import format_duration
+from shared.platforms.lab import tools
 from shared.platforms.lab.manifest import LabPlatform, open_platform
 from shared.platforms.lab.settings import SiteSettings
 from shared.platforms.lab.writer import LabWriter
 from shared.platforms.ports import Platform
 from tests.contract.platforms.suite import PlatformContract
 from tests.contract.platforms.world import DISK, VM
+from tests.waiting import wait_until
 
 VM_YAML = f"""
 name: {VM}
@@ -83,6 +85,18 @@ class LabWorld:
     def instance_disk(self, instance_id: str, file: str) -> bytes:
         return (self.root / "west" / "instances" / instance_id / file).read_bytes()
 
+    def deafen(self) -> None:
+        deaf = "trap '' TERM; echo deaf > deaf; while :; do sleep 0.05; done"
+        guest = f'guest: {{command: [sh, -c, "{deaf}"]}}\n'
+        (self.vm / "vm.yaml").write_text(VM_YAML + guest, "utf-8")
+        tools.start(self.vm)
+        wait_until((self.vm / "deaf").exists, "the guest has closed its ears")
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        if self.vm.exists():
+            tools.stop(self.vm, grace_s=0)
+
     def vanish(self, site: Platform) -> None:
         _root(site).rename(self.root / "elsewhere")
 
@@ -97,6 +111,7 @@ class TestLabPlatform(PlatformContract):
     async def world(self, tmp_path: Path) -> AsyncIterator[LabWorld]:
         world = LabWorld(tmp_path)
         yield world
+        world.end()
         for platform in world.opened:
             await platform.close()
 

@@ -38,6 +38,9 @@ class MemoryWorld:
     def instance_disk(self, instance_id: str, file: str) -> bytes:
         return _site(self.west).instances[instance_id].content[file]
 
+    def deafen(self) -> None:
+        self.vm.deaf = True
+
     def vanish(self, site: Platform) -> None:
         _site(site).is_there = False
 

@@ -234,9 +234,9 @@ async def test_a_long_output_is_there_with_its_step(desk: Desk) -> None:
 
 async def test_modes_of_later_versions_are_refused_with_a_reason(desk: Desk) -> None:
     assert (await desk.plan("later", "later-db")).status == 200
-    refused = await desk.command("/v1/plans/later/recover", {"mode": "failover"})
+    refused = await desk.command("/v1/plans/later/recover", {"mode": "reverse"})
     assert refused.status == 409
-    assert "failover" in refused.body["message"]
+    assert "reverse" in refused.body["message"]
 
 
 async def test_a_site_in_use_stays_and_a_free_one_goes(desk: Desk) -> None:

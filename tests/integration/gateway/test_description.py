@@ -21,7 +21,7 @@ async def test_the_description_is_served(desk: Desk) -> None:
 async def test_an_unknown_field_is_refused_with_those_that_are_described(
     desk: Desk, path: str
 ) -> None:
-    real = path.format(name="p", alert="alert:a:b:c", action="snooze")
+    real = path.format(name="p", alert="alert:a:b:c", action="snooze", job="recovery:shop:r1")
     answer = await desk.command(real, {"zz": 1})
     assert (answer.status, answer.code) == (422, "invalid")
     assert "'zz'" in answer.body["message"]
@@ -39,7 +39,18 @@ async def test_a_field_that_must_be_there_is_asked_for(desk: Desk, path: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/jobs/x/cancel", "/v1/sites/x/check", "/v1/checkpoints/x/preserve"]
+    "path",
+    [
+        "/v1/jobs/x/cancel",
+        "/v1/jobs/x/cleanup",
+        "/v1/jobs/x/commit",
+        "/v1/jobs/x/rollback",
+        "/v1/jobs/recovery:p:x/commit",
+        "/v1/jobs/recovery:p:x/rollback",
+        "/v1/sites/x/check",
+        "/v1/sites/x/release",
+        "/v1/checkpoints/x/preserve",
+    ],
 )
 async def test_a_command_without_a_body_ignores_an_empty_one(desk: Desk, path: str) -> None:
     assert (await desk.command(path, {})).status == 404

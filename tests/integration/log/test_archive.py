@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import gzip
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from schemas.envelope import events_topic
-from schemas.ids import partition_of
 from services.projector.settings import SOURCES
 from shared.archive import files
 from shared.archive.check import check
-from shared.archive.errors import AnotherLog, Broken, NotAnExport, NotEmpty
-from shared.archive.export import Exported, export
-from shared.archive.port import FolderArchive
-from shared.archive.restore import Restored, restore
+from shared.archive.errors import AnotherExport, AnotherLog, Broken, NotAnExport, NotEmpty
+from shared.archive.export import export
+from shared.archive.folder import FolderArchive
+from shared.archive.port import Archive
+from shared.archive.restore import restore
 from shared.clock import SystemClock
-from shared.databases import Databases
 from shared.effects.postgres import PostgresWork
 from shared.errors import Refused, Transient
-from shared.eventlog.port import CursorMove, NewTimer, Parked, Step
+from shared.eventlog.port import Step
 from shared.postgres import open_pool
-from shared.verify.installation import Consumer, verify
-from tests.contract.effects.work import META, effect, hold, seat, seats, slots
+from tests.contract.effects.work import effect, hold, seats, slots
 from tests.failures import failure_mode
+from tests.integration.log.exports import (
+    EVENTS,
+    P_SHOP,
+    NewDatabase,
+    assert_same,
+    effects,
+    flaws,
+    histories,
+    imported,
+    load,
+    save,
+    table,
+    work_on,
+)
 from tests.integration.projector.logs import Logs, a_history, apart, open_logs
-
-NewDatabase = Callable[[], str]
-EVENTS = events_topic("scheduler")
-P_SHOP = partition_of("shop")
-LOG_TABLES = ("log", "heads", "streams", "cursors", "reservations", "parked", "blobs")
-DUE = dt.datetime(2031, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
 async def logs(postgres_dsn: str) -> AsyncIterator[Logs]:
-    async with open_logs(postgres_dsn) as opened:
-        for plan in ("shop", "bank"):
-            await a_history(opened, plan)
+    async with histories(postgres_dsn) as opened:
         yield opened
 
 
@@ -53,93 +53,22 @@ def archive(tmp_path: Path) -> FolderArchive:
     return FolderArchive(tmp_path / "export")
 
 
-async def save(logs: Logs, archive: FolderArchive) -> Exported:
-    return await export(Databases(logs.dsn), SOURCES, archive, clock=SystemClock())
-
-
-async def load(dsn: str, archive: FolderArchive) -> Restored:
-    return await restore(Databases(dsn), SOURCES, archive)
-
-
-@asynccontextmanager
-async def imported(new_database: NewDatabase, archive: FolderArchive) -> AsyncIterator[Logs]:
-    dsn = new_database()
-    await load(dsn, archive)
-    async with open_logs(dsn) as opened:
-        yield opened
-
-
-async def table(logs: Logs, name: str, columns: str = "*") -> list[dict[str, Any]]:
-    rows = await logs.rows(f"select {columns} from {name}")
-    return sorted((dict(row) for row in rows), key=repr)
-
-
-async def effects(logs: Logs) -> list[dict[str, Any]]:
-    rows = await logs.rows(
-        "select effect_id, stream, partition, stream_version, service, kind, type, data, meta,"
-        " due, ready_at, attempt, cancel_requested, work_class, priority, plan, interval_s, needs,"
-        " state::text, seated from work.effects join work.lanes using (lane_id) order by 1"
-    )
-    return [dict(row) for row in rows]
-
-
-async def flaws(dsn: str) -> list[str]:
-    consumers = [*(Consumer(name, name) for name in SOURCES), Consumer("projector", "read")]
-    checked = await verify(Databases(dsn), SOURCES, consumers=consumers, decode=True)
-    return [f"{each.service} {flaw.where} {flaw.code}" for each in checked for flaw in each.flaws]
-
-
-async def work_on(logs: Logs) -> None:
-    """State of every kind beside the logs."""
-    store = logs.store("replicator")
-    blob = await store.put_blob(b"what a script said")
-    moves = [CursorMove("scheduler", 1, EVENTS, P_SHOP, 0, 2)]
-    timer = NewTimer("iteration:shop:db:t9", "late", P_SHOP, DUE, "t", 1, b'{"a": 1}', META)
-    aside = Parked("gateway", "seawall.replicator.commands", 3, 1, "shop", "broken", DUE)
-    queued = [
-        effect("run:shop:1/step/x", needs=hold("disks"), not_before=DUE),
-        effect("run:shop:2/step/x", needs=seat("writes")),
-        effect("run:shop:3/step/x", plan="bank", interval_s=900),
-    ]
-    await store.commit(
-        Step(cursors=moves, timers=[timer], parked=[aside], reserved=[("plan/x", "plan:x")],
-             effects=queued)
-    )  # fmt: skip
-    await store.ask_parked([aside], asked="retry")
-    assert blob
-    await logs.rows("update work.effects set attempt = 2 where stream = 'run:shop:2'")
-    await logs.store("recovery").commit(Step(effects=[effect("recovery:shop:1/step/y")]))
-
-
 async def test_logs_and_state_come_back_the_same_under_the_next_epoch(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await work_on(logs)
     saved = await save(logs, archive)
-    assert sum(each.rows for each in check(archive)) == saved.rows
-    assert [flaw for each in check(archive) for flaw in each.flaws] == []
+    assert sum(each.rows for each in await check(archive)) == saved.rows
+    assert [flaw for each in await check(archive) for flaw in each.flaws] == []
     async with imported(new_database, archive) as copy:
-        for service in SOURCES:
-            for name in LOG_TABLES:
-                columns = "sha256, content" if name == "blobs" else "*"
-                before = await table(logs, f"{service}.{name}", columns)
-                after = await table(copy, f"{service}.{name}", columns)
-                if name == "cursors":
-                    before = [{**row, "epoch": 2} for row in before]
-                assert after == before, f"{service}.{name}"
-            assert await table(copy, f"{service}.epoch") == [{"one": True, "epoch": 2}]
-        columns = "stream, name, partition, due, type, schema_version, data::text, meta::text"
-        for service in SOURCES:
-            timers = f"{service}.timers"
-            assert await table(copy, timers, columns) == await table(logs, timers, columns)
-        assert await effects(copy) == await effects(logs)
+        await assert_same(logs, copy)
         assert await flaws(copy.dsn) == []
         (total,) = await logs.rows("select sum(seq) as n from scheduler.heads")
     assert saved.rows_kept > total["n"]
 
 
 async def test_services_with_databases_of_their_own_are_exported_at_one_moment(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await work_on(logs)
     await export(apart(logs.dsn), SOURCES, archive, clock=SystemClock())
@@ -155,18 +84,16 @@ async def test_services_with_databases_of_their_own_are_exported_at_one_moment(
         await restore(apart(dsn), SOURCES, archive)
 
 
-async def test_moments_that_do_not_fit_are_not_exported(
-    logs: Logs, archive: FolderArchive
-) -> None:
+async def test_moments_that_do_not_fit_are_not_exported(logs: Logs, archive: Archive) -> None:
     await work_on(logs)
     await logs.rows("update replicator.cursors set seq = seq + 1000")
     with pytest.raises(Transient, match="replicator"):
         await export(apart(logs.dsn), SOURCES, archive, clock=SystemClock())
-    assert not archive.has(files.MANIFEST)
+    assert await archive.missing([files.MANIFEST]) == [files.MANIFEST]
 
 
 async def test_the_projection_of_the_import_is_that_of_the_original(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await logs.project()
     await save(logs, archive)
@@ -183,7 +110,7 @@ async def test_the_projection_of_the_import_is_that_of_the_original(
 
 
 async def test_what_ran_is_ready_again_and_is_claimed_under_a_higher_number(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await logs.store("replicator").commit(
         Step(effects=[effect("run:shop:1/step/x", needs=hold("disks"))])
@@ -211,7 +138,7 @@ async def test_what_ran_is_ready_again_and_is_claimed_under_a_higher_number(
 
 
 async def test_a_second_export_adds_what_is_new_and_nothing_else(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     first = await save(logs, archive)
     again = await save(logs, archive)
@@ -226,12 +153,12 @@ async def test_a_second_export_adds_what_is_new_and_nothing_else(
 
 
 async def test_many_exports_leave_few_segments_and_no_other_files(
-    logs: Logs, archive: FolderArchive, tmp_path: Path, new_database: NewDatabase
+    logs: Logs, archive: Archive, tmp_path: Path, new_database: NewDatabase
 ) -> None:
     for number in range(20):
         await a_history(logs, "shop", vms=[f"vm-{number}"])
         await save(logs, archive)
-    manifest = files.read_manifest(archive.get(files.MANIFEST))
+    manifest = files.read_manifest(await archive.get(files.MANIFEST))
     segments = manifest.services["scheduler"].topics[EVENTS][str(P_SHOP)]
     assert len(segments) < 10
     assert [s.first for s in segments] == [1, *(s.last + 1 for s in segments[:-1])]
@@ -248,52 +175,73 @@ async def test_many_exports_leave_few_segments_and_no_other_files(
         assert await table(copy, "scheduler.log") == await table(logs, "scheduler.log")
 
 
+async def test_an_export_with_the_names_of_earlier_builds_is_continued(
+    logs: Logs, archive: Archive, new_database: NewDatabase
+) -> None:
+    first = await save(logs, archive)
+    content = await archive.get(files.MANIFEST) or b""
+    manifest = files.read_manifest(content)
+    for service in manifest.services.values():
+        for segment in service.segments():
+            # They did not have their content in them.
+            old = f"{segment.name.rpartition('-')[0]}.jsonl.gz"
+            await archive.put(old, await archive.get(segment.name) or b"")
+            await archive.delete(segment.name)
+            content = content.replace(segment.name.encode(), old.encode())
+    await archive.put(files.MANIFEST, content)
+    await a_history(logs, "shop", vms=["late"])
+    more = await save(logs, archive)
+    assert more.rows_kept == first.rows + more.rows
+    async with imported(new_database, archive) as copy:
+        await assert_same(logs, copy)
+
+
 async def test_long_logs_are_cut_into_segments_in_a_chain(
-    logs: Logs, archive: FolderArchive, monkeypatch: pytest.MonkeyPatch, new_database: NewDatabase
+    logs: Logs, archive: Archive, monkeypatch: pytest.MonkeyPatch, new_database: NewDatabase
 ) -> None:
     monkeypatch.setattr(files, "ROWS_MAX", 3)
     await save(logs, archive)
     await a_history(logs, "shop", vms=["late"])
     await save(logs, archive)
-    manifest = files.read_manifest(archive.get(files.MANIFEST))
+    manifest = files.read_manifest(await archive.get(files.MANIFEST))
     segments = manifest.services["scheduler"].topics[EVENTS][str(P_SHOP)]
     assert max(segment.rows for segment in segments) == 3
     for before, after in itertools.pairwise(segments):
-        header, _ = files.lines_of(after, archive.get(after.name))
+        header, _ = files.lines_of(after, await archive.get(after.name))
         assert header.previous == before.sha256
     async with imported(new_database, archive) as copy:
         assert await table(copy, "scheduler.log") == await table(logs, "scheduler.log")
 
 
-def segment_names(archive: FolderArchive) -> list[str]:
-    manifest = files.read_manifest(archive.get(files.MANIFEST))
+async def segment_names(archive: Archive) -> list[str]:
+    manifest = files.read_manifest(await archive.get(files.MANIFEST))
     return [s.name for s in manifest.services["scheduler"].topics[EVENTS][str(P_SHOP)]]
 
 
-def drop(archive: FolderArchive, name: str) -> None:
-    archive.delete(name)
+async def drop(archive: Archive, name: str) -> None:
+    await archive.delete(name)
 
 
-def spoil(archive: FolderArchive, name: str) -> None:
-    content = archive.get(name) or b""
-    archive.put(name, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+async def spoil(archive: Archive, name: str) -> None:
+    content = (await archive.get(name)) or b""
+    await archive.put(name, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
 
 
-def forge(archive: FolderArchive, name: str) -> None:
+async def forge(archive: Archive, name: str) -> None:
     """Another row in place of one, with a manifest that names the file as it is now."""
-    lines = gzip.decompress(archive.get(name) or b"").split(b"\n")
+    lines = gzip.decompress((await archive.get(name)) or b"").split(b"\n")
     lines[1] = lines[1].replace(b'"ops"', b'"eve"')
     content = files.compress(b"\n".join(lines))
-    archive.put(name, content)
-    rename(archive, name, files.sha256_of(content))
+    await archive.put(name, content)
+    await rename(archive, name, files.sha256_of(content))
 
 
-def rename(archive: FolderArchive, name: str, sha256: str) -> None:
-    document = json.loads(archive.get(files.MANIFEST) or b"")
+async def rename(archive: Archive, name: str, sha256: str) -> None:
+    document = json.loads(await archive.get(files.MANIFEST) or b"")
     for segment in document["services"]["scheduler"]["topics"][EVENTS][str(P_SHOP)]:
         if segment["name"] == name:
             segment["sha256"] = sha256
-    archive.put(files.MANIFEST, json.dumps(document).encode())
+    await archive.put(files.MANIFEST, json.dumps(document).encode())
 
 
 @failure_mode(
@@ -307,23 +255,23 @@ def rename(archive: FolderArchive, name: str, sha256: str) -> None:
 )
 async def test_a_broken_chain_is_refused_and_its_file_named(
     logs: Logs,
-    archive: FolderArchive,
+    archive: Archive,
     monkeypatch: pytest.MonkeyPatch,
     new_database: NewDatabase,
-    harm: Callable[[FolderArchive, str], None],
+    harm: Callable[[Archive, str], Awaitable[None]],
     place: int,
     named: int,
 ) -> None:
     monkeypatch.setattr(files, "ROWS_MAX", 4)
     await save(logs, archive)
-    names = segment_names(archive)
+    names = await segment_names(archive)
     assert len(names) > 2
-    harm(archive, names[place])
+    await harm(archive, names[place])
     dsn = new_database()
     with pytest.raises(Broken) as broken:
         await load(dsn, archive)
     assert broken.value.name == names[named]
-    told = [flaw.where for each in check(archive) for flaw in each.flaws]
+    told = [flaw.where for each in await check(archive) for flaw in each.flaws]
     assert told == [names[named]]
     async with open_logs(dsn) as copy:
         for service in SOURCES:
@@ -331,27 +279,27 @@ async def test_a_broken_chain_is_refused_and_its_file_named(
 
 
 async def test_a_state_or_blob_that_is_missing_is_named(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await work_on(logs)
     await save(logs, archive)
-    manifest = files.read_manifest(archive.get(files.MANIFEST))
+    manifest = files.read_manifest(await archive.get(files.MANIFEST))
     blob = files.blob_name(files.sha256_of(b"what a script said"))
     for name in (blob, manifest.services["notifier"].state.name):
-        content = archive.get(name) or b""
-        archive.delete(name)
+        content = (await archive.get(name)) or b""
+        await archive.delete(name)
         with pytest.raises(Broken) as broken:
             await load(new_database(), archive)
         assert broken.value.name == name
-        assert name in [flaw.where for each in check(archive) for flaw in each.flaws]
-        archive.put(name, content)
-    archive.put(blob, files.compress(b"something else"))
+        assert name in [flaw.where for each in await check(archive) for flaw in each.flaws]
+        await archive.put(name, content)
+    await archive.put(blob, files.compress(b"something else"))
     with pytest.raises(Broken):
         await load(new_database(), archive)
 
 
 async def test_a_database_in_use_is_not_imported_into(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await save(logs, archive)
     with pytest.raises(NotEmpty, match="has written"):
@@ -365,7 +313,7 @@ async def test_a_database_in_use_is_not_imported_into(
 
 
 async def test_a_folder_goes_on_with_its_own_log_only(
-    logs: Logs, archive: FolderArchive, new_database: NewDatabase
+    logs: Logs, archive: Archive, new_database: NewDatabase
 ) -> None:
     await save(logs, archive)
     async with imported(new_database, archive) as copy:
@@ -381,25 +329,25 @@ async def test_a_folder_goes_on_with_its_own_log_only(
     assert (await save(logs, archive)).rows == 0
 
 
-async def test_a_log_with_a_gap_is_not_exported_as_whole(
-    logs: Logs, archive: FolderArchive
-) -> None:
+async def test_a_log_with_a_gap_is_not_exported_as_whole(logs: Logs, archive: Archive) -> None:
     await logs.rows(f"delete from scheduler.log where partition = {P_SHOP} and seq = 2")
     with pytest.raises(Refused, match="missing after 0"):
         await save(logs, archive)
-    assert archive.get(files.MANIFEST) is None
+    assert await archive.get(files.MANIFEST) is None
 
 
-async def test_one_export_at_a_time_writes_to_a_folder(archive: FolderArchive) -> None:
-    with archive.alone(), pytest.raises(Refused), archive.alone():
-        raise AssertionError("two at once")
+async def test_one_export_at_a_time_writes_to_a_folder(archive: Archive) -> None:
+    async with archive.alone():
+        with pytest.raises(AnotherExport):
+            async with archive.alone():
+                raise AssertionError("two at once")
 
 
 async def test_a_folder_without_an_export_is_refused(
-    archive: FolderArchive, new_database: NewDatabase
+    archive: Archive, new_database: NewDatabase
 ) -> None:
     with pytest.raises(NotAnExport):
         await load(new_database(), archive)
-    archive.put(files.MANIFEST, b'{"format": 99}')
+    await archive.put(files.MANIFEST, b'{"format": 99}')
     with pytest.raises(NotAnExport, match="format 99"):
         await load(new_database(), archive)

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from services.cli import client, watch
 from services.cli.__main__ import app
-from tests.unit.cli.stub import Stub, job, listing, refusal, stub_server
+from tests.unit.cli.stub import Stub, job, listing, refusal
 from tests.waiting import wait_until
 
 JOB = "recovery:shop:r1"
@@ -27,17 +25,6 @@ SITE = {
     "name": "east", "platform": "lab", "state": "ok", "checked_at": None,
     "settings": {"path": "/srv/" + "a-long-folder/" * 12},
 }  # fmt: skip
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.setattr(client, "JOB_POLL_S", 0.01)
-    monkeypatch.setattr(client, "RESUME_PAUSE_S", 0.01)
-    monkeypatch.setattr(watch, "REFRESH_S", 0.01)
-    monkeypatch.setenv("SEAWALL_TOKEN", "sw_test")
-    with stub_server() as served:
-        monkeypatch.setenv("SEAWALL_URL", served.url)
-        yield served
 
 
 def say(*arguments: str) -> Any:
@@ -185,7 +172,8 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
     stub.tell("POST", RECOVER, (202, job("queued")))
     say(
         "recover", "shop", "--mode", "test", "--vm", "db", "--vm", "web", "--checkpoint", "c1",
-        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run",
+        "--skip-script", "post-recovery:db", "--on-error", "stop", "--dry-run", "--no-last-sync",
+        "--source-gone",
     )  # fmt: skip
     assert stub.bodies(RECOVER) == [
         {
@@ -195,9 +183,34 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
             "skip_scripts": ["post-recovery:db"],
             "on_error": "stop",
             "dry_run": True,
+            "last_sync": False,
+            "source_gone": True,
         }
     ]
     assert stub.asked[0].query == {"wait": "10s"}
+
+
+@pytest.mark.parametrize("action", ["rollback", "cleanup"])
+def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, action: str) -> None:
+    path = f"/v1/jobs/recovery:shop:r1/{action}"
+    stub.tell("POST", path, (409, refusal("confirm", "all is lost")), (202, job("queued")))
+    nobody = say(action, "recovery:shop:r1")
+    assert nobody.exit_code == 3
+    assert "all is lost" in nobody.stderr
+    assert say(action, "recovery:shop:r1", "--confirm", "shop").exit_code == 0
+    assert stub.bodies(path) == [{"confirm": ""}, {"confirm": "shop"}]
+
+
+def test_a_commit_names_its_recovery(stub: Stub) -> None:
+    stub.tell("POST", "/v1/jobs/recovery:shop:r1/commit", (202, job("queued")))
+    assert say("commit", "recovery:shop:r1").exit_code == 0
+    assert len(stub.asked) == 1
+
+
+def test_a_site_is_released_by_its_name(stub: Stub) -> None:
+    stub.tell("POST", "/v1/sites/east/release", (200, {"name": "east"}))
+    assert say("site", "release", "east", "--confirm", "east").exit_code == 0
+    assert stub.bodies("/v1/sites/east/release") == [{"confirm": "east"}]
 
 
 REHEARSED = {

@@ -127,6 +127,22 @@ def test_what_a_recovery_made_is_expected_until_it_is_cleaned(
     assert codes(found) == told
 
 
+@pytest.mark.parametrize("stands", ["awaits_commit", "committed"])
+def test_instances_in_production_are_never_told_to_be_left_over(stands: str) -> None:
+    held = {"west": Held(owned=(owned("instance", "i-1", RECOVERY),))}
+    parent = job(RECOVERY, "completed", **{stands: True})
+    assert compare(installation(vm()), work(parent), held) == []
+
+
+def test_an_instance_that_awaits_its_commit_and_is_gone_is_told_with_the_roll_back() -> None:
+    parent = job(RECOVERY, "completed", awaits_commit=True)
+    instance = Instance(vm="db", instance_id="i-1")
+    child = job("vm-recovery:shop:r1:db", "completed", parent_id=RECOVERY, instances=(instance,))
+    found = compare(installation(vm()), work(parent, child), at_west(copy(T0)))
+    (gone,) = (each for each in found if each.code == "gone")
+    assert f"rollback {RECOVERY}" in gone.follows
+
+
 # ── What jobs believe ────────────────────────────────────────────────────────────────────────
 
 

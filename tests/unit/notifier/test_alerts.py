@@ -20,7 +20,12 @@ from schemas.notifier import (
 )
 from schemas.plans import VmDefinition
 from schemas.recovery import CleanupFinished, RecoveryFinished
-from schemas.replicator import CheckpointFinished, IterationFinished
+from schemas.replicator import (
+    CheckpointFinished,
+    IterationFinished,
+    ThrottledForLong,
+    ThrottlingEased,
+)
 from schemas.scheduler import (
     PlanApplied,
     PlanDeleted,
@@ -178,12 +183,39 @@ def test_an_incomplete_cleanup_is_over_when_a_later_one_of_it_completes() -> Non
         plan="shop", recovery="recovery:shop:r1", state="partially-completed", remaining=left
     )
     desk.hear(cleanup)
-    (opened,) = desk.events(AlertOpened)
-    assert "1 object" in opened.title and "recovery:shop:r1" in opened.remedy
+    incomplete, instance = desk.events(AlertOpened)
+    assert "1 object" in incomplete.title and "recovery:shop:r1" in incomplete.remedy
+    assert (instance.condition, instance.text) == ("instance-left-over", "i1")
     other = CleanupFinished(plan="shop", recovery="recovery:shop:r2", state="completed")
     desk.hear(other)
-    assert len(desk.open_alerts()) == 1
+    assert len(desk.open_alerts()) == 2
     desk.hear(CleanupFinished(plan="shop", recovery="recovery:shop:r1", state="completed"))
+    assert desk.open_alerts() == set()
+
+
+def test_disks_that_are_left_are_no_instances() -> None:
+    desk = Desk()
+    left = (("disk", "d1", "db"),)
+    desk.hear(
+        CleanupFinished(
+            plan="shop", recovery="recovery:shop:r1", state="partially-completed", remaining=left
+        )
+    )
+    assert desk.open_alerts() == {"alert:shop:cleanup-incomplete:r1"}
+
+
+def test_a_site_that_refuses_for_long_is_told_until_it_is_calm() -> None:
+    desk = Desk()
+    told = ThrottledForLong(
+        site="west", quota="RunInstances", mode="rate", limit=1.94, cap=20, throttled=812
+    )
+    desk.hear(told)
+    desk.hear(told)
+    (opened,) = desk.events(AlertOpened)
+    assert (opened.condition, opened.severity) == ("throttled-for-long", "minor")
+    assert "west keeps refusing RunInstances" in opened.title
+    assert "1.94/s are asked for now, of 20/s" in opened.text
+    desk.hear(ThrottlingEased(site="west", quota="RunInstances"))
     assert desk.open_alerts() == set()
 
 

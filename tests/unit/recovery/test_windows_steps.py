@@ -181,7 +181,7 @@ def test_a_vm_cancelled_before_its_seat_leaves_the_pool_and_a_late_grant_moves_n
     world.deliver(prep.SeatGranted(stream=WIN, node="prep1"))
     world.deliver(prep.SeatRefused(stream=WIN, problem=Problem(code="x", message="m")))
     finished = ended(world)
-    assert finished.outcome == "cancelled" and not world.events(said.VmSeated)
+    assert finished.outcome == "cancelled" and not world.events(prep.VmSeated)
     assert members(world) == {} and world.state(POOL).nodes["prep1"].power == "off"
 
 
@@ -199,7 +199,7 @@ def test_a_node_that_still_works_on_a_cancelled_vm_stays_on_until_that_has_ended
 def test_a_grant_told_twice_prepares_once() -> None:
     world = reach(begun(), f"{WIN}/prepare-windows")
     world.deliver(prep.SeatGranted(stream=WIN, node="prep1"))
-    assert len(world.events(said.VmSeated)) == 1
+    assert len(world.events(prep.VmSeated)) == 1
 
 
 # ── validate ─────────────────────────────────────────────────────────────────────────────────

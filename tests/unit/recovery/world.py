@@ -63,18 +63,21 @@ def header(**policy: Any) -> PlanHeader:
 
 def enrol(definition: VmDefinition, **fields: Any) -> said.EnrolVm:
     """The scheduler's message for one VM."""
-    settings: dict[str, Any] = {"header": header(), "checkpoint": "latest", **fields}
-    return said.EnrolVm(job=JOB, plan="shop", mode="test", definition=definition, **settings)
+    settings: dict[str, Any] = {
+        "header": header(), "checkpoint": "latest", "mode": "test", **fields
+    }  # fmt: skip
+    return said.EnrolVm(job=JOB, plan="shop", definition=definition, **settings)
 
 
 def start(*vms: VmDefinition, **fields: Any) -> said.StartRecovery:
     """The scheduler's message for the parent."""
-    settings: dict[str, Any] = {"header": header(), "checkpoint": "latest", **fields}
+    settings: dict[str, Any] = {
+        "header": header(), "checkpoint": "latest", "mode": "test", **fields
+    }  # fmt: skip
     return said.StartRecovery(
         job=JOB,
         plan="shop",
         plan_version=1,
-        mode="test",
         members=tuple(said.Member(v.name, v.boot_order, v.boot_delay_s) for v in vms),
         requested_at=T0,
         **settings,
@@ -103,6 +106,8 @@ def answer(effect: Effect, now: dt.datetime) -> Any:
         case work.PollSite():
             ready = tuple(work.ReadyGuest(stream=w.stream, at=now) for w in payload.watched)
             return work.SitePolled(ready=ready)
+        case work.LookAtSource():
+            return work.SourceState(on=True)
         case work.ListPrepNodes():
             return work.PrepNodesFound(nodes=NODES)
         case work.PrepareWindows():

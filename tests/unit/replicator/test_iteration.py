@@ -132,6 +132,7 @@ def test_a_transfer_needs_a_place_on_the_node_and_a_snapshot_write() -> None:
     assert {(need.mode, need.budget) for need in effect.needs} == {
         ("hold", "node:west"),
         ("hold", "west/snapshot-writes"),
+        ("hold", "west/snapshot-writes:replication"),
         ("rate", "west/StartSnapshot"),
     }
     assert effect.work_class is WorkClass.REPLICATION

@@ -22,7 +22,6 @@ from services.scheduler.domain.holds import (
     without,
 )
 from services.scheduler.domain.names import vm_stream
-from services.scheduler.domain.protected_vm import holders
 from tests.unit.scheduler.desk import desk_with
 
 CLASSES: tuple[JobClass, ...] = get_args(JobClass)
@@ -69,7 +68,7 @@ def test_giving_back_leaves_the_other_modes() -> None:
 
 
 class Holding(RuleBasedStateMachine):
-    """Tests, dry runs, iterations and cleanups of three VMs in any order."""
+    """Tests, failovers, dry runs, iterations and cleanups of three VMs in any order."""
 
     VMS = ("a", "b", "c")
 
@@ -79,6 +78,8 @@ class Holding(RuleBasedStateMachine):
         self.desk.copied(*self.VMS)
         self.model: dict[str, dict[str, set[str]]] = {vm: {} for vm in self.VMS}
         self.ended: set[str] = set()
+        self.full: set[str] = set()
+        self.running: set[str] = set()
         self.count = 0
 
     @rule(vms=st.sets(st.sampled_from(VMS)), dry_run=st.booleans())
@@ -96,13 +97,44 @@ class Holding(RuleBasedStateMachine):
             for vm in chosen:
                 self.model[vm][job] = {"read-copy", "own-instance"}
 
+    @rule(vms=st.sets(st.sampled_from(VMS)), last_sync=st.booleans())
+    def fail_over(self, vms: set[str], last_sync: bool) -> None:
+        self.count += 1
+        job = f"recovery:shop:{self.count}"
+        chosen = vms or set(self.VMS)
+        taken = {
+            vm
+            for vm in chosen
+            for other, held in self.model[vm].items()
+            if "write-copy" in held
+            or ("own-instance" in held and (other not in self.ended or other in self.full))
+        }
+        answer = self.desk.command(
+            said.Recover,
+            plan="shop",
+            job=job,
+            mode="failover",
+            vms=tuple(vms),
+            last_sync=last_sync,
+        )
+        for vm in sorted(chosen):
+            # One without a last sync had the iteration cancelled, and waits for its end.
+            if not taken and self.desk.vm(vm).iteration and not last_sync:
+                self.desk.end(vm, "cancelled")
+        self.desk.until(self.desk.now)
+        assert (answer is not None and answer.code == "busy") is bool(taken)
+        if not taken:
+            self.full.add(job)
+            for vm in chosen:
+                self.model[vm][job] = {"write-copy", "own-instance"}
+
     def jobs(self) -> list[str]:
         return sorted({job for held in self.model.values() for job in held})
 
     @precondition(lambda self: self.jobs())
     @rule(
         data=st.data(),
-        modes=st.sets(st.sampled_from(["read-copy", "own-instance"]), min_size=1),
+        modes=st.sets(st.sampled_from(["read-copy", "write-copy", "own-instance"]), min_size=1),
         vms=st.sets(st.sampled_from(VMS)),
     )
     def give_back(self, data: st.DataObject, modes: set[HoldMode], vms: set[str]) -> None:
@@ -120,7 +152,8 @@ class Holding(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         job = data.draw(st.sampled_from(self.jobs()))
         self.ended.add(job)
-        self.desk.tell(said.RecoveryEnded(plan="shop", job=job, mode="test", state="completed"))
+        mode: said.RecoveryMode = "failover" if job in self.full else "test"
+        self.desk.tell(said.RecoveryEnded(plan="shop", job=job, mode=mode, state="completed"))
 
     @rule(minutes=st.integers(1, 40))
     def pass_time(self, minutes: int) -> None:
@@ -139,10 +172,20 @@ class Holding(RuleBasedStateMachine):
 
     @invariant()
     def nobody_shares_what_excludes(self) -> None:
+        # A last sync lets the iteration that runs end under its hold; an ended test only waits
+        # for somebody to tidy up.
         for vm in self.VMS:
-            held = list(holders(self.desk.vm(vm)).values())
+            held = [modes for job, modes in self.desk.modes(vm).items() if job not in self.ended]
             for one, other in itertools.combinations(held, 2):
                 assert not exclude(one, other)
+
+    @invariant()
+    def no_iteration_begins_while_a_full_recovery_holds_the_copy(self) -> None:
+        for vm in self.VMS:
+            writes = any("write-copy" in held for held in self.desk.modes(vm).values())
+            running = self.desk.vm(vm).iteration
+            assert not (writes and running and running not in self.running)
+        self.running = {self.desk.vm(vm).iteration for vm in self.VMS}
 
     @invariant()
     def the_plan_remembers_exactly_who_holds(self) -> None:
@@ -152,7 +195,9 @@ class Holding(RuleBasedStateMachine):
     def teardown(self) -> None:
         for job in self.jobs():
             self.desk.tell(
-                said.ReleaseHolds(plan="shop", job=job, modes=("read-copy", "own-instance"))
+                said.ReleaseHolds(
+                    plan="shop", job=job, modes=("read-copy", "write-copy", "own-instance")
+                )
             )
         answer = self.desk.command(said.DeletePlan, plan="shop")
         assert answer is not None

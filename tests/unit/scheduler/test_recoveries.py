@@ -99,7 +99,7 @@ def test_a_first_copy_that_runs_is_no_copy_yet() -> None:
     assert recover(desk).code == "no-copy"
 
 
-@pytest.mark.parametrize("mode", ["failover", "migrate", "reverse", "failback"])
+@pytest.mark.parametrize("mode", ["reverse", "failback"])
 def test_other_modes_are_refused_with_what_there_is(mode: str) -> None:
     answer = recover(ready("db"), mode=mode)
     assert answer.code == "not-available"

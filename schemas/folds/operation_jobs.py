@@ -1,0 +1,180 @@
+"""Full recoveries beyond what all recoveries have: their sources, commit and roll back jobs.
+
+The steps about sources are the plan's job's; each VM's source is told by the recovery itself, so
+that every row folds one stream family.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from schemas import operations as said
+from schemas.envelope import Recorded
+from schemas.folds import steps
+from schemas.folds.base import Route, at, error_of
+from schemas.views import Job, JobKind
+
+_replace = msgspec.structs.replace
+SYNC = "last-sync"
+RESTORE = "restore-sources"
+
+
+# ── The sources of a recovery ────────────────────────────────────────────────────────────────
+
+
+def _securing(
+    doc: Job | None,
+    event: said.SourcesSecuring | said.SourceSiteLost,
+    recorded: Recorded,
+    row: str,
+) -> Job | None:
+    return doc and steps.moved(doc, steps.next_begun(doc.steps, event.at))
+
+
+def _secured(
+    doc: Job | None, event: said.MemberSecured, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and _counted(doc, f"source_{event.state}")
+
+
+def _synced(doc: Job | None, event: said.MemberSynced, recorded: Recorded, row: str) -> Job | None:
+    name = "synced" if event.checkpoint_at is not None else "not_synced"
+    return doc and _counted(doc, name)
+
+
+def _restored(
+    doc: Job | None, event: said.MemberRestored, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and _counted(doc, f"source_{event.state.replace('-', '_')}")
+
+
+def _counted(doc: Job, name: str) -> Job:
+    """One VM more of a kind, among the job's facts."""
+    return _replace(doc, facts={**doc.facts, name: int(doc.facts.get(name, 0)) + 1})
+
+
+def _sync_asked(
+    doc: Job | None, event: said.LastSyncAsked, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and steps.moved(doc, steps.begun(doc.steps, SYNC, event.at))
+
+
+def _restoring(
+    doc: Job | None, event: said.SourcesRestoring, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and steps.moved(doc, steps.begun(doc.steps, RESTORE, event.at))
+
+
+def _step_over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
+    return doc and steps.moved(doc, steps.ended(doc.steps, event.timing))
+
+
+# ── The commit window ────────────────────────────────────────────────────────────────────────
+
+
+def _committed(
+    doc: Job | None, event: said.RecoveryCommitted, recorded: Recorded, row: str
+) -> Job | None:
+    facts = {**doc.facts, "committed_by": event.commit} if doc else {}
+    return doc and _replace(doc, awaits_commit=False, committed=True, facts=facts)
+
+
+def _rolled_back(
+    doc: Job | None, event: said.RecoveryRolledBack, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and _replace(
+        doc, awaits_commit=False, facts={**doc.facts, "rolled_back_by": event.rollback}
+    )
+
+
+# ── Commit and roll back ─────────────────────────────────────────────────────────────────────
+
+
+def _job(
+    event: said.CommitStarted | said.RollbackStarted,
+    recorded: Recorded,
+    row: str,
+    kind: JobKind,
+    **facts: Any,
+) -> Job:
+    return Job(
+        id=row,
+        kind=kind,
+        plan=event.plan,
+        state="running",
+        actor=recorded.meta.actor,
+        created_at=at(recorded),
+        started_at=at(recorded),
+        steps=steps.next_begun(steps.listed(event.steps), at(recorded)),
+        recovery=event.recovery,
+        facts=facts,
+    )
+
+
+def _commit_started(
+    doc: Job | None, event: said.CommitStarted, recorded: Recorded, row: str
+) -> Job:
+    return _job(event, recorded, row, "commit", instances=len(event.instances))
+
+
+def _rollback_started(
+    doc: Job | None, event: said.RollbackStarted, recorded: Recorded, row: str
+) -> Job:
+    discards = [msgspec.to_builtins(each) for each in event.discards]
+    return _job(event, recorded, row, "rollback", discards=discards, cleanup=event.cleanup)
+
+
+def _instances_removed(
+    doc: Job | None, event: said.RollbackInstancesRemoved, recorded: Recorded, row: str
+) -> Job | None:
+    if doc is None:
+        return None
+    after = steps.ended(doc.steps, event.timing)
+    if not event.remaining:
+        after = steps.next_begun(after, at(recorded))
+    return steps.moved(doc, after)
+
+
+def _source_ended(
+    doc: Job | None, event: said.RollbackSourceEnded, recorded: Recorded, row: str
+) -> Job | None:
+    return doc and _counted(doc, f"source_{event.state.replace('-', '_')}")
+
+
+def _finished(
+    doc: Job | None,
+    event: said.CommitFinished | said.RollbackFinished,
+    recorded: Recorded,
+    row: str,
+) -> Job | None:
+    return doc and steps.closed(
+        doc,
+        state=event.state,
+        when=at(recorded),
+        timings=event.steps,
+        error=error_of(event.problem),
+    )
+
+
+ROUTES: dict[type, tuple[Route, ...]] = {
+    said.SourcesSecuring: (Route(_securing),),
+    said.SourceSiteLost: (Route(_securing),),
+    said.MemberSecured: (Route(_secured),),
+    said.SourcesSecured: (Route(_step_over),),
+    said.LastSyncAsked: (Route(_sync_asked),),
+    said.MemberSynced: (Route(_synced),),
+    said.LastSyncFinished: (Route(_step_over),),
+    said.SourcesRestoring: (Route(_restoring),),
+    said.MemberRestored: (Route(_restored),),
+    said.SourcesRestored: (Route(_step_over),),
+    said.RecoveryCommitted: (Route(_committed),),
+    said.RecoveryRolledBack: (Route(_rolled_back),),
+    said.CommitStarted: (Route(_commit_started),),
+    said.CommitFinished: (Route(_finished),),
+    said.RollbackStarted: (Route(_rollback_started),),
+    said.RollbackInstancesRemoved: (Route(_instances_removed),),
+    said.RollbackSourceEnded: (Route(_source_ended),),
+    said.RollbackFinished: (Route(_finished),),
+}

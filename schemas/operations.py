@@ -1,0 +1,414 @@
+"""What the recovery service says of full recoveries: sources secured and restored, the last sync,
+commit and roll back; and what it is asked.
+
+Part of the language of `schemas.recovery`, which has what all recoveries share.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import msgspec
+
+from schemas.common import Command, Fact, Problem, StepTiming
+from schemas.recovery import RecoveryState
+from schemas.registry import published
+from schemas.scheduler import SiteRef
+
+Secured = Literal["off", "gone", "failed"]
+"""A source is off; not to be reached, and gone by the operator's word; or neither."""
+
+Returned = Literal["on", "untouched", "stays-off"]
+"""A source is on again; nothing had to be taken back; or it could not be switched on."""
+
+
+class Discard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a roll back discards of one VM: all its instance wrote since it was powered on.
+
+    `bytes` where the platform can tell how much that is.
+    """
+
+    vm: str
+    since: dt.datetime
+    span_s: float
+    bytes: int | None = None
+
+
+# ── Messages ─────────────────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.secure-source")
+class SecureSource(Fact, frozen=True, kw_only=True):
+    """Parent to a VM's source: shut it down. `force`: power it off where that does not help."""
+
+    stream: str
+    job: str
+    plan: str
+    vm: str
+    site: SiteRef
+    force: bool
+    within_s: float
+    requested_at: dt.datetime
+    priority: int = 3
+
+
+@published("recovery.restore-source")
+class RestoreSource(Fact, frozen=True, kw_only=True):
+    """Take back what was done to a VM's source; `by` is the job to tell."""
+
+    stream: str
+    by: str
+
+
+@published("recovery.source-news")
+class SourceNews(Fact, frozen=True, kw_only=True):
+    """A VM's source to the job `to`: secured or not, on again or not.
+
+    `unreachable`: whether it runs could not be found out.
+    """
+
+    to: str
+    vm: str
+    news: Literal["off", "failed", "on", "untouched", "stays-off"]
+    at: dt.datetime
+    forced: bool = False
+    unreachable: bool = False
+    problem: Problem | None = None
+
+
+@published("recovery.last-sync-ended")
+class LastSyncEnded(Fact, frozen=True, kw_only=True):
+    """Scheduler to recovery: a VM's last iteration ended; `checkpoint_at` of the copy it made."""
+
+    job: str
+    vm: str
+    state: Literal["completed", "partially-completed", "failed", "cancelled"]
+    checkpoint_at: dt.datetime | None = None
+    problem: Problem | None = None
+
+
+@published("recovery.commit")
+class StartCommit(Command, frozen=True, kw_only=True):
+    """Close a full recovery's commit window for good; `job` is the commit's own stream id."""
+
+    job: str
+    recovery: str
+
+
+@published("recovery.rollback")
+class StartRollback(Command, frozen=True, kw_only=True):
+    """Undo a full recovery. `confirm` must be the plan's name: what instances wrote is lost."""
+
+    job: str
+    recovery: str
+    confirm: str = ""
+
+
+@published("recovery.commit-ended")
+class CommitEnded(Fact, frozen=True, kw_only=True):
+    """Commit to recovery: it ended, `done` or to be asked for again."""
+
+    recovery: str
+    commit: str
+    done: bool
+
+
+@published("recovery.rollback-cleaned")
+class RollbackCleaned(Fact, frozen=True, kw_only=True):
+    """Recovery to its roll back: the cleanup of its instances ended with so many left."""
+
+    job: str
+    remaining: int
+
+
+@published("recovery.rollback-ended")
+class RollbackEnded(Fact, frozen=True, kw_only=True):
+    """Roll back to recovery: it ended, `done` or to be asked for again."""
+
+    recovery: str
+    rollback: str
+    done: bool
+
+
+@published("recovery.commit-reminder")
+class CommitReminder(Fact, frozen=True, kw_only=True):
+    """The commit window has been open for long."""
+
+
+# ── Events of the parent ─────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.sources-securing")
+class SourcesSecuring(Fact, frozen=True, kw_only=True):
+    """The sources of all VMs are being shut down."""
+
+    at: dt.datetime
+
+
+@published("recovery.source-site-lost")
+class SourceSiteLost(Fact, frozen=True, kw_only=True):
+    """The source site cannot be reached; by the operator's word its VMs are gone."""
+
+    site: str
+    at: dt.datetime
+
+
+@published("recovery.member-secured")
+class MemberSecured(Fact, frozen=True, kw_only=True):
+    """How a VM's source stands; `forced`: it was powered off, having ignored the shut-down."""
+
+    vm: str
+    at: dt.datetime
+    state: Secured
+    forced: bool = False
+    problem: Problem | None = None
+
+
+@published("recovery.sources-secured")
+class SourcesSecured(Fact, frozen=True, kw_only=True):
+    """The last source settled."""
+
+    timing: StepTiming
+
+
+@published("recovery.last-sync-asked")
+class LastSyncAsked(Fact, frozen=True, kw_only=True):
+    """One last iteration of `count` VMs was asked for."""
+
+    at: dt.datetime
+    count: int
+
+
+@published("recovery.member-synced")
+class MemberSynced(Fact, frozen=True, kw_only=True):
+    """A VM's last iteration ended."""
+
+    vm: str
+    at: dt.datetime
+    state: Literal["completed", "partially-completed", "failed", "cancelled"]
+    checkpoint_at: dt.datetime | None = None
+    problem: Problem | None = None
+
+
+@published("recovery.last-sync-finished")
+class LastSyncFinished(Fact, frozen=True, kw_only=True):
+    """The slowest VM's last iteration ended."""
+
+    timing: StepTiming
+
+
+@published("recovery.sources-restoring")
+class SourcesRestoring(Fact, frozen=True, kw_only=True):
+    """The operation stopped before anything was built: the sources are switched on again."""
+
+    at: dt.datetime
+
+
+@published("recovery.member-restored")
+class MemberRestored(Fact, frozen=True, kw_only=True):
+    """A VM's source is as it was, or could not be switched on."""
+
+    vm: str
+    at: dt.datetime
+    state: Returned
+    problem: Problem | None = None
+
+
+@published("recovery.sources-restored")
+class SourcesRestored(Fact, frozen=True, kw_only=True):
+    """The last source was restored, or could not be."""
+
+    timing: StepTiming
+
+
+@published("recovery.recovery-committing")
+class RecoveryCommitting(Fact, frozen=True, kw_only=True):
+    """A commit of the recovery began."""
+
+    commit: str
+
+
+@published("recovery.commit-refuted")
+class RecoveryCommitRefuted(Fact, frozen=True, kw_only=True):
+    """The commit found something amiss: the window stays open."""
+
+    commit: str
+
+
+@published("recovery.recovery-committed")
+class RecoveryCommitted(Fact, frozen=True, kw_only=True):
+    """The instances are the VMs from now on; the sources stay off."""
+
+    plan: str
+    commit: str
+
+
+@published("recovery.recovery-rolling-back")
+class RecoveryRollingBack(Fact, frozen=True, kw_only=True):
+    """A roll back of the recovery began."""
+
+    rollback: str
+
+
+@published("recovery.rollback-incomplete")
+class RecoveryRollbackIncomplete(Fact, frozen=True, kw_only=True):
+    """A roll back ended and something is left to undo: it may be repeated."""
+
+    rollback: str
+
+
+@published("recovery.recovery-rolled-back")
+class RecoveryRolledBack(Fact, frozen=True, kw_only=True):
+    """The instances are gone and the sources are as they were."""
+
+    plan: str
+    rollback: str
+
+
+@published("recovery.commit-overdue")
+class CommitOverdue(Fact, frozen=True, kw_only=True):
+    """The commit window has been open since `since`: a person should decide."""
+
+    plan: str
+    since: dt.datetime
+
+
+# ── Events of a VM's source ──────────────────────────────────────────────────────────────────
+
+
+@published("recovery.source-asked")
+class SourceAsked(Fact, frozen=True, kw_only=True):
+    """A VM's source is to be shut down; fields as in SecureSource."""
+
+    job: str
+    plan: str
+    vm: str
+    site: SiteRef
+    force: bool
+    within_s: float
+    requested_at: dt.datetime
+    priority: int = 3
+
+
+@published("recovery.source-seen")
+class SourceSeen(Fact, frozen=True, kw_only=True):
+    """Whether the source was on before anything was done to it."""
+
+    on: bool
+
+
+@published("recovery.source-secured")
+class SourceSecured(Fact, frozen=True, kw_only=True):
+    """The source is off."""
+
+    timing: StepTiming
+    forced: bool = False
+
+
+@published("recovery.source-step-failed")
+class SourceStepFailed(Fact, frozen=True, kw_only=True):
+    """A step failed for good. `last`: no other is left, the source is not secured.
+
+    `unreachable`: whether the source runs could not be found out.
+    """
+
+    step: str
+    timing: StepTiming
+    problem: Problem
+    last: bool = False
+    unreachable: bool = False
+
+
+@published("recovery.source-restore-asked")
+class SourceRestoreAsked(Fact, frozen=True, kw_only=True):
+    """Take back what was done; `by` is the job to tell."""
+
+    by: str
+
+
+@published("recovery.source-restored")
+class SourceRestored(Fact, frozen=True, kw_only=True):
+    """The source is as it was, or could not be switched on."""
+
+    state: Returned
+    timing: StepTiming | None = None
+    problem: Problem | None = None
+
+
+# ── Events of a commit ───────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.commit-started")
+class CommitStarted(Fact, frozen=True, kw_only=True):
+    """A commit of `recovery` began; `instances` (vm, id) are what must be there."""
+
+    job: str
+    plan: str
+    recovery: str
+    site: SiteRef
+    instances: tuple[tuple[str, str], ...]
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
+
+
+@published("recovery.commit-finished")
+class CommitFinished(Fact, frozen=True, kw_only=True):
+    """A commit ended."""
+
+    plan: str
+    recovery: str
+    state: RecoveryState
+    steps: tuple[StepTiming, ...] = ()
+    problem: Problem | None = None
+
+
+# ── Events of a roll back ────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.rollback-started")
+class RollbackStarted(Fact, frozen=True, kw_only=True):
+    """A roll back of `recovery` began, with the data it discards.
+
+    `cleanup` is the job that removes the instances; empty where there are none. `vms` are those
+    whose sources are restored.
+    """
+
+    job: str
+    plan: str
+    recovery: str
+    cleanup: str
+    vms: tuple[str, ...]
+    at: dt.datetime
+    discards: tuple[Discard, ...] = ()
+    steps: tuple[str, ...] = ()
+    definition_version: int = 1
+
+
+@published("recovery.rollback-instances-removed")
+class RollbackInstancesRemoved(Fact, frozen=True, kw_only=True):
+    """The cleanup ended; with anything `remaining` the roll back goes no further."""
+
+    remaining: int
+    timing: StepTiming
+
+
+@published("recovery.rollback-source-ended")
+class RollbackSourceEnded(Fact, frozen=True, kw_only=True):
+    """A VM's source is as it was, or could not be switched on."""
+
+    vm: str
+    at: dt.datetime
+    state: Returned
+    problem: Problem | None = None
+
+
+@published("recovery.rollback-finished")
+class RollbackFinished(Fact, frozen=True, kw_only=True):
+    """A roll back ended."""
+
+    plan: str
+    recovery: str
+    state: RecoveryState
+    steps: tuple[StepTiming, ...] = ()
+    problem: Problem | None = None

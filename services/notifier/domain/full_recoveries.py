@@ -1,0 +1,68 @@
+"""Alerts of full recoveries: a site given up unreached, a commit window open for long. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from schemas.envelope import Received
+from schemas.ids import parts_of
+from schemas.operations import CommitOverdue, RecoveryCommitted, RecoveryRolledBack
+from schemas.scheduler_operations import PlanQuarantined, PlanQuarantineEnded
+from services.notifier.domain.finding import Finding
+
+
+def _quarantined(received: Received) -> tuple[Finding, ...]:
+    body: PlanQuarantined = received.body
+    return (
+        Finding(
+            plan=body.plan,
+            condition="site-quarantined",
+            subject=body.site,
+            holds=True,
+            severity="critical",
+            title=f"site {body.site} is quarantined: {body.plan} replicates nothing",
+            text="a failover gave up VMs that could not be reached there; when the site returns, "
+            "their originals may run beside the recovered instances",
+            remedy=f"power the originals off, then: seawall site release {body.site}",
+            job=body.job,
+        ),
+    )
+
+
+def _released(received: Received) -> tuple[Finding, ...]:
+    body: PlanQuarantineEnded = received.body
+    return (Finding(plan=body.plan, condition="site-quarantined", subject=body.site, holds=False),)
+
+
+def _undecided(received: Received) -> tuple[Finding, ...]:
+    body: CommitOverdue = received.body
+    return (
+        Finding(
+            plan=body.plan,
+            condition="commit-window-open",
+            subject=parts_of(received.stream)[-1],
+            holds=True,
+            severity="minor",
+            title=f"a full recovery of {body.plan} awaits commit or roll back",
+            text=f"since {body.since:%Y-%m-%d %H:%M %Z}; the longer, the more a roll back "
+            "discards",
+            remedy=f"seawall commit {received.stream}, or: seawall rollback {received.stream}",
+            job=received.stream,
+        ),
+    )
+
+
+def _decided(received: Received) -> tuple[Finding, ...]:
+    body: RecoveryCommitted | RecoveryRolledBack = received.body
+    subject = parts_of(received.stream)[-1]
+    return (Finding(plan=body.plan, condition="commit-window-open", subject=subject, holds=False),)
+
+
+FINDERS: Final[dict[type, Callable[[Received], tuple[Finding, ...]]]] = {
+    PlanQuarantined: _quarantined,
+    PlanQuarantineEnded: _released,
+    CommitOverdue: _undecided,
+    RecoveryCommitted: _decided,
+    RecoveryRolledBack: _decided,
+}

@@ -1,0 +1,75 @@
+"""What preflight asks of the source site of a full recovery: is it there, and are its VMs?
+
+Reads only. A site that cannot be reached is no error of the recovery where the operator's word
+stands that its VMs are gone: that is what failovers are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from schemas.common import Problem
+from schemas.recovery_work import Preflight
+from services.recovery.domain.operations import of
+from services.recovery.platform_work import Tools
+from shared.errors import Permanent, Transient
+from shared.platforms.pacing import paced
+
+REACH_S_MAX: Final = 10.0
+"""How long the source site may take to answer. It counts towards the RTO of a disaster."""
+
+NAMED_MAX: Final = 10
+
+
+async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
+    """Whether the source site is lost, and what keeps its VMs from being shut down."""
+    if work.source is None:
+        return False, []
+    names = [member.vm for member in work.members]
+    try:
+        async with asyncio.timeout(REACH_S_MAX):
+            site = tools.open_site(work.source)
+            found = await paced(lambda: site.inventory.list_vms(names))
+    except TimeoutError:
+        silent = Transient(f"no answer within {REACH_S_MAX:g} s", code="timed-out")
+        return _unreachable(work, silent)
+    except Transient as error:
+        return _unreachable(work, error)
+    except Permanent as error:
+        # It answered: whether its VMs run can be found out, one by one.
+        unreadable = Problem(code=error.code, message=error.message, remedy=error.remedy)
+        return False, [] if work.source_gone else [unreadable]
+    missing = sorted(set(names) - {vm.name for vm in found})
+    if not missing or work.source_gone:
+        return False, []
+    shown = ", ".join(missing[:NAMED_MAX])
+    more = f" and {len(missing) - NAMED_MAX} more" if len(missing) > NAMED_MAX else ""
+    problem = Problem(
+        code="source-missing",
+        message=f"{work.source.site} has no VM {shown}{more}: whether it runs is not known",
+        remedy=_remedy(work),
+    )
+    return False, [problem]
+
+
+def _unreachable(work: Preflight, error: Transient) -> tuple[bool, list[Problem]]:
+    if work.source_gone:
+        return True, []
+    assert work.source is not None, "somebody was asked"
+    problem = Problem(
+        code="source-unreachable",
+        message=f"the source site {work.source.site} cannot be reached ({error.message}), so its "
+        "VMs cannot be shut down",
+        remedy=_remedy(work),
+    )
+    return False, [problem]
+
+
+def _remedy(work: Preflight) -> str:
+    if of(work.mode).trusts_word:
+        return (
+            "if you know that they do not run, say so with --source-gone: the site is then "
+            "quarantined; else bring the site back"
+        )
+    return "bring it back, or use --mode failover where its VMs are gone"

@@ -1,0 +1,39 @@
+"""The steps of a source at its platform: look, shut down, power off, power on.
+
+Each carries the effect's id as its key, so that a repeat after a crash does nothing twice.
+"""
+
+from __future__ import annotations
+
+from schemas import recovery_work as work
+from services.recovery.platform_work import Tools, call_of
+from shared.effects.running import EffectRun
+
+
+async def look(tools: Tools, effect: EffectRun) -> work.SourceState:
+    """Whether the source is on."""
+    payload: work.LookAtSource = effect.payload
+    power = tools.open_site(payload.site).power
+    return work.SourceState(on=await power.state(vm=payload.vm) == "on")
+
+
+async def shut_down(tools: Tools, effect: EffectRun) -> work.WorkDone:
+    """Ask the guest to end; Permanent `shutdown-timed-out` where it does not."""
+    payload: work.ShutDownSource = effect.payload
+    power = tools.open_site(payload.site).power
+    await power.shut_down(call_of(effect), vm=payload.vm, within_s=payload.within_s)
+    return work.WorkDone()
+
+
+async def power_off(tools: Tools, effect: EffectRun) -> work.WorkDone:
+    """Off, as by a power cut."""
+    payload: work.PowerOffSource = effect.payload
+    await tools.open_site(payload.site).power.power_off(call_of(effect), vm=payload.vm)
+    return work.WorkDone()
+
+
+async def power_on(tools: Tools, effect: EffectRun) -> work.WorkDone:
+    """On again."""
+    payload: work.PowerOnSource = effect.payload
+    await tools.open_site(payload.site).power.power_on(call_of(effect), vm=payload.vm)
+    return work.WorkDone()

@@ -1,0 +1,99 @@
+"""Quarantine: a site whose VMs a failover gave up unreached replicates nothing until answered.
+
+The originals there may run again any moment, beside the instances that took their place. The site
+is marked once; each plan that uses it, in either role, is told by a message and stops. Ended by a
+person's word for the site; replication is then started plan by plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas import scheduler as said
+from schemas import scheduler_operations as said_ops
+from schemas.envelope import Received
+from services.scheduler.domain.membership import cancel_running, drop_queued
+from services.scheduler.domain.names import plan_stream, recovery_of, vm_stream
+from services.scheduler.domain.plan import Plan
+from services.scheduler.domain.protected_vm import ProtectedVm
+from services.scheduler.domain.site import Site, standing_site
+from services.scheduler.domain.ticks import TICK_TIMER, check_timer
+from shared.decider import NOTHING, Decision, Send, Timer
+from shared.errors import Refused
+
+
+def site_lost(state: Site, received: Received) -> Decision:
+    """A failover gave VMs of the site up without having reached it."""
+    m: said.SiteLost = received.body
+    if state.quarantined or state.ref is None:
+        return NOTHING
+    event = said_ops.SiteQuarantined(site=m.site, plan=m.plan, job=m.job)
+    sends = tuple(
+        Send(
+            to="scheduler",
+            key=plan,
+            message=said.QuarantinePlan(plan=plan, site=m.site, job=m.job),
+        )
+        for plan in state.plans
+    )
+    return Decision(events=(event,), sends=sends)
+
+
+def release_site(state: Site, received: Received) -> Decision:
+    """A person looked at the site. Raises Refused `unknown-site`, `not-quarantined`, `confirm`."""
+    m: said.ReleaseSite = received.body
+    standing_site(state, m.site)
+    if not state.quarantined:
+        raise Refused(f"site {m.site!r} is not quarantined", code="not-quarantined")
+    if m.confirm != m.site:
+        raise Refused(
+            f"originals of failed-over VMs that run at {m.site!r} would run beside their "
+            "recovered instances, and would be replicated again",
+            code="confirm",
+            remedy=f"make sure that they are off, then type the site's name: --confirm {m.site}",
+        )
+    sends = tuple(
+        Send(to="scheduler", key=plan, message=said.EndPlanQuarantine(plan=plan, site=m.site))
+        for plan in state.plans
+    )
+    return Decision(events=(said_ops.SiteQuarantineEnded(site=m.site),), sends=sends)
+
+
+def quarantine_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
+    """One of the plan's sites is quarantined: its replication stops, what runs is cancelled."""
+    m: said.QuarantinePlan = received.body
+    stream = plan_stream(m.plan)
+    plan: Plan = states[stream]
+    header = plan.header
+    if header is None or m.site in plan.quarantined:
+        return {}
+    if m.site not in (header.protected.site, header.recovery_site.site):
+        return {}
+    checks: list[Timer] = []
+    decisions: dict[str, Decision] = {}
+    for vm in plan.vms:
+        state: ProtectedVm = states[vm_stream(m.plan, vm)]
+        if state.queued_run:
+            checks.append(check_timer(state.queued_run, received.at))
+        decisions[vm_stream(m.plan, vm)] = _stop(state, m.plan, vm)
+    event = said_ops.PlanQuarantined(plan=m.plan, site=m.site, job=m.job)
+    return {stream: Decision(events=(event,), timers=tuple(checks)), **decisions}
+
+
+def end_plan_quarantine(state: Plan, received: Received) -> Decision:
+    """The site may be used again; the plan's replication is started by hand."""
+    m: said.EndPlanQuarantine = received.body
+    if m.site not in state.quarantined:
+        return NOTHING
+    return Decision(events=(said_ops.PlanQuarantineEnded(plan=m.plan, site=m.site),))
+
+
+def _stop(state: ProtectedVm, plan: str, vm: str) -> Decision:
+    sends = drop_queued(state, plan, vm)
+    if not recovery_of(state.run):
+        # The last sync of a source that was reached and is off goes on: it is what is awaited.
+        sends += cancel_running(state, plan, reason="its site is quarantined")
+    if not state.on and state.queued_at is None:
+        return Decision(sends=sends)
+    return Decision(events=(said.VmStopped(),), sends=sends, cancel_timers=(TICK_TIMER,))
