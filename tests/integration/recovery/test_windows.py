@@ -320,3 +320,19 @@ async def test_the_engine_powers_the_node_off_also_when_the_vm_fails(
     assert ended.finished.problem.code == "no-windows"
     await idle(running)
     assert await power_of(lab) == "off"
+
+
+async def test_more_windows_than_seats_are_prepared_in_turn_and_the_node_is_powered_once(
+    running: Running, windows_disk: bytes
+) -> None:
+    lab = running.lab
+    lab.declare("prep_nodes: [{name: prep1, seats: 1}]\nlatency: {prepare_windows: 200ms}")
+    names = ("win1", "win2", "win3")
+    for name in names:
+        await lab.add_copy(name, os="windows", content=windows_disk)
+    await running.recover(*(vm(name) for name in names))
+    ended = await running.until(JOB, lambda state: state.finished, within_s=90)
+    assert (ended.finished.state, ended.finished.ready) == ("completed", 3), ended.finished
+    await idle(running)
+    order = [call for call, outcome in calls(lab, *PREP_CALLS[1:]) if outcome == "ok"]
+    assert order == ["power_on_node", *["prepare_windows"] * 3, "power_off_node"]
