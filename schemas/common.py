@@ -9,6 +9,9 @@ import msgspec
 
 from schemas.registry import published
 
+RecoveryState = Literal["completed", "partially-completed", "failed", "cancelled"]
+"""How a recovery or a cleanup ends."""
+
 JobState = Literal[
     "queued",
     "running",

@@ -144,6 +144,13 @@ class VmNoted(Fact, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
 
 
+@published("news.reopened")
+class NewsReopened(Fact, frozen=True, kw_only=True):
+    """A recovery that had ended goes on: its next end is mail number `mail`."""
+
+    mail: int
+
+
 @published("notifier.deliver")
 class Deliver(Fact, frozen=True, kw_only=True):
     """To a delivery: send this mail."""

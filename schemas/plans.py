@@ -19,11 +19,28 @@ OnUnknown: TypeAlias = Literal["fail", "prompt", "rerun"]
 Operation: TypeAlias = Literal["replication", "test", "failover", "migrate", "reverse", "failback"]
 RecoveryHook: TypeAlias = Literal["pre-recovery", "post-recovery"]
 ReadyKind: TypeAlias = Literal["heartbeat", "tcp", "http"]
+ManualPoint: TypeAlias = Literal[
+    "before-pre-script",
+    "after-pre-script",
+    "before-boot-order",
+    "before-post-script",
+    "before-boot",
+    "after-boot",
+]
+OnTimeout: TypeAlias = Literal["fail", "continue"]
 
 RUNTIMES: Final[tuple[Runtime, ...]] = ("sh", "bash", "python", "go")
 ON_ERROR: Final[tuple[OnError, ...]] = ("continue", "stop")
 ON_UNKNOWN: Final[tuple[OnUnknown, ...]] = ("fail", "prompt", "rerun")
 RECOVERY_HOOKS: Final[tuple[RecoveryHook, ...]] = ("pre-recovery", "post-recovery")
+ON_TIMEOUT: Final[tuple[OnTimeout, ...]] = ("fail", "continue")
+PLAN_MANUAL_POINTS: Final[tuple[ManualPoint, ...]] = (
+    "before-pre-script",
+    "after-pre-script",
+    "before-boot-order",
+    "before-post-script",
+)
+VM_MANUAL_POINTS: Final[tuple[ManualPoint, ...]] = ("before-boot", "after-boot")
 # product.md §6, the table of hooks: which operations run which kind of hook.
 RECOVERY_OPERATIONS: Final[tuple[Operation, ...]] = ("test", "failover", "migrate", "failback")
 REPLICATION_OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -39,6 +56,8 @@ START_AT_DEFAULT: Final = datetime(1970, 1, 1, tzinfo=UTC)
 PRIORITY_DEFAULT: Final = 3
 SCRIPT_TIMEOUT_DEFAULT_S: Final = 300.0
 READY_WITHIN_DEFAULT_S: Final = 300.0
+# A person who was not there for a day will not come: the wait ends by the step's `on_timeout`.
+MANUAL_TIMEOUT_DEFAULT_S: Final = 86_400.0
 TEST_NETWORK_DEFAULT: Final = "isolated"
 
 
@@ -61,6 +80,19 @@ class ScriptDefinition(_Definition, frozen=True, kw_only=True):
     retries: int = 0
     # Plan post-recovery script only: run also after cancel.
     always: bool = False
+
+
+class ManualStep(_Definition, frozen=True, kw_only=True):
+    """Something that a person does, at one point of a recovery. `boot_order` only where named."""
+
+    name: str
+    text: str
+    at: ManualPoint
+    operations: tuple[Operation, ...]
+    owner: str = ""
+    boot_order: int | None = None
+    timeout_s: float = MANUAL_TIMEOUT_DEFAULT_S
+    on_timeout: OnTimeout = "fail"
 
 
 class DailyBlackout(_Definition, frozen=True, kw_only=True, tag="daily"):
@@ -137,6 +169,7 @@ class RecoveryPolicy(_Definition, frozen=True, kw_only=True):
     post_script: ScriptDefinition | None = None
     build_ahead: bool = True
     auto_cleanup_after_s: float | None = None
+    manual_steps: tuple[ManualStep, ...] = ()
 
 
 class ReadyProbe(_Definition, frozen=True, kw_only=True):
@@ -176,6 +209,7 @@ class VmDefinition(_Definition, frozen=True, kw_only=True):
     post_script: ScriptDefinition | None = None
     replication: ReplicationScripts = ReplicationScripts()
     windows: WindowsPolicy = WindowsPolicy()
+    manual_steps: tuple[ManualStep, ...] = ()
 
 
 class PlanDefinition(_Definition, frozen=True, kw_only=True):

@@ -12,11 +12,17 @@ from typing import Any, Literal
 import msgspec
 
 from schemas.common import Command, Fact, Problem, ScriptReport, StepTiming
+from schemas.common import RecoveryState as RecoveryState
 from schemas.plans import VmDefinition
+from schemas.recovery_cleanup import CleanupCancelRequested as CleanupCancelRequested
+from schemas.recovery_cleanup import CleanupFinished as CleanupFinished
+from schemas.recovery_cleanup import CleanupListed as CleanupListed
+from schemas.recovery_cleanup import CleanupObjectEnded as CleanupObjectEnded
+from schemas.recovery_cleanup import CleanupStarted as CleanupStarted
+from schemas.recovery_cleanup import CleanupTroubled as CleanupTroubled
 from schemas.registry import published
 from schemas.scheduler import PlanHeader, RecoveryMode, SiteRef
 
-RecoveryState = Literal["completed", "partially-completed", "failed", "cancelled"]
 VmOutcome = Literal["ready", "failed", "skipped", "cancelled"]
 AbandonReason = Literal["stop", "cancel", "dry-run"]
 
@@ -126,7 +132,8 @@ class MemberNews(Fact, frozen=True, kw_only=True):
     """Child to parent: powered on, ready, or ended (with its outcome).
 
     `stop`: the operation must stop. `degraded`: usable, but something of it failed. `made`:
-    something may exist on the platform that cleanup must remove.
+    something may exist on the platform that cleanup must remove. `again`: something failed that
+    can be done again. `round` counts the VM's retries.
     """
 
     job: str
@@ -140,6 +147,8 @@ class MemberNews(Fact, frozen=True, kw_only=True):
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
     problem: Problem | None = None
+    again: bool = False
+    round: int = 0
 
 
 @published("recovery.begin-cleanup")
@@ -323,7 +332,7 @@ class MemberReady(Fact, frozen=True, kw_only=True):
 
 @published("recovery.member-ended")
 class MemberEnded(Fact, frozen=True, kw_only=True):
-    """A VM's recovery ended; `degraded`, `stop` and `made` as in MemberNews."""
+    """A VM's recovery ended; `degraded`, `stop`, `made` and `again` as in MemberNews."""
 
     vm: str
     at: dt.datetime
@@ -332,11 +341,14 @@ class MemberEnded(Fact, frozen=True, kw_only=True):
     stop: bool = False
     made: bool = False
     problem: Problem | None = None
+    again: bool = False
 
 
 @published("recovery.cancel-requested")
 class RecoveryCancelRequested(Fact, frozen=True, kw_only=True):
     """A person cancelled the recovery."""
+
+    at: dt.datetime | None = None
 
 
 @published("recovery.recovery-finished")
@@ -344,6 +356,9 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     """The recovery ended, with its outcome and achieved RTO. A dry run only looked.
 
     `awaits_commit`: it waits for *commit* or *roll back*. `note` says how the sources were left.
+    `rto_s` counts from the operator's command, waits included; `waited_s` is how long in all the
+    recovery was paused, waited for a person or was over and then retried. `left` says in words
+    in what state a cancelled one leaves things. A retry may follow.
     """
 
     plan: str
@@ -358,6 +373,9 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     dry_run: bool = False
     awaits_commit: bool = False
     note: str = ""
+    at: dt.datetime | None = None
+    waited_s: float = 0.0
+    left: str = ""
 
 
 @published("recovery.recovery-cleaning")
@@ -473,11 +491,15 @@ class VmAbandoned(Fact, frozen=True, kw_only=True):
     """The parent asked to stop."""
 
     reason: AbandonReason
+    at: dt.datetime | None = None
 
 
 @published("recovery.vm-finished")
 class VmFinished(Fact, frozen=True, kw_only=True):
-    """The VM's recovery ended. `state` is the job's state; steps not listed were not reached."""
+    """The VM's recovery ended. `state` is the job's state; steps not listed were not reached.
+
+    `waited_s` and `left` as in RecoveryFinished.
+    """
 
     plan: str
     vm: str
@@ -489,6 +511,9 @@ class VmFinished(Fact, frozen=True, kw_only=True):
     rto_s: float | None = None
     steps: tuple[StepTiming, ...] = ()
     problem: Problem | None = None
+    at: dt.datetime | None = None
+    waited_s: float = 0.0
+    left: str = ""
 
 
 @published("recovery.vm-release-troubled")
@@ -524,72 +549,3 @@ class InstanceUnwatched(Fact, frozen=True, kw_only=True):
     """It is ready, or nobody waits any more."""
 
     stream: str
-
-
-# ── Events of a cleanup ──────────────────────────────────────────────────────────────────────
-
-
-@published("recovery.cleanup-started")
-class CleanupStarted(Fact, frozen=True, kw_only=True):
-    """A cleanup of `recovery` began."""
-
-    job: str
-    plan: str
-    recovery: str
-    site: SiteRef
-    steps: tuple[str, ...] = ()
-    definition_version: int = 1
-
-
-@published("recovery.cleanup-listed")
-class CleanupListed(Fact, frozen=True, kw_only=True):
-    """What the platform shows as made by the recovery (kind, id, vm), before or after.
-
-    At most 400 of `total` objects: more are listed again when these are gone.
-    """
-
-    objects: tuple[tuple[str, str, str], ...]
-    verifying: bool
-    total: int = 0
-    timing: StepTiming | None = None
-
-
-@published("recovery.cleanup-object-ended")
-class CleanupObjectEnded(Fact, frozen=True, kw_only=True):
-    """One object is gone, or could not be removed. A powered-off instance is not yet gone."""
-
-    kind: str
-    part: str
-    object_id: str
-    timing: StepTiming
-    problem: Problem | None = None
-
-
-@published("recovery.cleanup-troubled")
-class CleanupTroubled(Fact, frozen=True, kw_only=True):
-    """Listing, or removing an object, has failed `attempts` times; the cleanup goes on."""
-
-    plan: str
-    recovery: str
-    kind: str
-    object_id: str = ""
-    attempts: int
-    problem: Problem
-
-
-@published("recovery.cleanup-cancel-requested")
-class CleanupCancelRequested(Fact, frozen=True, kw_only=True):
-    """A person cancelled the cleanup."""
-
-
-@published("recovery.cleanup-finished")
-class CleanupFinished(Fact, frozen=True, kw_only=True):
-    """What is truly gone, and what is left."""
-
-    plan: str
-    recovery: str
-    state: RecoveryState
-    removed: int = 0
-    remaining: tuple[tuple[str, str, str], ...] = ()
-    steps: tuple[StepTiming, ...] = ()
-    problem: Problem | None = None

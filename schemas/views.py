@@ -15,6 +15,8 @@ import msgspec
 
 from schemas.common import HoldMode, JobState, StepState
 from schemas.notifier import Severity
+from schemas.plans import RecoveryHook
+from schemas.recovery_steering import QuestionKind
 from schemas.scheduler import PlanHeader, RecoveryMode
 from schemas.sync_state import SyncFacts
 
@@ -120,7 +122,8 @@ class Rpo(Document, frozen=True, kw_only=True):
 
 
 class Rto(Document, frozen=True, kw_only=True):
-    """Time to recover. `forecast_s` is null in this version."""
+    """Time to recover. Joined, in a plan's own document: `forecast_s`, from the command until the
+    last VM is usable; null in listings, at another moment, and where it cannot be told."""
 
     target_s: float | None = None
     forecast_s: float | None = None
@@ -151,7 +154,7 @@ class Vm(Document, frozen=True, kw_only=True):
     job's id or empty; `queued` says that a tick waits for it; `missed` counts ticks since the last
     success. `error` is the last failure until the next success. `priority` is the one that holds,
     and `priority_from` who gave it. `moved`: it runs at the recovery site since the job
-    `moved_by`.
+    `moved_by`. `recovery_scripts` are the hooks at which it has a script.
     """
 
     name: str
@@ -162,6 +165,8 @@ class Vm(Document, frozen=True, kw_only=True):
     rpo_s: float | None = None
     replicating: bool = False
     boot_order: int = 1
+    boot_delay_s: float = 0.0
+    recovery_scripts: tuple[RecoveryHook, ...] = ()
     priority: int = 3
     priority_from: Literal["plan", "definition", "operator"] = "plan"
     defined_priority: int | None = None
@@ -246,9 +251,31 @@ class CheckpointMark(Document, frozen=True, kw_only=True):
 # ── Jobs ─────────────────────────────────────────────────────────────────────────────────────
 
 
+class Waiting(Document, frozen=True, kw_only=True):
+    """A question to a person: what is to be done or judged, by whom (`owner`, as the plan says),
+    which answers there are, and what stands at `until` without one."""
+
+    kind: QuestionKind
+    text: str
+    owner: str = ""
+    choices: tuple[str, ...] = ()
+    default: str
+    since: dt.datetime
+    until: dt.datetime
+
+
+class Answer(Document, frozen=True, kw_only=True):
+    """What a person chose, or the time-out (`actor` is `time-out`)."""
+
+    choice: str
+    actor: str
+    at: dt.datetime
+
+
 class Step(Document, frozen=True, kw_only=True):
     """A named part of a job. `output` is the masked end of what a script printed; where it printed
-    more, up to 64 KiB are kept under `output_sha256`, see `/v1/jobs/ID/steps/STEP/output`."""
+    more, up to 64 KiB are kept under `output_sha256`, see `/v1/jobs/ID/steps/STEP/output`.
+    `waiting` is set while a person is asked, `answer` afterwards."""
 
     name: str
     state: StepState = "pending"
@@ -259,6 +286,8 @@ class Step(Document, frozen=True, kw_only=True):
     error: Error | None = None
     output: str = ""
     output_sha256: str = ""
+    waiting: Waiting | None = None
+    answer: Answer | None = None
 
 
 class Instance(Document, frozen=True, kw_only=True):
@@ -291,7 +320,10 @@ class Job(Document, frozen=True, kw_only=True):
     plan's job, `disks` a VM's. `boot_open`: the VM's boot order is open. `recovery` is what a
     cleanup cleans, a commit commits, a roll back undoes; `remaining` (kind, id, vm) is what could
     not be removed. `awaits_commit`: a full recovery waits for *commit* or *roll back*;
-    `committed`: its instances are VMs in production.
+    `committed`: its instances are VMs in production. `rto_s` counts from the operator's command,
+    waits included; `waited_s` is how long of all that the job was paused, waited for a person, or
+    was over and then retried. `waiting_for` are the VMs whose own jobs ask something. `left` says
+    in what state a cancelled job leaves things.
     """
 
     id: str
@@ -311,6 +343,7 @@ class Job(Document, frozen=True, kw_only=True):
     rate: float | None = None
     eta_s: float | None = None
     rto_s: float | None = None
+    waited_s: float = 0.0
     error: Error | None = None
     steps: tuple[Step, ...] = ()
     children: tuple[str, ...] = ()
@@ -325,6 +358,9 @@ class Job(Document, frozen=True, kw_only=True):
     awaits_commit: bool = False
     committed: bool = False
     cancelling: bool = False
+    paused: bool = False
+    waiting_for: tuple[str, ...] = ()
+    left: str = ""
     dry_run: bool = False
     note: str = ""
     facts: dict[str, Any] = {}

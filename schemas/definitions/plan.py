@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from schemas import plans
+from schemas.definitions.manual import check_boot_orders, read_manual_steps
 from schemas.definitions.scripts import PLAN_RECOVERY, SCRIPT_BYTES_MAX, read_hooks
 from schemas.definitions.timing import (
     DAY_S,
@@ -115,6 +116,9 @@ def _read_plan(
         select=select,
         vms=vms,
     )
+    if select is None:
+        check_boot_orders(fields.report, definition.recovery.manual_steps, vms)
+    fields.refuse("manual_steps", allowed="nothing here: under recovery, or of a VM")
     refuse_later(fields)
     fields.close()
     return definition
@@ -132,6 +136,7 @@ def _read_recovery(fields: Fields, scripts: Mapping[str, bytes]) -> plans.Recove
         auto_cleanup_after_s=fields.take(
             "auto_cleanup_after", duration(min_s=1.0, max_s=366 * DAY_S), default=None
         ),
+        manual_steps=read_manual_steps(fields, plans.PLAN_MANUAL_POINTS),
     )
     refuse_later(fields)
     fields.close()

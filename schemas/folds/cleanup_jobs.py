@@ -9,7 +9,8 @@ import msgspec
 from schemas import recovery as said
 from schemas.envelope import Recorded
 from schemas.folds import steps
-from schemas.folds.base import Route, at, cancelling, error_of
+from schemas.folds.base import Route, at, error_of
+from schemas.folds.steering_jobs import cancelled
 from schemas.views import Job, Step
 
 _replace = msgspec.structs.replace
@@ -89,6 +90,7 @@ def _finished(
         error=error_of(event.problem),
         facts={**doc.facts, "removed": event.removed},
         remaining=event.remaining,
+        paused=False,
     )
 
 
@@ -97,6 +99,6 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.CleanupListed: (Route(_listed),),
     said.CleanupObjectEnded: (Route(_object_ended),),
     said.CleanupTroubled: (Route(_troubled),),
-    said.CleanupCancelRequested: (Route(cancelling),),
+    said.CleanupCancelRequested: (Route(cancelled),),
     said.CleanupFinished: (Route(_finished),),
 }

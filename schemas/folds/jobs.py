@@ -18,6 +18,7 @@ from schemas.folds import (
     operation_jobs,
     recovery_jobs,
     replication_jobs,
+    steering_jobs,
 )
 from schemas.folds.base import Column, Route, View, at
 from schemas.ids import key_of
@@ -56,6 +57,7 @@ VIEW = View(
         **recovery_jobs.ROUTES,
         **cleanup_jobs.ROUTES,
         **operation_jobs.ROUTES,
+        **steering_jobs.ROUTES,
     },
 )
 

@@ -16,7 +16,8 @@ from schemas import recovery as said
 from schemas.common import JobState
 from schemas.envelope import Recorded
 from schemas.folds import steps
-from schemas.folds.base import Route, at, cancelling, error_of
+from schemas.folds.base import Route, at, error_of
+from schemas.folds.steering_jobs import cancelled, member_over, standing
 from schemas.prep import VmSeated
 from schemas.scheduler import RecoveryMode
 from schemas.views import Counts, Instance, Job, JobKind, Step
@@ -128,6 +129,8 @@ def _member_ended(
 ) -> Job | None:
     if doc is None or doc.vms is None:
         return doc
+    doc = member_over(doc, event.vm)
+    assert doc.vms is not None, "a recovery counts its VMs"
     failed = doc.vms.failed + (event.outcome == "failed")
     return _counted(doc, _replace(doc.vms, ended=doc.vms.ended + 1, failed=failed))
 
@@ -162,6 +165,10 @@ def _finished(
         awaits_cleanup=event.awaits_cleanup,
         awaits_commit=event.awaits_commit,
         note=event.note or doc.note,
+        waited_s=event.waited_s,
+        left=event.left,
+        paused=False,
+        waiting_for=(),
     )
 
 
@@ -201,7 +208,7 @@ def _waits(doc: Job, *, early: bool = True) -> frozenset[str]:
 def _launched(doc: Job | None, event: said.VmLaunched, recorded: Recorded, row: str) -> Job | None:
     if doc is None:
         return None
-    doc = _replace(doc, state="running", started_at=at(recorded), boot_open=event.boot)
+    doc = standing(_replace(doc, started_at=at(recorded), boot_open=event.boot))
     return _replace(doc, steps=steps.next_begun(doc.steps, at(recorded), waits=_waits(doc)))
 
 
@@ -236,12 +243,20 @@ def _step_ended(
     if event.timing.name == HOLD and event.made:
         sizes = _held_disks(event)
         early = bool(event.made.get("early", True))
-        changes["disks"] = Counts(total=len(sizes))
+        changes |= _disks_to_come(doc, event, total=len(sizes))
         changes["bytes_total"] = sum(sizes.values())
         changes["facts"] = {"copy_taken_at": event.made.get("taken_at"), "early": early}
     elif event.timing.name == CREATE and event.made:
         changes["instances"] = (_instance(doc, event.made),)
     return steps.moved(doc, _next(doc, after, event, at(recorded), early=early), **changes)
+
+
+def _disks_to_come(doc: Job, event: said.VmStepEnded, *, total: int) -> dict[str, Any]:
+    """Disks that were made before a retry stand, if they are of the same moment."""
+    before = doc.disks
+    if before is None or doc.facts.get("copy_taken_at") != event.made.get("taken_at"):
+        return {"disks": Counts(total=total), "bytes_done": 0}
+    return {"disks": Counts(total=total, ready=before.ready, ended=before.ready)}
 
 
 def _next(
@@ -337,7 +352,11 @@ def _vm_ready(doc: Job | None, event: said.VmReady, recorded: Recorded, row: str
 def _abandoned(
     doc: Job | None, event: said.VmAbandoned, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and _replace(doc, cancelling=True, note=_ABANDONED[event.reason])
+    if doc is None:
+        return None
+    facts = _unpaused(doc.facts)
+    doc = _replace(doc, cancelling=True, note=_ABANDONED[event.reason], paused=False, facts=facts)
+    return standing(doc)
 
 
 def _release_troubled(
@@ -358,8 +377,15 @@ def _vm_finished(
         timings=event.steps,
         error=error_of(event.problem),
         rto_s=event.rto_s,
-        facts={**doc.facts, "outcome": event.outcome},
+        facts={**_unpaused(doc.facts), "outcome": event.outcome},
+        waited_s=event.waited_s,
+        left=event.left,
+        paused=False,
     )
+
+
+def _unpaused(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key != "paused_by"}
 
 
 # ── Disks of a VM's recovery ─────────────────────────────────────────────────────────────────
@@ -424,7 +450,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.MemberPoweredOn: (Route(_powered_on),),
     said.MemberReady: (Route(_ready),),
     said.MemberEnded: (Route(_member_ended),),
-    said.RecoveryCancelRequested: (Route(cancelling),),
+    said.RecoveryCancelRequested: (Route(cancelled),),
     said.RecoveryFinished: (Route(_finished),),
     said.RecoveryCleaned: (Route(_cleaned),),
     said.VmEnrolled: (Route(_enrolled),),

@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.common import JobState, ScriptReport, StepState, StepTiming
 from schemas.joins import DONE_STEPS, percent_of
+from schemas.steps import MANUAL
 from schemas.views import Error, Job, Step
 
 _replace = msgspec.structs.replace
@@ -79,6 +80,9 @@ def next_begun(
         found = step
     if found is None or any(step.state in ("running", "waiting") for step in steps):
         return tuple(steps)
+    if found.name.startswith(MANUAL):
+        # It begins when its person is asked.
+        return tuple(steps)
     if found.name in waits:
         return changed(steps, found.name, state="waiting")
     return begun(steps, found.name, when)
@@ -107,6 +111,7 @@ def _ended(step: Step, timing: StepTiming) -> Step:
         error=error,
         output=timing.output or step.output,
         output_sha256=timing.output_sha256 if timing.output else step.output_sha256,
+        answer=step.answer,
     )
 
 
@@ -166,6 +171,6 @@ def _all_ended(steps: Sequence[Step], timings: Sequence[StepTiming]) -> tuple[St
 
 
 def _left(step: Step, when: dt.datetime) -> Step:
-    if step.state == "running":
-        return _replace(step, state="cancelled", ended_at=when)
+    if step.state == "running" or step.waiting is not None:
+        return _replace(step, state="cancelled", ended_at=when, waiting=None)
     return _replace(step, state="skipped")

@@ -11,6 +11,7 @@ from schemas import scheduler_operations as said_ops
 from schemas.common import HoldMode
 from schemas.envelope import Recorded
 from schemas.folds.base import Column, Fold, Route, View, at, error_of
+from schemas.plans import RecoveryHook, ScriptDefinition, VmDefinition
 from schemas.sync_state import NEW, fold_sync, sync_state
 from schemas.views import Vm, VmHold
 
@@ -21,6 +22,8 @@ def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row:
     definition = event.definition
     changes: dict[str, Any] = {
         "boot_order": definition.boot_order,
+        "boot_delay_s": definition.boot_delay_s,
+        "recovery_scripts": _recovery_scripts(definition),
         "defined_priority": definition.priority,
         "protected_site": event.protected.site,
         "recovery_site": event.recovery_site.site,
@@ -38,6 +41,14 @@ def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row:
     return Vm(
         name=event.vm, plan=event.plan, sync_state=sync_state(NEW), protected_at=since, **changes
     )
+
+
+def _recovery_scripts(definition: VmDefinition) -> tuple[RecoveryHook, ...]:
+    own: dict[RecoveryHook, ScriptDefinition | None] = {
+        "pre-recovery": definition.pre_script,
+        "post-recovery": definition.post_script,
+    }
+    return tuple(hook for hook, script in own.items() if script is not None)
 
 
 def _started(doc: Vm, event: said.VmStarted, recorded: Recorded) -> Vm:

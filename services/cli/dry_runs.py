@@ -1,13 +1,20 @@
-"""How a dry run looks on a terminal: its calls in order, their budgets, how long at least."""
+"""How a dry run looks on a terminal: its calls in order, their budgets, how long it will take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from services.cli.client import Client
 from services.cli.output import out, seconds, size, table
+
+_MOMENTS: Final = ("opens", "first_on", "last_on", "ready")
+_SOURCES: Final = {
+    "past-recoveries": "past recoveries",
+    "platform": "declared by the platform",
+    "default": "assumed: nothing is known",
+}
 
 
 async def with_calls(client: Client, job: dict[str, Any]) -> dict[str, Any]:
@@ -40,9 +47,42 @@ def tell(job: dict[str, Any]) -> None:
         f"{facts['calls_total']} calls, {facts['vms']} VMs, {facts['disks']} disks, "
         f"{size(facts['disk_bytes'])}"
     )
+    if "forecast" in facts:
+        _forecast(facts["forecast"])
+        return
     out.print(
         f"predicted duration: at least {seconds(facts['seconds_min'])} "
-        "(boot delays and budgets; building disks, booting and scripts come on top)",
+        "(boot delays, budgets and declared boot times; calls and scripts come on top)",
+        soft_wrap=True,
+    )
+
+
+def _forecast(told: dict[str, Any]) -> None:
+    table(
+        ("BOOT ORDER", "VMS", "OPENS", "FIRST ON", "LAST ON", "READY", "WHAT BINDS"),
+        [
+            (
+                order["boot_order"],
+                order["vms"],
+                *(seconds(order[f"{moment}_s"]) for moment in _MOMENTS),
+                f"{order['binds']} {seconds(order['binds_s'])}",
+            )
+            for order in told["orders"]
+        ],
+        empty="no boot orders",
+    )
+    made_of = ", ".join(
+        f"{step} {seconds(each['seconds'])} ({_SOURCES[each['from']]})"
+        for step, each in told["durations"].items()
+    )
+    out.print(f"durations: {made_of}", soft_wrap=True)
+    if told["total_s"] is None:
+        out.print("predicted duration: never ends, a budget lets nothing pass", soft_wrap=True)
+        return
+    out.print(
+        f"predicted duration: {seconds(told['total_s'])}, last VM ready after "
+        f"{seconds(told['ready_s'])}; floor {seconds(told['floor_s'])}; "
+        f"{told['binds']} binds ({seconds(told['binds_s'])})",
         soft_wrap=True,
     )
 

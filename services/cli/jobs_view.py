@@ -19,6 +19,7 @@ MARKS = {
     "unknown": "?",
     "skipped": "–",
     "cancelled": "■",
+    "paused": "‖",
     "waiting": "…",
     "queued": "·",
     "pending": "·",
@@ -54,6 +55,8 @@ def _headline(job: dict[str, Any]) -> Text:
         text.append(f"  ETA {seconds(job['eta_s'])}")
     if job.get("rto_s") is not None:
         text.append(f"  RTO {seconds(job['rto_s'])}")
+    if job.get("waited_s"):
+        text.append(f"  waited for people {seconds(job['waited_s'])}")
     text.append(f"  {job['id']}", style="dim")
     return text
 
@@ -62,8 +65,20 @@ def _steps(job: dict[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 1))
     for step in job["steps"]:
         note = (step.get("error") or {}).get("message", "")
-        grid.add_row("  ", mark(step["state"]), Text(step["name"]), Text(note, style="red"))
+        told = Text(note, style="red") if note else Text(question(step), style="yellow")
+        grid.add_row("  ", mark(step["state"]), Text(step["name"]), told)
     return grid
+
+
+def question(step: dict[str, Any]) -> str:
+    """What a person is asked at a step, or what was answered; "" where neither."""
+    asked, answered = step.get("waiting"), step.get("answer")
+    if asked:
+        who = f"{asked['owner']}: " if asked["owner"] else ""
+        choices = "|".join(asked["choices"])
+        until = f"else {asked['default']} at {moment(asked['until'])}"
+        return f"{who}{asked['text']} [{choices}, {until}]"
+    return f"{answered['choice']} by {answered['actor']}" if answered else ""
 
 
 def _members(children: Sequence[dict[str, Any]]) -> Table:
@@ -83,8 +98,12 @@ def _now(child: dict[str, Any]) -> Text:
     if error:
         return Text(error["message"], style="red", overflow="ellipsis", no_wrap=True)
     for step in child["steps"]:
+        if step.get("waiting"):
+            return Text(f"{step['name']}: {question(step)}", style="yellow")
+    for step in child["steps"]:
         if step["state"] in ("running", "waiting"):
-            return Text(step["name"], style="cyan")
+            paused = "paused at " if child["state"] == "paused" else ""
+            return Text(f"{paused}{step['name']}", style="cyan")
     return Text(child["state"], style=STATE_STYLES.get(child["state"], "dim"))
 
 
@@ -117,6 +136,8 @@ def details(job: dict[str, Any], console: Console) -> None:
         if step["attempts"] > 1:
             line.append(f"  {step['attempts']} attempts")
         console.print(line)
+        if told := question(step):
+            console.print(f"      {told}", style="yellow", markup=False)
         if step.get("error"):
             console.print(f"      {step['error']['message']}", style="red", markup=False)
             if step["error"].get("remedy"):
@@ -130,6 +151,8 @@ def details(job: dict[str, Any], console: Console) -> None:
     if job.get("error"):
         console.print(f"  error    {job['error']['message']}", style="red", markup=False)
         console.print(f"           {job['error']['remedy']}", style="dim", markup=False)
+    if job.get("left"):
+        console.print(f"  left     {job['left']}", markup=False)
     for instance in job.get("instances", ()):
         addresses = ", ".join(instance["addresses"])
         console.print(

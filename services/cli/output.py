@@ -34,6 +34,7 @@ STATE_STYLES: Mapping[str, str] = {
     "partially-completed": "yellow",
     "exceeded-interval": "yellow",
     "waiting": "yellow",
+    "paused": "yellow",
     "unknown": "yellow",
     "failed": "red",
     "init-sync-failed": "red",

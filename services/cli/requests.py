@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 from services.cli.client import Client
@@ -14,11 +15,18 @@ def api_path(*parts: str) -> str:
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def ask(path: str, told: str, form: Format, *, method: str = "POST") -> None:
+def ask(
+    path: str,
+    told: str,
+    form: Format,
+    *,
+    method: str = "POST",
+    body: dict[str, Any] | None = None,
+) -> None:
     """Ask for something and say that it is done; programs get the answer itself."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(path, method=method)
+        answer = await client.command(path, body, method=method)
         if not machine(answer, form):
             out.print(told, markup=False)
         return DONE

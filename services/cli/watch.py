@@ -8,7 +8,7 @@ from typing import Any
 from rich.live import Live
 
 from services.cli.client import ENDED, Client
-from services.cli.jobs_view import timeline
+from services.cli.jobs_view import question, timeline
 from services.cli.output import out
 
 REFRESH_S = 0.25
@@ -61,7 +61,9 @@ def _lines(job: dict[str, Any]) -> list[str]:
     lines = []
     for step in job["steps"]:
         if step["state"] not in ("pending", "queued"):
-            error = f": {step['error']['message']}" if step.get("error") else ""
-            lines.append(f"{who}: {step['name']} {step['state']}{error}")
+            told = step["error"]["message"] if step.get("error") else question(step)
+            lines.append(f"{who}: {step['name']} {step['state']}{f': {told}' if told else ''}")
+            if step.get("waiting"):
+                lines.append(f"  seawall job answer {job['id']} {step['name']} CHOICE")
     lines.append(f"{who}: {job['kind']} {job['state']}")
     return lines

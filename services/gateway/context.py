@@ -16,6 +16,7 @@ from schemas.common import Command
 from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
 from services.gateway.following import COMMAND, JOB, TRACEPARENT
+from services.gateway.forecasts import Forecasts
 from services.gateway.names import is_plain
 from services.gateway.owners import Owners
 from services.gateway.past import Past
@@ -38,6 +39,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     commands: CommandBus
     queries: Queries
     past: Past
+    forecasts: Forecasts
     owners: Owners
     pulse: Pulse
 

@@ -14,6 +14,7 @@ from services.gateway.auth import TokenAuth, ensure_token
 from services.gateway.commands import CommandBus
 from services.gateway.context import GATEWAY, Gateway
 from services.gateway.following import Following
+from services.gateway.forecasts import Forecasts
 from services.gateway.names import ids_in_paths
 from services.gateway.owners import OWNERS, Owners
 from services.gateway.past import Past
@@ -154,6 +155,7 @@ async def build(process: Process) -> GatewayPart:
         commands=commands,
         queries=queries,
         past=Past(await process.log_readers(), clock=process.clock),
+        forecasts=Forecasts(queries, owners),
         owners=owners,
         pulse=pulse,
     )

@@ -10,6 +10,7 @@ from schemas.envelope import Received, commands_topic, events_topic
 from schemas.ids import stream_id
 from schemas.notifier import ChangeAlert, Deliver, DigestDue, NoteAlert, SnoozeDue
 from schemas.recovery import RecoveryFinished, RecoveryStarted, VmFinished
+from schemas.recovery_steering import RecoveryReopened
 from services.notifier.domain import alert, delivery, subjects
 from services.notifier.domain.findings import FINDERS, findings
 from shared.decider import Decision, Handler, on, on_many
@@ -72,6 +73,11 @@ def _handlers(to: tuple[str, ...]) -> tuple[Handler, ...]:
             RecoveryStarted,
             route=lambda r: delivery.news_of(r.body.job),
             decide=delivery.note_recovery,
+        ),
+        on(
+            RecoveryReopened,
+            route=lambda r: delivery.news_of(r.stream),
+            decide=delivery.reopen,
         ),
         on(ChangeAlert, route=alert.route_change, decide=alert.change),
         on(SnoozeDue, route=lambda r: r.stream, decide=alert.snooze_due),

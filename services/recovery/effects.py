@@ -18,10 +18,12 @@ from services.recovery import platform_work, polling, preflight, source_work, wi
 from services.recovery.domain import scripts
 from services.recovery.domain.operations import driving
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
+from services.recovery.domain.vm_recovery import WITHDRAWN
+from services.recovery.domain.vm_state import VmRecovery, is_paused
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun
-from shared.errors import Transient
+from shared.errors import Permanent, Transient
 from shared.scripts import ScriptEndUnknown
 from shared.scripts.effect import run_script_work
 
@@ -29,16 +31,17 @@ CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
 REBUILD_S_MAX: Final = 6 * 3600.0
 POLL_S_MAX: Final = 30.0
-NODE_S_MAX: Final = 600.0
-"""A prep node is a machine that boots."""
-
-PREPARE_S_MAX: Final = 600.0
-"""Two inspections of at most 120 s each, and a write; twice that on a slow site."""
 SHUT_DOWN_S_MAX: Final = driving.SHUT_DOWN_WITHIN_S + CALL_S_MAX
 """The guest's own time is the platform's to keep; this bounds a platform that does not."""
 
 REMOVE: Final = RetryPolicy(retries_max=8, cap_s=600.0, alert_after=3)
 """A cleanup must end, and may be repeated: its deletions are tried nine times, not for ever."""
+
+NODE_S_MAX: Final = 600.0
+"""A prep node is a machine that boots."""
+
+PREPARE_S_MAX: Final = 600.0
+"""Two inspections of at most 120 s each, and a write; twice that on a slow site."""
 
 VALIDATE: Final = RetryPolicy(retries_max=6, base_s=2.0, cap_s=60.0)
 """Services of a Windows start for minutes after its heartbeat: 2 min of waits at most."""
@@ -49,20 +52,42 @@ SCRIPT: Final = RetryPolicy(retries_max=3)
 Do = Callable[[Tools, EffectRun], Awaitable[msgspec.Struct]]
 
 
+class Withdrawn(Permanent):
+    """Its VM was paused while the step waited for its turn: nothing was done."""
+
+    code = WITHDRAWN
+
+
 class StepHandler:
-    """One kind of work within a time limit. A repeat is harmless by the key it carries."""
+    """One kind of work within a time limit. A repeat is harmless by the key it carries.
+
+    `pausable`: a step of a VM, which does not begin while that is paused.
+    """
 
     def __init__(
-        self, tools: Tools, do: Do, *, limit_s: float, policy: RetryPolicy, resumable: bool
+        self,
+        tools: Tools,
+        do: Do,
+        *,
+        limit_s: float,
+        policy: RetryPolicy,
+        resumable: bool,
+        pausable: bool,
     ) -> None:
         self._tools = tools
         self._do = do
         self._limit_s = limit_s
+        self._pausable = pausable
         self.policy = policy
         self.resumable = resumable
 
     async def run(self, effect: EffectRun) -> msgspec.Struct:
-        """Do it; raises Transient when the time is over."""
+        """Do it; raises Transient when the time is over, Withdrawn where it may not begin."""
+        # A step that has failed once has begun: a pause lets it come to its end. The store may be
+        # away for longer than the step may take, and that costs no attempt.
+        if self._pausable and not effect.attempt:
+            states = await self._tools.read_states((effect.stream,))
+            check_may_begin(states[effect.stream], effect.effect_id)
         try:
             async with asyncio.timeout(self._limit_s):
                 return await self._do(self._tools, effect)
@@ -116,6 +141,9 @@ class ScriptHandler:
         states = await self._tools.read_states((effect.stream, stored))
         owner = states[effect.stream]
         run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
+        begun = run.run == payload.run and run.started
+        if payload.vm and not begun:
+            check_may_begin(owner, effect.effect_id)
         content = scripts.whole_content(states[stored])
         if content is None:
             # It comes from the gateway, the recovery from the scheduler: in no order.
@@ -124,7 +152,13 @@ class ScriptHandler:
                 code="script-not-stored",
                 remedy="apply the plan again, so that its scripts are uploaded",
             )
-        return content, run.run == payload.run and run.started
+        return content, begun
+
+
+def check_may_begin(state: VmRecovery, effect_id: str) -> None:
+    """Raise Withdrawn for a step of a VM that is paused: it waited for its turn too long."""
+    if is_paused(state):
+        raise Withdrawn(f"{effect_id} had not begun when its VM was paused")
 
 
 def _unknown() -> OutcomeUnknown:
@@ -143,21 +177,28 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         limit_s: float = CALL_S_MAX,
         policy: RetryPolicy = STEP,
         resumable: bool = False,
+        pausable: bool = False,
     ) -> EffectHandler:
-        return StepHandler(tools, do, limit_s=limit_s, policy=policy, resumable=resumable)
+        return StepHandler(
+            tools, do, limit_s=limit_s, policy=policy, resumable=resumable, pausable=pausable
+        )
 
     return {
         "preflight": step(preflight.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
         "run-script": ScriptHandler(tools),
-        "hold-copy": step(platform_work.hold_copy),
-        "rebuild-disk": step(platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True),
-        "create-instance": step(platform_work.create_instance),
-        "power-on": step(platform_work.power_on),
+        "hold-copy": step(platform_work.hold_copy, pausable=True),
+        "rebuild-disk": step(
+            platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True, pausable=True
+        ),
+        "create-instance": step(platform_work.create_instance, pausable=True),
+        "power-on": step(platform_work.power_on, pausable=True),
         "list-prep-nodes": step(windows_work.list_nodes, resumable=True),
         "power-on-node": step(windows_work.power_on_node, limit_s=NODE_S_MAX),
         "power-off-node": step(windows_work.power_off_node, limit_s=NODE_S_MAX, policy=UNTIL_DONE),
-        "prepare-windows": step(windows_work.prepare, limit_s=PREPARE_S_MAX),
-        "validate-windows": step(windows_work.validate, policy=VALIDATE, resumable=True),
+        "prepare-windows": step(windows_work.prepare, limit_s=PREPARE_S_MAX, pausable=True),
+        "validate-windows": step(
+            windows_work.validate, policy=VALIDATE, resumable=True, pausable=True
+        ),
         "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
         "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
         "look-at-source": step(source_work.look, resumable=True),

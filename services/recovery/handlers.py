@@ -5,11 +5,13 @@ Owns the routing and nothing else: rules live in `domain`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from schemas import operations as said_ops
 from schemas import prep
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from services.recovery.domain import (
@@ -20,7 +22,9 @@ from services.recovery.domain import (
     recovery,
     rollback,
     scripts,
+    steering,
     vm_recovery,
+    vm_steering,
     watch,
 )
 from services.recovery.domain.cleanup import Cleanup
@@ -29,8 +33,8 @@ from services.recovery.domain.operations import source
 from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.rollback import Rollback
-from services.recovery.domain.vm_state import vm_stream
-from shared.decider import Decision, Family, Handler, on, on_many
+from services.recovery.domain.vm_state import VmRecovery, vm_stream
+from shared.decider import Decide, Decision, Family, Handler, on, on_many
 from shared.errors import Refused
 from shared.fold import ServiceDefinition
 
@@ -96,7 +100,68 @@ def source_news(state: Any, received: Received) -> Decision:
     return recovery.source_news(state, received)
 
 
+def _by_job(
+    *, of_recovery: Decide, of_vm: Decide, of_cleanup: Decide
+) -> Callable[[Any, Received], Decision]:
+    """One command for jobs of three kinds."""
+
+    def decide(state: Any, received: Received) -> Decision:
+        if isinstance(state, Recovery):
+            return of_recovery(state, received)
+        if isinstance(state, VmRecovery):
+            return of_vm(state, received)
+        if isinstance(state, Cleanup):
+            return of_cleanup(state, received)
+        raise Refused(
+            f"there is no job {received.body.job}", code="unknown-job", remedy="see `job list`"
+        )
+
+    return decide
+
+
+answer_due = _by_job(
+    of_recovery=steering.answer_due,
+    of_vm=vm_steering.answer_due,
+    of_cleanup=cleanup.asks_nothing,
+)
+
+STEERING: Final[tuple[Handler, ...]] = (
+    on(
+        steer.PauseJob,
+        route=_to_job,
+        decide=_by_job(
+            of_recovery=steering.pause, of_vm=vm_steering.pause, of_cleanup=cleanup.pause
+        ),
+    ),
+    on(
+        steer.ResumeJob,
+        route=_to_job,
+        decide=_by_job(
+            of_recovery=steering.resume, of_vm=vm_steering.resume, of_cleanup=cleanup.resume
+        ),
+    ),
+    on(
+        steer.AnswerQuestion,
+        route=_to_job,
+        decide=_by_job(
+            of_recovery=steering.answer,
+            of_vm=vm_steering.answer,
+            of_cleanup=cleanup.asks_nothing,
+        ),
+    ),
+    on_many(steer.RetryJob, route=steering.route, decide=steering.retry),
+    on_many(steer.SkipStep, route=steering.route, decide=steering.skip),
+    on(steer.HoldsAnswered, route=_to_job, decide=steering.holds_answered),
+    on(steer.MemberAsks, route=_to_job, decide=steering.member_asks),
+    on(steer.PauseVm, route=_to_stream, decide=vm_steering.pause_with_recovery),
+    on(steer.ResumeVm, route=_to_stream, decide=vm_steering.resume_with_recovery),
+    on(steer.RetryVm, route=_to_stream, decide=vm_steering.retry),
+    on(steer.AnswerDue, route=_its_own, decide=answer_due),
+)
+"""What people ask of running jobs, and what follows from it."""
+
 HANDLERS: Final[tuple[Handler, ...]] = (
+    *STEERING,
     # From the scheduler and the gateway.
     on(
         said.StoreRecoveryScript,

@@ -94,11 +94,17 @@ def copy_of_checkpoint(
     copies: Sequence[CopyFacts], *, vm: str, checkpoint: str
 ) -> CopyFacts | None:
     """The copy of a VM in a checkpoint, named by its job id or by the last part of that."""
+    return copies_of_checkpoint(copies, checkpoint=checkpoint).get(vm)
+
+
+def copies_of_checkpoint(copies: Sequence[CopyFacts], *, checkpoint: str) -> dict[str, CopyFacts]:
+    """The copies of all VMs in a checkpoint, by VM."""
     ids = (checkpoint, checkpoint.rpartition(":")[2])
+    found: dict[str, CopyFacts] = {}
     for copy in copies:
-        if copy.vm == vm and (copy.copy_id in ids or copy.manifest.get("checkpoint") in ids):
-            return copy
-    return None
+        if copy.copy_id in ids or copy.manifest.get("checkpoint") in ids:
+            found.setdefault(copy.vm, copy)
+    return found
 
 
 async def rebuild_disk(tools: Tools, effect: EffectRun) -> work.DiskRebuilt:

@@ -6,34 +6,28 @@ Owns the questions. What their answers mean for the recovery is the domain's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from schemas.common import Problem
 from schemas.plans import ScriptDefinition
-from schemas.recovery import Member
 from schemas.recovery_work import Preflight, PreflightReport
 from services.recovery import source_checks, windows_preflight
 from services.recovery.domain import dryrun, scripts
 from services.recovery.domain.operations import OPERATIONS
 from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script, vm_stream
 from services.recovery.domain.work import instance_name
-from services.recovery.platform_work import Tools, copy_of_checkpoint
-from services.recovery.windows_preflight import WindowsFacts
+from services.recovery.platform_work import CONFIGURATION, Tools, copies_of_checkpoint
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Refused, SeawallError
 from shared.platforms.pacing import paced
 from shared.platforms.ports import CopyFacts, Platform
 from shared.secrets import SecretError
 
-READS_MAX: Final = 16
-"""Reads under way at once: a site answers many faster than one, but not all at once."""
-
 NAMED_COPIES_MAX: Final = 300
 PROBLEMS_MAX: Final = 50
-T = TypeVar("T")
 
 
 async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
@@ -45,12 +39,19 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     if not work.members or work.mode not in OPERATIONS:
         return PreflightReport(problems=_cannot(work))
     site = tools.open_site(work.site)
-    streams = {member.vm: vm_stream(work.job, member.vm) for member in work.members}
-    states = await tools.read_states(tuple(streams.values()))
-    vms = {vm: states[stream] for vm, stream in streams.items()}
+    # Our own log and the site are read side by side: of 2,000 VMs each takes a third of a second.
     try:
-        copies, problems = await _copies(site, work)
-        problems += await _site(site, work, copies)
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(_enrolled(tools, work))
+            looking = group.create_task(_at_site(site, work))
+    except ExceptionGroup as failures:
+        # One is enough to know what to do: the other was stopped for it.
+        raise failures.exceptions[0] from None
+    copies, problems = looking.result()
+    if copies is None:
+        return PreflightReport(problems=_bounded(problems))
+    vms = reading.result()
+    try:
         windows = await windows_preflight.look(tools, site, work, copies)
     except (Permanent, Refused) as error:
         return PreflightReport(problems=(_problem(error, code="site-unreachable"),))
@@ -63,9 +64,13 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
         return PreflightReport(problems=_bounded(problems))
     # A site that is lost is not called.
     asked = msgspec.structs.replace(work, source=None) if lost else work
-    facts = _facts(asked, copies)
+    facts = _facts(work, copies)
     if work.dry_run:
-        facts |= await _dry_run(tools, site, asked, copies, windows=windows, vms=vms)
+        rehearsal = _rehearsal(site, asked, copies, vms)
+        listed = windows_preflight.calls(windows, vms)
+        facts |= await _dry_run(tools, site, rehearsal, asked, windows=listed)
+    if work.dry_run and windows.copies:
+        facts["warnings"] = await windows_preflight.warnings(site, asked, windows, vms)
     return PreflightReport(facts=facts, source_lost=lost)
 
 
@@ -80,26 +85,42 @@ def _cannot(work: Preflight) -> tuple[Problem, ...]:
 # ── Copies and the site ──────────────────────────────────────────────────────────────────────
 
 
+async def _enrolled(tools: Tools, work: Preflight) -> dict[str, VmRecovery]:
+    """What the VMs' own streams know of them."""
+    streams = {member.vm: vm_stream(work.job, member.vm) for member in work.members}
+    states = await tools.read_states(tuple(streams.values()))
+    return {vm: states[stream] for vm, stream in streams.items()}
+
+
+async def _at_site(
+    site: Platform, work: Preflight
+) -> tuple[dict[str, CopyFacts] | None, list[Problem]]:
+    """The copies and what is wrong at the site; no copies at all where it cannot be asked."""
+    try:
+        copies, problems = await _copies(site, work)
+        return copies, problems + await _site(site, work, copies)
+    except (Permanent, Refused) as error:
+        return None, [_problem(error, code="site-unreachable")]
+
+
 async def _copies(site: Platform, work: Preflight) -> tuple[dict[str, CopyFacts], list[Problem]]:
     """Every VM's copy, and what is wrong with those that are missing or incomplete."""
-    names = [member.vm for member in work.members]
+    # One call for the whole plan: asking per VM, 2,000 of them would wait for the site's limits.
     if work.checkpoint == "latest":
-        found = await _side_by_side([_current(site, plan=work.plan, vm=vm) for vm in names])
+        every = await paced(lambda: site.target.list_current(plan=work.plan))
+        chosen = {copy.vm: copy for copy in every}
     else:
         every = await paced(lambda: site.target.list_checkpoints(plan=work.plan))
-        found = [copy_of_checkpoint(every, vm=vm, checkpoint=work.checkpoint) for vm in names]
+        chosen = copies_of_checkpoint(every, checkpoint=work.checkpoint)
     copies: dict[str, CopyFacts] = {}
     problems: list[Problem] = []
-    for vm, copy in zip(names, found, strict=True):
+    for member in work.members:
+        copy = chosen.get(member.vm)
         if copy is None or not copy.disks:
-            problems.append(_no_copy(vm, work.checkpoint))
+            problems.append(_no_copy(member.vm, work.checkpoint))
         else:
-            copies[vm] = copy
+            copies[member.vm] = copy
     return copies, problems
-
-
-def _current(site: Platform, *, plan: str, vm: str) -> Callable[[], Awaitable[CopyFacts | None]]:
-    return lambda: paced(lambda: site.target.current(plan=plan, vm=vm))
 
 
 def _no_copy(vm: str, checkpoint: str) -> Problem:
@@ -224,42 +245,70 @@ def _facts(work: Preflight, copies: Mapping[str, CopyFacts]) -> dict[str, Any]:
     return facts
 
 
-async def _dry_run(
-    tools: Tools,
+def _rehearsal(
     site: Platform,
     work: Preflight,
     copies: Mapping[str, CopyFacts],
-    *,
-    windows: WindowsFacts,
     vms: Mapping[str, VmRecovery],
-) -> dict[str, Any]:
-    """The ordered calls, the budgets they need, the least time they take, what to mend first."""
-    members: tuple[Member, ...] = work.members
-    disks = {vm: [disk.name for disk in copy.disks] for vm, copy in copies.items()}
-    calls = dryrun.ordered_calls(
-        members,
-        disks,
+) -> dryrun.Rehearsal:
+    told = {call: site.limits.latency_s(call) for call in dryrun.CALLS.values()}
+    return dryrun.Rehearsal(
+        members=work.members,
+        guests={vm: _guest(copy, vms[vm]) for vm, copy in copies.items()},
         hold=work.checkpoint == "latest",
-        windows=windows_preflight.calls(windows, vms),
+        build_ahead=all(
+            state.enrolled.header.recovery.build_ahead
+            for state in vms.values()
+            if state.enrolled is not None
+        ),
+        early=site.capabilities.create_powered_off,
+        latencies={call: seconds for call, seconds in told.items() if seconds is not None},
     )
+
+
+def _guest(copy: CopyFacts, state: VmRecovery) -> dryrun.Guest:
+    """A VM's guest; how long it boots is read from its configuration, where that says it."""
+    configured = copy.manifest.get(CONFIGURATION, {}).get("guest", {})
+    boots_in_s = configured.get("boots_in_s") if isinstance(configured, dict) else None
+    return dryrun.Guest(
+        disks=tuple(disk.name for disk in copy.disks),
+        pre_script=pre_script(state) is not None,
+        post_script=post_script(state) is not None,
+        boots_in_s=boots_in_s if isinstance(boots_in_s, int | float) else None,
+    )
+
+
+async def _dry_run(
+    tools: Tools,
+    site: Platform,
+    rehearsal: dryrun.Rehearsal,
+    work: Preflight,
+    *,
+    windows: dryrun.WindowsCalls,
+) -> dict[str, Any]:
+    """The ordered calls, the budgets they need, and the least time they take."""
     limits = {
         each.name: dryrun.Budget(burst=each.burst or 0.0, per_second=each.per_second)
         for each in site.limits.budgets()
         if each.per_second is not None
     }
+    # Two simulations of 2,000 VMs take a moment in which the worker has others to serve.
+    calls = await asyncio.to_thread(dryrun.ordered_calls, rehearsal, limits)
+    calls = dryrun.with_windows(calls, windows)
     needed = dryrun.budgets_needed(calls, limits)
     if work.source is not None:
         # Their quotas are the source site's: they come before, and beside, the recovery site's.
-        about = dryrun.source_calls(members, site=work.source.site, sync=work.last_sync)
+        about = dryrun.source_calls(work.members, site=work.source.site, sync=work.last_sync)
         calls = [*about, *calls]
     facts: dict[str, Any] = {
         "calls": calls[: dryrun.CALLS_LISTED_MAX],
         "calls_total": len(calls),
         "budgets": needed,
-        "seconds_min": dryrun.least_seconds(members, needed),
+        "seconds_min": await asyncio.to_thread(dryrun.least_seconds, rehearsal, limits),
+        "latencies": dict(rehearsal.latencies),
+        "build_ahead": rehearsal.build_ahead,
+        "early": rehearsal.early,
     }
-    if windows.copies:
-        facts["warnings"] = await windows_preflight.warnings(site, work, windows, vms)
     if len(calls) > dryrun.CALLS_LISTED_MAX:
         facts["calls_sha256"] = await tools.put_blob(msgspec.json.encode(calls))
     return facts
@@ -277,20 +326,3 @@ def _bounded(problems: Sequence[Problem]) -> tuple[Problem, ...]:
         return tuple(problems)
     more = Problem(code="more", message=f"{len(problems) - PROBLEMS_MAX} more problems")
     return (*problems[:PROBLEMS_MAX], more)
-
-
-async def _side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The answers of all reads, in order, a few under way at a time."""
-    room = asyncio.Semaphore(READS_MAX)
-
-    async def one(read: Callable[[], Awaitable[T]]) -> T:
-        async with room:
-            return await read()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(read)) for read in reads]
-    except ExceptionGroup as failures:
-        # One answer is enough to know what to do: the others are of the same site.
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -10,6 +10,7 @@ from typing import Any, Final
 from schemas import scheduler as said
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.recovery_steering import HoldAgain
 from services.scheduler.domain import (
     application,
     checkpoints,
@@ -20,6 +21,7 @@ from services.scheduler.domain import (
     protected_vm,
     quarantine,
     recoveries,
+    rehold,
     rpo,
     site,
     switching,
@@ -173,6 +175,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.ReleaseSite, route=_to_site, decide=quarantine.release_site),
     _on_plan_and_vms(said.QuarantinePlan, quarantine.quarantine_plan),
     on(said.EndPlanQuarantine, route=_to_plan, decide=quarantine.end_plan_quarantine),
+    on_many(
+        HoldAgain,
+        route=_to_plan_only,
+        decide=rehold.hold_again,
+        expand=rehold.streams_to_hold,
+    ),
 )
 
 DEFINITION: Final = ServiceDefinition(

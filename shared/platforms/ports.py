@@ -364,6 +364,9 @@ class Target(Protocol):
 
     async def release(self, call: Call, *, copy_id: str) -> None: ...
     async def current(self, *, plan: str, vm: str) -> CopyFacts | None: ...
+    async def list_current(self, *, plan: str) -> tuple[CopyFacts, ...]:
+        """The current copy of every VM of the plan that has one, by VM: one call for them all."""
+
     async def create_checkpoint(
         self, call: Call, *, checkpoint_id: str, manifest: dict[str, Any]
     ) -> CopyFacts: ...
@@ -420,10 +423,12 @@ class GuestAgent(Protocol):
 
 
 class Limits(Protocol):
-    """The platform's budgets, and which budget a call spends."""
+    """The platform's budgets, which budget a call spends, and how long a call takes it."""
 
     def budgets(self) -> tuple[BudgetFacts, ...]: ...
     def needs(self, call_name: str) -> tuple[str, ...]: ...
+    def latency_s(self, call_name: str) -> float | None:
+        """Seconds a call takes by what the platform declares; None where it declares nothing."""
 
 
 class Platform(Protocol):

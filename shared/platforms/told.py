@@ -83,6 +83,10 @@ class ToldLimits:
         """As the platform says."""
         return self._limits.needs(call_name)
 
+    def latency_s(self, call_name: str) -> float | None:
+        """As the platform says."""
+        return self._limits.latency_s(call_name)
+
 
 class ToldPlatform:
     """A platform whose limits an operator told."""

@@ -60,7 +60,7 @@ def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) 
 
     def in_a_hurry(state: Any, event: Any) -> Any:
         order = state.roster[event.vm].boot_order
-        return recovery_state._with_order(powered_on(state, event), order, not_before=None)
+        return recovery_state.with_order(powered_on(state, event), order, not_before=None)
 
     monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
     assert found(main.run_recoveries, "boot delay", first=7)

@@ -28,6 +28,7 @@ def test_a_wrong_import_is_found(tmp_path: Path) -> None:
         "schemas/plans.py": "import shared.errors",
         "shared/errors.py": "",
         "shared/decider.py": "import time",
+        "shared/forecast.py": "",
         "shared/platforms/lab.py": "import dissect",
         "shared/bus.py": "import faust, shared.platforms.lab",
         "services/scheduler/main.py": "",

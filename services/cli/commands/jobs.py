@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
@@ -11,9 +12,10 @@ import typer
 from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
 from services.cli import dry_runs
-from services.cli.client import ApiError, Client
+from services.cli.client import JOB_POLL_S, ApiError, Client
 from services.cli.jobs_view import details
 from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
+from services.cli.requests import ask
 from services.cli.run import (
     DONE,
     At,
@@ -143,6 +145,79 @@ def cancel(job: JobId, output: Output = Format.TABLE) -> None:
         return DONE
 
     run(work)
+
+
+@app.command()
+def pause(job: JobId, output: Output = Format.TABLE) -> None:
+    """Start no new step of a recovery, one of its VMs, or a cleanup; what runs, ends."""
+    ask(job_path(job, "pause"), f"{job} is paused: `seawall job resume` goes on", output)
+
+
+@app.command()
+def resume(job: JobId, output: Output = Format.TABLE) -> None:
+    """Go on with a paused job."""
+    ask(job_path(job, "resume"), f"{job} goes on", output)
+
+
+@app.command()
+def retry(
+    job: JobId,
+    step: Annotated[str | None, typer.Argument(help="only this step of the recovery")] = None,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Do again what failed of a recovery or a VM; what succeeded is kept."""
+
+    body = {"step": step} if step else {}
+    _go_on(job, "retry", body, wait=wait, within=timeout, form=output)
+
+
+@app.command()
+def skip(
+    job: JobId,
+    step: str,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Go on without a failed step; the job is then partially completed at best."""
+
+    _go_on(job, "skip", {"step": step}, wait=wait, within=timeout, form=output)
+
+
+@app.command()
+def answer(
+    job: JobId,
+    step: str,
+    choice: Annotated[str, typer.Argument(help="one of the choices that `job show` lists")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Answer what a job asks a person at a step."""
+    body = {"step": step, "choice": choice}
+    ask(job_path(job, "answer"), f"{job} goes on: {step} {choice}", output, body=body)
+
+
+def _go_on(
+    job: str, action: str, body: dict[str, Any], *, wait: bool, within: str, form: Format
+) -> NoReturn:
+    """Have a job go on and, if asked, show it until its next end."""
+
+    async def work(client: Client) -> int:
+        before = (await client.job(job))["ended_at"] if wait else None
+        answer = await client.command(job_path(job, action), body)
+        if wait:
+            await _begun_again(client, job, before, within=within)
+        return await follow(client, {**answer, "id": job}, wait=wait, within=within, form=form)
+
+    run(work, going=job)
+
+
+async def _begun_again(client: Client, job: str, before: str | None, *, within: str) -> None:
+    """A VM hears from its recovery that it goes on: until then it shows its last end."""
+    async with asyncio.timeout(parse_duration_s(within)):
+        while before is not None and (await client.job(job))["ended_at"] == before:  # noqa: ASYNC110
+            await asyncio.sleep(JOB_POLL_S)
 
 
 def recover(

@@ -158,7 +158,8 @@ def show(plan: str, at: At = None, output: Output = Format.TABLE) -> None:
             out.print(
                 f"  RPO {seconds(rpo['achieved_s'])} of {seconds(rpo['target_s'])}"
                 f"{'  breached' if rpo['breached'] else ''}"
-                f"   RTO last {seconds(rto['last_s'])} of {seconds(rto['target_s'])}",
+                f"   RTO last {seconds(rto['last_s'])} of {seconds(rto['target_s'])}"
+                f", forecast {seconds(rto['forecast_s'])}",
                 markup=False,
             )
             _vm_table(found["vms"])

@@ -6,10 +6,18 @@ from typing import Any
 
 from aiohttp import web
 
+from schemas.common import Command
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.notifier import ChangeAlert
 from schemas.operations import StartCommit, StartRollback
 from schemas.recovery import CancelRecoveryJob, StartCleanup
+from schemas.recovery_steering import (
+    AnswerQuestion,
+    PauseJob,
+    ResumeJob,
+    RetryJob,
+    SkipStep,
+)
 from schemas.replicator import CancelJob
 from schemas.scheduler import ChangeCheckpoint
 from services.gateway.commands import Asked, new_command_id
@@ -26,8 +34,10 @@ from services.gateway.context import (
 from services.gateway.ids import new_id
 from services.gateway.names import checked_key
 from services.gateway.problems import Invalid, NotFound
+from shared.errors import Refused
 
 RECOVERY_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup", "commit", "rollback"})
+STEERED_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})
 REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
 ALERT_ACTIONS = ("ack", "snooze", "resolve")
 CHECKPOINT_ACTIONS = ("preserve", "unpreserve")
@@ -44,14 +54,15 @@ def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/jobs/ID, with its steps and children; `?at=` as it was then."""
+    """GET /v1/jobs/ID, with its steps and children, a dry run's with its forecast as of now;
+    `?at=` as it was then."""
     if (at := moment_of(request, "at")) is not None:
         return answer(await gateway_of(request).past.job(_job_of(request), at))
     await stand_at(request)
     found = await gateway_of(request).queries.job(_job_of(request))
     if found is None:
         raise _no_job(_job_of(request))
-    return answer(found)
+    return answer(await gateway_of(request).forecasts.of_dry_run(found))
 
 
 def _no_job(job: str) -> NotFound:
@@ -85,6 +96,73 @@ async def _no_recovery(request: web.Request, job: str) -> Exception:
     if await gateway_of(request).queries.job(job) is None:
         return _no_job(job)
     return Invalid(f"{job!r} is not a recovery", remedy="name the job of a recovery")
+
+
+def _steered(request: web.Request, action: str) -> tuple[str, str]:
+    """The job to steer and its plan. Raises NotFound, and Refused for what cannot be steered."""
+    job = _job_of(request)
+    plan = _plan_of(job)
+    if plan is None or family_of(job) not in RECOVERY_FAMILIES | REPLICATION_FAMILIES:
+        raise _no_job(job)
+    if family_of(job) in REPLICATION_FAMILIES:
+        raise Refused(
+            f"{job} is a job of replication: `{action}` is for recoveries and cleanups",
+            code="not-available",
+            remedy="cancel it; `seawall plan stop` keeps new ones from starting",
+        )
+    if family_of(job) not in STEERED_FAMILIES:
+        raise Refused(
+            f"{job} is a {family_of(job)}: `{action}` is for recoveries and cleanups",
+            code="not-available",
+            remedy="wait for its end",
+        )
+    return job, plan
+
+
+async def _steer(request: web.Request, job: str, plan: str, command: Command) -> web.Response:
+    asked = Asked(to="recovery", key=plan, body=command)
+    return await ask(request, asked, resource=f"jobs/{job}")
+
+
+async def pause(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/pause: no new step of a recovery, a VM or a cleanup starts."""
+    job, plan = _steered(request, "pause")
+    return await _steer(request, job, plan, PauseJob(command_id=new_command_id(), job=job))
+
+
+async def resume(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/resume: a paused job goes on."""
+    job, plan = _steered(request, "resume")
+    return await _steer(request, job, plan, ResumeJob(command_id=new_command_id(), job=job))
+
+
+async def retry(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/retry {step}: do again what failed, under the same id."""
+    job, plan = _steered(request, "retry")
+    step = text(await body_of(request, "step"), "step", "")
+    command = RetryJob(command_id=new_command_id(), job=job, step=step)
+    return await _steer(request, job, plan, command)
+
+
+async def skip(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/skip {step}: go on without a failed step."""
+    job, plan = _steered(request, "skip")
+    step = text(await body_of(request, "step"), "step")
+    command = SkipStep(command_id=new_command_id(), job=job, step=step)
+    return await _steer(request, job, plan, command)
+
+
+async def answer_question(request: web.Request) -> web.Response:
+    """POST /v1/jobs/ID/answer {step, choice}: answer what a job asks a person at a step."""
+    job, plan = _steered(request, "answer")
+    document = await body_of(request, "step", "choice")
+    command = AnswerQuestion(
+        command_id=new_command_id(),
+        job=job,
+        step=text(document, "step"),
+        choice=text(document, "choice"),
+    )
+    return await _steer(request, job, plan, command)
 
 
 async def cleanup(request: web.Request) -> web.Response:
@@ -206,6 +284,11 @@ async def change_alert(request: web.Request) -> web.Response:
 ROUTES = [
     web.get("/v1/jobs/{job}", show),
     web.post("/v1/jobs/{job}/cancel", cancel),
+    web.post("/v1/jobs/{job}/pause", pause),
+    web.post("/v1/jobs/{job}/resume", resume),
+    web.post("/v1/jobs/{job}/retry", retry),
+    web.post("/v1/jobs/{job}/skip", skip),
+    web.post("/v1/jobs/{job}/answer", answer_question),
     web.post("/v1/jobs/{job}/cleanup", cleanup),
     web.post("/v1/jobs/{job}/commit", commit),
     web.post("/v1/jobs/{job}/rollback", rollback),

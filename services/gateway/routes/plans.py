@@ -101,7 +101,8 @@ def _script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, 
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/plans/NAME, with its version as ETag; `?at=` as it was then, without one."""
+    """GET /v1/plans/NAME, with its version as ETag and its RTO forecast; `?at=` as it was then,
+    without these."""
     name = request.match_info["name"]
     if (at := moment_of(request, "at")) is not None:
         return answer(await gateway_of(request).past.plan(name, at))
@@ -109,6 +110,7 @@ async def show(request: web.Request) -> web.Response:
     found = await gateway_of(request).queries.resource("plans", name)
     if found is None:
         raise NotFound(f"no plan is named {name!r}", remedy="see GET /v1/plans")
+    found = await gateway_of(request).forecasts.with_forecast(found)
     return answer(found, headers={"ETag": f'"{found["version"]}"'})
 
 

@@ -24,6 +24,7 @@ from schemas.notifier import (
     DigestDue,
     DigestSent,
     MailText,
+    NewsReopened,
     NoteAlert,
     RecoveryNoted,
     SendMail,
@@ -41,9 +42,13 @@ MESSAGE_ID_DOMAIN: Final = "seawall"
 
 
 class RecoveryNews(msgspec.Struct):
-    """The VMs of a recovery that have ended, and whether its mail was asked for."""
+    """The VMs of a recovery that have ended, and whether its mail was asked for.
+
+    `mail` numbers its mails: a recovery that was retried ends again.
+    """
 
     vms: list[VmNoted] = []
+    mail: int = 1
     noted: bool = False
     rto_target_s: float | None = None
     told: bool = False
@@ -54,9 +59,12 @@ def evolve_news(state: RecoveryNews, event: object) -> RecoveryNews:
     if isinstance(event, RecoveryNoted):
         state.noted, state.rto_target_s = True, event.rto_target_s
     elif isinstance(event, VmNoted):
-        state.vms.append(event)
+        # A VM that was retried ended again: its last end counts.
+        state.vms = [*(each for each in state.vms if each.vm != event.vm), event]
     elif isinstance(event, DigestSent):
         state.told = True
+    elif isinstance(event, NewsReopened):
+        state.told, state.mail = False, event.mail
     return state
 
 
@@ -66,6 +74,7 @@ NEWS = Family(
     initial=RecoveryNews,
     evolve=evolve_news,
     is_terminal=lambda state: state.told,
+    schema=2,
 )
 
 
@@ -86,7 +95,7 @@ def note_recovery(state: RecoveryNews, received: Received) -> Decision:
 def note_vm(state: RecoveryNews, received: Received) -> Decision:
     """A VM of a recovery ended."""
     body: VmFinished = received.body
-    if state.told or any(noted.vm == body.vm for noted in state.vms):
+    if state.told:
         return NOTHING
     problems = [
         Problem(code="step-failed", message=f"{step.name}: {step.error}", remedy=step.remedy)
@@ -103,7 +112,14 @@ def note_vm(state: RecoveryNews, received: Received) -> Decision:
         addresses=body.addresses,
         problems=tuple(problems),
     )
-    return Decision(events=(noted,))
+    return NOTHING if noted in state.vms else Decision(events=(noted,))
+
+
+def reopen(state: RecoveryNews, received: Received) -> Decision:
+    """A recovery that had ended goes on: of its next end people hear, too."""
+    if not state.told:
+        return NOTHING
+    return Decision(events=(NewsReopened(mail=state.mail + 1),))
 
 
 def tell_recovery(state: RecoveryNews, received: Received, to: tuple[str, ...]) -> Decision:
@@ -111,13 +127,15 @@ def tell_recovery(state: RecoveryNews, received: Received, to: tuple[str, ...]) 
     finished: RecoveryFinished = received.body
     if state.told:
         return NOTHING
-    told = Decision(events=(DigestSent(number=1),))
+    told = Decision(events=(DigestSent(number=state.mail),))
     if finished.dry_run or not to:
         return told
     lines = texts.recovery_lines(
         finished, state.vms, job=received.stream, rto_target_s=state.rto_target_s
     )
     _, plan, number = parts_of(received.stream)[:3]
+    if state.mail > 1:
+        number = f"{number}-{state.mail}"
     deliver = Deliver(
         stream=stream_id("delivery", plan, number),
         about=received.stream,

@@ -10,7 +10,7 @@ from typing import Any
 
 from schemas.envelope import Received
 from schemas.notifier import Severity
-from schemas.recovery import CleanupFinished, RecoveryFinished
+from schemas.recovery import CleanupFinished, RecoveryFinished, VmFinished
 from schemas.replicator import (
     CheckpointFinished,
     IterationFinished,
@@ -19,7 +19,7 @@ from schemas.replicator import (
 )
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration
-from services.notifier.domain import full_recoveries, leftovers
+from services.notifier.domain import full_recoveries, leftovers, questions
 from services.notifier.domain.finding import Finding
 
 
@@ -231,9 +231,14 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     ThrottlingEased: _eased,
     **leftovers.FINDERS,
     **full_recoveries.FINDERS,
+    **questions.FINDERS,
 }
+
+ENDS: tuple[type, ...] = (RecoveryFinished, VmFinished)
+"""After which nobody is asked any more."""
 
 
 def findings(received: Received) -> tuple[Finding, ...]:
     """What an event says about alert conditions."""
-    return FINDERS[type(received.body)](received)
+    found = FINDERS[type(received.body)](received)
+    return (*found, *questions.over(received)) if isinstance(received.body, ENDS) else found

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
 from schemas.ids import family_of
@@ -68,6 +69,7 @@ class Cleanup(msgspec.Struct, frozen=True, kw_only=True):
     running: tuple[str, ...] = ()
     removed: int = 0
     cancelling: bool = False
+    paused: bool = False
     blind: bool = False
     troubled: bool = False
     problem: Problem | None = None
@@ -118,15 +120,45 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
 
 def cancel(state: Cleanup, received: Received) -> Decision:
     """Stop removing. Raises Refused `unknown-job` or `job-ended`."""
-    m: said.CancelRecoveryJob = received.body
-    if state.started is None:
-        raise Refused(f"there is no job {m.job}", code="unknown-job", remedy="see `job list`")
-    if state.finished:
-        raise Refused(f"job {m.job} has ended already", code="job-ended")
+    _check_goes_on(state, received.body.job)
     if state.cancelling:
         return NOTHING
     decision = _step(state, (said.CleanupCancelRequested(),), received.at)
     return msgspec.structs.replace(decision, cancel_effects=state.running)
+
+
+def _check_goes_on(state: Cleanup, job: str) -> None:
+    if state.started is None:
+        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+    if state.finished:
+        raise Refused(f"job {job} has ended already", code="job-ended")
+
+
+def pause(state: Cleanup, received: Received) -> Decision:
+    """Remove nothing more for now. Raises Refused `unknown-job`, `job-ended` or `cancelling`."""
+    _check_goes_on(state, received.body.job)
+    if state.cancelling:
+        job = received.body.job
+        raise Refused(f"{job} is being cancelled", code="cancelling", remedy="wait for its end")
+    if state.paused:
+        return NOTHING
+    paused = steer.CleanupPaused(at=received.at, actor=received.meta.actor)
+    return _step(state, (paused,), received.at)
+
+
+def resume(state: Cleanup, received: Received) -> Decision:
+    """Go on removing. Raises Refused `unknown-job` or `job-ended`."""
+    _check_goes_on(state, received.body.job)
+    if not state.paused:
+        return NOTHING
+    resumed = steer.CleanupResumed(at=received.at, actor=received.meta.actor)
+    return _step(state, (resumed,), received.at)
+
+
+def asks_nothing(state: Cleanup, received: Received) -> Decision:
+    """Nothing in a cleanup waits for a person. Raises Refused."""
+    job = received.body.job
+    raise Refused(f"{job} asks nothing", code="no-question", remedy="see `job show`")
 
 
 def outcome(state: Cleanup, received: Received) -> Decision:
@@ -240,7 +272,7 @@ def _started(state: Cleanup) -> said.CleanupStarted:
 
 
 def _due(state: Cleanup) -> tuple[str, ...]:
-    if state.finished or state.cancelling or state.blind:
+    if state.finished or state.cancelling or state.paused or state.blind:
         return ()
     if state.todo:
         return tuple(_part_of(state, item) for item in _ready(state))
@@ -263,7 +295,7 @@ def _part_of(state: Cleanup, item: Listed) -> str:
 
 
 def _over(state: Cleanup) -> bool:
-    if state.finished or state.running:
+    if state.finished or state.running or state.paused:
         return False
     return state.cancelling or state.blind or not (state.todo or state.fresh)
 
@@ -301,7 +333,11 @@ def _applied(state: Cleanup, event: Any) -> Cleanup:
         case said.CleanupTroubled():
             return replace(state, troubled=True)
         case said.CleanupCancelRequested():
-            return replace(state, cancelling=True)
+            return replace(state, cancelling=True, paused=False)
+        case steer.CleanupPaused():
+            return replace(state, paused=True)
+        case steer.CleanupResumed():
+            return replace(state, paused=False)
         case said.CleanupFinished():
             return replace(state, finished=True)
     raise AssertionError(f"{type(event).__name__} is no event of a cleanup")
@@ -388,5 +424,5 @@ FAMILY = Family(
     is_terminal=lambda state: state.finished,
     outcome=outcome,
     trouble=trouble,
-    schema=2,
+    schema=3,
 )

@@ -1,6 +1,8 @@
-"""What a recovery would do, as a person reads it: ordered calls, budgets, least duration.
+"""What a recovery would do, as a person reads it: ordered calls, budgets, the least duration.
 
-Pure arithmetic over what preflight found. Decides nothing.
+Pure arithmetic over what preflight found. Decides nothing. The order is that of the simulation
+(`shared.forecast`), whose durations here are what the platform declares: what past recoveries took
+is in the read models, and joined by those who read them.
 """
 
 from __future__ import annotations
@@ -13,9 +15,26 @@ import msgspec
 
 from schemas.recovery import Member
 from services.recovery.domain.work import QUOTAS
+from shared.forecast import plan as forecast
+from shared.forecast.limits import Limit
+from shared.forecast.plan import Machine, PlannedCall
+from shared.forecast.simulation import floor_of, simulate
 
-CALLS_LISTED_MAX: Final = 300
+CALLS_LISTED_MAX: Final = 250
 """More calls than this are kept as a blob: facts travel in an event."""
+
+CALLS: Final[Mapping[str, str]] = {
+    forecast.HOLD: "hold",
+    forecast.REBUILD: "rebuild_disk",
+    forecast.CREATE: "create_instance",
+    forecast.POWER_ON: "power_on",
+}
+"""Step → platform call."""
+
+HOOKS: Final[Mapping[str, str]] = {
+    forecast.PRE: "pre-recovery",
+    forecast.POST: "post-recovery",
+}
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +44,68 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     per_second: float
 
 
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """What preflight found out about a VM: its disks, its scripts, how long it says it boots."""
+
+    disks: tuple[str, ...]
+    pre_script: bool = False
+    post_script: bool = False
+    boots_in_s: float | None = None
+
+
+class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
+    """A recovery that is only thought through. `latencies`: seconds by platform call."""
+
+    members: tuple[Member, ...]
+    guests: Mapping[str, Guest]
+    hold: bool
+    build_ahead: bool = True
+    early: bool = True
+    latencies: Mapping[str, float] = {}
+
+    def plan(self) -> forecast.Plan:
+        """The recovery as the simulation takes it."""
+        return forecast.Plan(
+            machines=tuple(self._machine(member) for member in self.members),
+            build_ahead=self.build_ahead,
+            early=self.early,
+        )
+
+    def _machine(self, member: Member) -> Machine:
+        guest = self.guests[member.vm]
+        seconds = {
+            step: self.latencies[call] for step, call in CALLS.items() if call in self.latencies
+        }
+        if guest.boots_in_s is not None:
+            seconds[forecast.BOOT] = guest.boots_in_s
+        return Machine(
+            name=member.vm,
+            boot_order=member.boot_order,
+            boot_delay_s=member.boot_delay_s,
+            disks=len(guest.disks),
+            pre_script=guest.pre_script,
+            post_script=guest.post_script,
+            seconds=seconds,
+        )
+
+
+def ordered_calls(rehearsal: Rehearsal, budgets: Mapping[str, Budget]) -> list[dict[str, Any]]:
+    """The calls in the order in which they would start, `at_s` after the first.
+
+    A VM's held copy is let go once its guest is on. Scripts stand where they would run.
+    """
+    members = {member.vm: member for member in rehearsal.members}
+    calls: list[dict[str, Any]] = []
+    for planned in simulate(rehearsal.plan(), _limits(budgets)).calls:
+        member = members[planned.vm]
+        if planned.step == forecast.HOLD and not rehearsal.hold:
+            continue
+        calls.append(_call(planned, member, rehearsal.guests[planned.vm]))
+        if planned.step == forecast.POWER_ON and rehearsal.hold:
+            calls.append({"call": "release", **_about(planned, member)})
+    return calls
+
+
 class WindowsCalls(msgspec.Struct, frozen=True, kw_only=True):
     """The Windows VMs, each with whether it is validated, and the prep nodes that they need."""
 
@@ -32,53 +113,34 @@ class WindowsCalls(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...] = ()
 
 
-def ordered_calls(
-    members: Sequence[Member],
-    disks: Mapping[str, Sequence[str]],
-    *,
-    hold: bool,
-    windows: WindowsCalls | None = None,
-) -> list[dict[str, Any]]:
-    """The platform calls in the order in which each becomes possible, lower boot orders first.
+def with_windows(calls: Sequence[dict[str, Any]], windows: WindowsCalls) -> list[dict[str, Any]]:
+    """The calls with those of Windows VMs among them: prepared before they are created, validated
+    last. Prep nodes are on from the first call of a Windows to the last one that is prepared.
 
-    Prep nodes are on from the first Windows to the last one that is prepared.
+    How long preparing takes is not forecast: these calls have the moment of the one they precede.
     """
-    windows = windows or WindowsCalls()
-    ordered = sorted(members, key=lambda each: (each.boot_order, each.vm))
-    last = max((n for n, m in enumerate(ordered) if m.vm in windows.validated), default=-1)
-    calls: list[dict[str, Any]] = []
-    for number, member in enumerate(ordered):
-        calls += _of_member(member, disks[member.vm], hold=hold, windows=windows)
-        if number == last:
-            calls += [_of_node("power_off_node", name) for name in windows.nodes]
+    made = [n for n, c in enumerate(calls) if c["call"] == "create_instance"]
+    last = max((n for n in made if calls[n]["vm"] in windows.validated), default=-1)
+    found: list[dict[str, Any]] = []
+    for number, call in enumerate(calls):
+        about = {name: call.get(name) for name in ("vm", "boot_order", "at_s")}
+        is_windows = call["vm"] in windows.validated
+        if is_windows and call["call"] == "create_instance":
+            found.append({"call": "prepare_windows", **about})
+            if number == last:
+                found += [_of_node("power_off_node", name) for name in windows.nodes]
+        found.append(call)
+        if windows.validated.get(call["vm"]) and call["call"] == "power_on":
+            found.append({"call": "validate_windows", **about})
     if last >= 0:
         on = [_of_node("power_on_node", name) for name in windows.nodes]
-        calls = [_of_node("list_prep_nodes", ""), *on, *calls]
-    return calls
+        found = [_of_node("list_prep_nodes", ""), *on, *found]
+    return found
 
 
 def _of_node(call: str, node: str) -> dict[str, Any]:
     about = {"call": call, "vm": "", "boot_order": None}
     return {**about, "node": node} if node else about
-
-
-def _of_member(
-    member: Member, disks: Sequence[str], *, hold: bool, windows: WindowsCalls
-) -> list[dict[str, Any]]:
-    calls: list[dict[str, Any]] = []
-    about = {"vm": member.vm, "boot_order": member.boot_order}
-    if hold:
-        calls.append({"call": "hold", **about})
-    calls += [{"call": "rebuild_disk", **about, "disk": d} for d in disks]
-    if member.vm in windows.validated:
-        calls.append({"call": "prepare_windows", **about})
-    calls.append({"call": "create_instance", **about})
-    calls.append({"call": "power_on", **about, "boot_delay_s": member.boot_delay_s})
-    if hold:
-        calls.append({"call": "release", **about})
-    if windows.validated.get(member.vm):
-        calls.append({"call": "validate_windows", **about})
-    return calls
 
 
 def source_calls(members: Sequence[Member], *, site: str, sync: bool) -> list[dict[str, Any]]:
@@ -94,6 +156,24 @@ def source_calls(members: Sequence[Member], *, site: str, sync: bool) -> list[di
             for each in sorted(members, key=lambda each: (each.boot_order, each.vm))
         ]
     return calls
+
+
+def _call(planned: PlannedCall, member: Member, guest: Guest) -> dict[str, Any]:
+    about = _about(planned, member)
+    if planned.step in HOOKS:
+        return {"call": "run_script", **about, "hook": HOOKS[planned.step]}
+    call: dict[str, Any] = {"call": CALLS[planned.step], **about}
+    if planned.step == forecast.REBUILD:
+        call["disk"] = guest.disks[planned.part]
+    if planned.step == forecast.POWER_ON:
+        call["boot_delay_s"] = member.boot_delay_s
+        if guest.boots_in_s is not None:
+            call["boots_in_s"] = guest.boots_in_s
+    return call
+
+
+def _about(planned: PlannedCall, member: Member) -> dict[str, Any]:
+    return {"vm": member.vm, "boot_order": member.boot_order, "at_s": round(planned.at_s, 3)}
 
 
 def budgets_needed(
@@ -119,16 +199,13 @@ def budgets_needed(
     return needed
 
 
-def least_seconds(members: Sequence[Member], needed: Mapping[str, Mapping[str, float]]) -> float:
-    """A floor for the duration: boot delays between orders, or the slowest budget if longer.
+def least_seconds(rehearsal: Rehearsal, budgets: Mapping[str, Budget]) -> float:
+    """The floor: boot orders, delays, declared boot times and full budgets, calls of no cost."""
+    return round(floor_of(rehearsal.plan(), _limits(budgets)).total_s, 3)
 
-    Building, booting and scripts come on top: how long those take is learnt, not computed here.
-    """
-    longest: dict[int, float] = {}
-    for member in members:
-        delay = max(longest.get(member.boot_order, 0.0), member.boot_delay_s)
-        longest[member.boot_order] = delay
-    last = max(longest, default=0)
-    delays = sum(delay for order, delay in longest.items() if order != last)
-    slowest = max((each.get("seconds_min", 0.0) for each in needed.values()), default=0.0)
-    return max(delays, slowest)
+
+def _limits(budgets: Mapping[str, Budget]) -> list[Limit]:
+    return [
+        Limit(name=name, burst=each.burst, per_second=each.per_second)
+        for name, each in budgets.items()
+    ]

@@ -26,13 +26,13 @@ from shared.decider import Effect
 
 def part_of(state: Recovery) -> str:
     """The one effect part under way in the recovery's phase, or ''."""
-    phase = phase_of(state)
-    if phase == "preflight":
-        return "preflight"
-    if phase == "pre-script":
-        return scripts.part_of_run(PRE_STEP, state.pre.run)
-    if phase == "post-script":
-        return scripts.part_of_run(POST_STEP, state.post.run)
+    match phase_of(state):
+        case "preflight":
+            return "preflight"
+        case "pre-script" if not state.pre.asks:
+            return scripts.part_of_run(PRE_STEP, state.pre.run)
+        case "post-script" if not state.post.asks:
+            return scripts.part_of_run(POST_STEP, state.post.run)
     return ""
 
 

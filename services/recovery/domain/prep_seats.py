@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.prep import LeaveSeat, TakeSeat
-from services.recovery.domain.vm_state import VmRecovery, definition, halted, vm_stream
+from services.recovery.domain.vm_state import (
+    VmRecovery,
+    definition,
+    halted,
+    is_step,
+    vm_stream,
+)
 from services.recovery.domain.windows_steps import PREPARE, to_prepare
 from shared.decider import Send
 
@@ -17,7 +23,7 @@ from shared.decider import Send
 def need_of(state: VmRecovery) -> Literal["", "soon", "now"]:
     """Whether it needs a seat: *soon* from the moment that its copy is known to be of a Windows,
     so that the node comes up while disks are rebuilt; *now* once they are."""
-    if PREPARE in state.running:
+    if any(is_step(part, PREPARE) for part in state.running):
         return "now"
     if state.enrolled is None or state.finished or halted(state) or state.copy is None:
         return ""

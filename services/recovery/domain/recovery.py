@@ -13,25 +13,29 @@ import msgspec
 
 from schemas import operations as said_ops
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas.common import Problem, StepState, StepTiming
 from schemas.envelope import Received
 from schemas.ids import parts_of, stream_id
 from schemas.recovery_work import PreflightReport
 from schemas.scheduler import RecoveryEnded
-from services.recovery.domain import commit_window, plan_work, scripts
+from services.recovery.domain import commit_window, left, manual, plan_work, prompts, scripts
 from services.recovery.domain.operations import driving, of, securing
 from services.recovery.domain.recovery_state import (
     Recovery,
-    evolve,
+    gate,
     more_to_open,
     order_step,
     outcome_of,
     phase_of,
     plan_script,
+    problem_of,
+    question_due,
     rto_s,
     step_list,
     told,
 )
+from services.recovery.domain.recovery_steered import evolve
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import vm_stream
 from services.recovery.domain.work import merged_steps, step_of
@@ -46,7 +50,10 @@ NAMED_MAX: Final = 500
 """VMs that one event names: it stays below 64 KiB."""
 
 _DELAY_TIMER: Final = "boot-delay"
-_AUTO_CLEANUP_TIMER: Final = "auto-cleanup"
+AUTO_CLEANUP_TIMER: Final = "auto-cleanup"
+
+RETRYING_S: Final = 10.0
+"""So long waits a cleanup that falls due while the scheduler is asked about a retry."""
 
 
 # ── Messages ─────────────────────────────────────────────────────────────────────────────────
@@ -74,15 +81,15 @@ def start(state: Recovery, received: Received) -> Decision:
         source_gone=m.source_gone,
         definition_version=DEFINITION_VERSION,
     )
-    return _step(state, (msgspec.structs.replace(event, steps=step_list(event)),), received.at)
+    return proceed(state, (msgspec.structs.replace(event, steps=step_list(event)),), received.at)
 
 
 def script_started(state: Recovery, received: Received) -> Decision:
     """A plan script's process is about to exist. Committed under the claim of its effect."""
     m: said.PlanScriptStarted = received.body
-    if plan_work.part_of(state) != scripts.part_of_run(m.step, m.run):
+    if state.running != scripts.part_of_run(m.step, m.run):
         return NOTHING
-    return _step(state, (m,), received.at)
+    return proceed(state, (m,), received.at)
 
 
 def member_news(state: Recovery, received: Received) -> Decision:
@@ -91,7 +98,7 @@ def member_news(state: Recovery, received: Received) -> Decision:
     if state.started is None or state.finished is not None or m.vm not in state.roster:
         return NOTHING
     event = _news_event(state, m)
-    return NOTHING if event is None else _step(state, (event,), received.at)
+    return NOTHING if event is None else proceed(state, (event,), received.at)
 
 
 def source_news(state: Recovery, received: Received) -> Decision:
@@ -99,20 +106,20 @@ def source_news(state: Recovery, received: Received) -> Decision:
     if state.started is None or state.finished is not None:
         return NOTHING
     event = driving.about_source(state, received.body)
-    return NOTHING if event is None else _step(state, (event,), received.at)
+    return NOTHING if event is None else proceed(state, (event,), received.at)
 
 
 def last_sync_ended(state: Recovery, received: Received) -> Decision:
     """The last iteration of a VM ended."""
     event = driving.about_sync(state, received.body, at=received.at)
-    return NOTHING if event is None else _step(state, (event,), received.at)
+    return NOTHING if event is None else proceed(state, (event,), received.at)
 
 
 def delay_over(state: Recovery, received: Received) -> Decision:
     """A boot delay may be over."""
     if phase_of(state) != "vms":
         return NOTHING
-    return _step(state, (), received.at)
+    return proceed(state, (), received.at)
 
 
 def cancel(state: Recovery, received: Received) -> Decision:
@@ -124,18 +131,18 @@ def cancel(state: Recovery, received: Received) -> Decision:
         raise Refused(f"job {m.job} has ended already", code="job-ended")
     if state.cancelling:
         return NOTHING
-    return _step(state, (said.RecoveryCancelRequested(),), received.at)
+    return proceed(state, (said.RecoveryCancelRequested(at=received.at),), received.at)
 
 
 def outcome(state: Recovery, received: Received) -> Decision:
     """An effect of the recovery itself ended: preflight, or a plan script."""
     ended: EffectOutcome = received.body
-    if plan_work.part_of(state) != ended.part:
+    if not ended.part or state.running != ended.part:
         return NOTHING
     if ended.part == "preflight":
-        return _step(state, (_preflight_end(state, ended),), received.at)
+        return proceed(state, (_preflight_end(state, ended),), received.at)
     step = ended.part.partition("/")[0]
-    return _step(state, (_script_end(state, step, ended),), received.at)
+    return proceed(state, (_script_end(state, step, ended),), received.at)
 
 
 # ── Its cleanups ─────────────────────────────────────────────────────────────────────────────
@@ -156,12 +163,14 @@ def begin_cleanup(
         raise Refused(f"{job} is cleaned up already", code="already-cleaned")
     if not (state.finished.awaits_cleanup or (state.finished.awaits_commit and state.made)):
         raise Refused(f"{job} made nothing that cleanup removes", code="nothing-to-clean")
+    if state.retrying is not None:
+        raise Refused(f"{job} is about to be retried", code="still-running", remedy="wait for it")
     if state.finished.awaits_commit and not (rollback and rollback == state.window.rolling_back):
         commit_window.check_cleanup(state, job, confirm=confirm)
     if state.cleaning:
         raise Refused(f"{job} is being cleaned up by {state.cleaning}", code="being-cleaned")
     return Decision(
-        events=(said.RecoveryCleaning(cleanup=cleanup),), cancel_timers=(_AUTO_CLEANUP_TIMER,)
+        events=(said.RecoveryCleaning(cleanup=cleanup),), cancel_timers=(AUTO_CLEANUP_TIMER,)
     )
 
 
@@ -188,6 +197,10 @@ def auto_cleanup(state: Recovery, received: Received) -> Decision:
         return NOTHING
     if state.cleaning or state.cleaned:
         return NOTHING
+    if state.retrying is not None:
+        due = received.at + dt.timedelta(seconds=RETRYING_S)
+        again = Timer(name=AUTO_CLEANUP_TIMER, due=due, message=said.AutoCleanupDue())
+        return Decision(timers=(again,))
     start = told(state)
     _, plan, key = parts_of(start.job)
     message = said.BeginCleanup(job=stream_id("cleanup", plan, f"auto-{key}"), recovery=start.job)
@@ -199,7 +212,7 @@ def auto_cleanup(state: Recovery, received: Received) -> Decision:
 
 def _news_event(state: Recovery, m: said.MemberNews) -> Any:
     before = state.members.get(m.vm)
-    if before is not None and before.ended:
+    if before is not None and (before.ended or before.round != m.round):
         return None
     match m.news:
         case "powered-on":
@@ -221,12 +234,15 @@ def _news_event(state: Recovery, m: said.MemberNews) -> Any:
         stop=stops,
         made=m.made,
         problem=m.problem,
+        again=m.again,
     )
 
 
 def _preflight_end(state: Recovery, ended: EffectOutcome) -> said.PreflightFinished:
     site = told(state).header.recovery_site.site
     timing = step_of(ended, "preflight")
+    if before := state.tried.get("preflight", 0):
+        timing = msgspec.structs.replace(timing, attempts=timing.attempts + before)
     if not ended.ok:
         problem = Problem(
             code=ended.code or "preflight-failed",
@@ -251,14 +267,15 @@ def _preflight_end(state: Recovery, ended: EffectOutcome) -> said.PreflightFinis
 def _script_end(state: Recovery, step: str, ended: EffectOutcome) -> said.PlanScriptEnded:
     script = plan_script(state, step)
     assert script is not None, "a running script was chosen"
-    run = (state.pre if step == PRE_STEP else state.post).run
-    report = scripts.report_of(ended)
-    again = not state.cancelling and scripts.goes_again(script, report, run=run)
+    current = state.pre if step == PRE_STEP else state.post
+    run, report = current.run, scripts.report_of(ended)
+    since = run - current.base
+    again = not state.cancelling and scripts.goes_again(script, report, run=since)
     timing = scripts.timing_of(step, report, ended, run=run)
     return said.PlanScriptEnded(step=step, report=report, timing=timing, run=run, again=again)
 
 
-def _finish(state: Recovery) -> said.RecoveryFinished:
+def _finish(state: Recovery, now: dt.datetime) -> said.RecoveryFinished:
     start = told(state)
     tested = of(start.mode).ends_with == "cleanup"
     return said.RecoveryFinished(
@@ -269,11 +286,14 @@ def _finish(state: Recovery) -> said.RecoveryFinished:
         ready=state.ready,
         failed=state.failed,
         steps=_all_steps(state),
-        problem=state.problem,
+        problem=problem_of(state),
         awaits_cleanup=state.made and tested,
         dry_run=start.dry_run,
         awaits_commit=not tested and commit_window.opens(state),
         note=securing.note(state.source),
+        at=now,
+        waited_s=state.waits.until(now),
+        left=left.told_of(state) if state.cancelling else "",
     )
 
 
@@ -310,36 +330,65 @@ class _Draft(msgspec.Struct):
         self.events.append(event)
         self.state = evolve(self.state, event)
 
+    def ask(self, question: steer.Question) -> None:
+        self.say(steer.RecoveryAsked(plan=told(self.state).plan, question=question))
+        due = steer.AnswerDue(number=question.number)
+        self.timers.append(prompts.timer(question, due))
+
+    def ask_gate(self, order: int) -> bool:
+        """Whether a boot order waits for a manual step; its person is asked, if not yet."""
+        step = gate(self.state, order)
+        if step is None:
+            return False
+        if self.state.question is None:
+            number = self.state.asked + 1
+            self.ask(manual.question(step, number=number, at=self.now))
+        return True
+
     def tell_vm(self, vm: str, make: Any, **fields: Any) -> None:
         start = told(self.state)
         message = make(stream=vm_stream(start.job, vm), **fields)
         self.sends.append(Send(to="recovery", key=start.plan, message=message))
 
 
-def _step(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
+def proceed(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
     """The decision that goes with `events`: whatever the new phase starts, tells and ends."""
     draft = _Draft(state=state, now=now)
     for event in events:
         draft.say(event)
-    driving.drive(draft)
+    if not draft.state.paused:
+        driving.drive(draft)
     _halt(state, draft)
-    if phase_of(draft.state) == "launch":
-        _launch(draft)
-    if phase_of(draft.state) == "vms":
-        _open_orders(draft)
-    part = plan_work.part_of(draft.state)
-    if part and part != plan_work.part_of(state):
+    if not draft.state.paused:
+        _go_on(draft)
+    part = draft.state.running
+    if part and part != state.running:
         draft.effects.append(plan_work.effect_of(draft.state, part, now))
-    if phase_of(draft.state) == "closing":
+    if phase_of(draft.state) == "closing" and not draft.state.paused:
         _close(draft)
     return Decision(
         events=tuple(draft.events),
         effects=tuple(draft.effects),
         timers=tuple(draft.timers),
-        cancel_timers=(_DELAY_TIMER,) if _ends_waiting(state, draft.state) else (),
+        cancel_timers=_over_timers(state, draft.state),
         cancel_effects=tuple(draft.cancel_effects),
         sends=tuple(draft.sends),
     )
+
+
+def _go_on(draft: _Draft) -> None:
+    if phase_of(draft.state) == "launch":
+        _launch(draft)
+    if phase_of(draft.state) == "vms":
+        _open_orders(draft)
+    if (question := question_due(draft.state, draft.now)) is not None:
+        draft.ask(question)
+
+
+def _over_timers(before: Recovery, after: Recovery) -> tuple[str, ...]:
+    unasked = before.question is not None and after.question is None
+    waiting = (_DELAY_TIMER,) if _ends_waiting(before, after) else ()
+    return (*waiting, prompts.TIMER) if unasked else waiting
 
 
 def _ends_waiting(before: Recovery, after: Recovery) -> bool:
@@ -347,16 +396,25 @@ def _ends_waiting(before: Recovery, after: Recovery) -> bool:
 
 
 def _launch(draft: _Draft) -> None:
-    """Tell the VMs to begin: all of them when building ahead, else the first boot order."""
+    """Tell the VMs to begin: all of them when building ahead, else the first boot order.
+
+    Lower boot orders hear of it first: of 2,000 messages the last is read half a second later.
+    A manual step before that order keeps it from booting, not from being built ahead.
+    """
     state = draft.state
     start, first = told(state), state.orders[0]
     everyone = start.header.recovery.build_ahead
+    waits = gate(state, first) is not None
+    if waits and not everyone:
+        draft.ask_gate(first)
+        return
     # A VM whose source could not be fenced has ended before it began.
     vms = [
         m
         for m in start.members
         if (everyone or m.boot_order == first) and not _has_ended(state, m.vm)
     ]
+    vms.sort(key=lambda member: member.boot_order)
     outputs = state.plan_outputs.get(PRE_STEP, {})
     if len(msgspec.json.encode(outputs)) > PLAN_OUTPUTS_BYTES_MAX:
         outputs = {}
@@ -364,12 +422,13 @@ def _launch(draft: _Draft) -> None:
         draft.tell_vm(
             member.vm,
             said.LaunchVm,
-            boot=member.boot_order == first,
+            boot=member.boot_order == first and not waits,
             requested_at=start.requested_at,
             plan_outputs=outputs,
         )
     draft.say(_launched([member.vm for member in vms]))
-    draft.say(said.BootOrderOpened(boot_order=first, at=draft.now))
+    if not waits:
+        draft.say(said.BootOrderOpened(boot_order=first, at=draft.now))
 
 
 def _has_ended(state: Recovery, vm: str) -> bool:
@@ -383,18 +442,24 @@ def _launched(vms: list[str]) -> said.VmsLaunched:
 
 
 def _open_orders(draft: _Draft) -> None:
-    """Open every boot order whose predecessor is settled and past its delays."""
+    """Open every boot order whose predecessor is settled and past its delays.
+
+    A manual step before it is asked for then.
+    """
     while more_to_open(draft.state):
         state = draft.state
         if state.stopping or state.cancelling:
             return
-        current = state.by_order[state.orders[state.opened - 1]]
-        if current.unsettled:
-            return
-        if current.not_before is not None and draft.now < current.not_before:
-            message = said.BootDelayOver(boot_order=state.orders[state.opened - 1])
-            timer = Timer(name=_DELAY_TIMER, due=current.not_before, message=message)
-            draft.timers.append(timer)
+        if state.opened:
+            current = state.by_order[state.orders[state.opened - 1]]
+            if current.unsettled:
+                return
+            if current.not_before is not None and draft.now < current.not_before:
+                message = said.BootDelayOver(boot_order=state.orders[state.opened - 1])
+                timer = Timer(name=_DELAY_TIMER, due=current.not_before, message=message)
+                draft.timers.append(timer)
+                return
+        if draft.ask_gate(state.orders[state.opened]):
             return
         _open_next(draft)
 
@@ -403,6 +468,7 @@ def _open_next(draft: _Draft) -> None:
     state = draft.state
     order = state.orders[state.opened]
     start = told(state)
+    # One that ended already was given up, or failed while it was built ahead.
     vms = [
         member.vm
         for member in start.members
@@ -423,13 +489,29 @@ def _halt(before: Recovery, draft: _Draft) -> None:
     state = draft.state
     if state.cancelling and not before.cancelling:
         _abandon(draft, "cancel")
-        part = plan_work.part_of(before)
+        part = before.running
         post = plan_script(state, POST_STEP)
         always = part.startswith(POST_STEP) and post is not None and post.always
         if part and not always:
             draft.cancel_effects.append(part)
     elif state.stopping and not before.stopping and not state.cancelling:
         _abandon(draft, "stop")
+        _unask(draft)
+
+
+def _unask(draft: _Draft) -> None:
+    """What was to be done by hand before a step that will not come is asked no more."""
+    asked = draft.state.question
+    if asked is None or asked.kind != "manual":
+        return
+    gone = steer.RecoveryAnswered(
+        plan=told(draft.state).plan,
+        step=asked.step,
+        choice="skip",
+        at=draft.now,
+        timing=prompts.timing(asked, "skip", at=draft.now),
+    )
+    draft.say(gone)
 
 
 def _abandon(draft: _Draft, reason: said.AbandonReason) -> None:
@@ -447,8 +529,8 @@ def _close(draft: _Draft) -> None:
     state = draft.state
     start = told(state)
     if not (state.launched or state.stopping or state.cancelling):
-        _abandon(draft, "dry-run" if start.dry_run and state.problem is None else "stop")
-    end = _finish(state)
+        _abandon(draft, "dry-run" if start.dry_run and not state.problems else "stop")
+    end = _finish(state, draft.now)
     draft.say(end)
     stayed = tuple(vm for vm, each in state.source.states.items() if each == "failed")
     ended = RecoveryEnded(
@@ -468,7 +550,7 @@ def _close(draft: _Draft) -> None:
     after_s = start.header.recovery.auto_cleanup_after_s
     if end.awaits_cleanup and after_s is not None:
         due = draft.now + dt.timedelta(seconds=after_s)
-        timer = Timer(name=_AUTO_CLEANUP_TIMER, due=due, message=said.AutoCleanupDue())
+        timer = Timer(name=AUTO_CLEANUP_TIMER, due=due, message=said.AutoCleanupDue())
         draft.timers.append(timer)
 
 

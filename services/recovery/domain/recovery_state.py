@@ -14,22 +14,35 @@ import msgspec
 
 from schemas import operations as said_ops
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
-from schemas.plans import ScriptDefinition
-from services.recovery.domain import scripts
+from schemas.plans import ManualPoint, ManualStep, ScriptDefinition
+from services.recovery.domain import manual, prompts, scripts
 from services.recovery.domain.operations import securing, window
 from services.recovery.domain.operations.securing import SourcePhase, SourceSide
 from services.recovery.domain.operations.window import Window
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
+from services.recovery.domain.waits import Waits
 
 Phase = (
-    Literal["new", "preflight", "pre-script", "launch", "vms", "post-script", "closing", "ended"]
+    Literal[
+        "new",
+        "preflight",
+        "manual",
+        "pre-script",
+        "launch",
+        "vms",
+        "post-script",
+        "closing",
+        "ended",
+    ]
     | SourcePhase
 )
 
 
 class MemberState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one VM of the roster is."""
+    """How far one VM of the roster is. `again`: something of it failed that can be done again;
+    `asks`: the step at which it waits for a person. `round` counts its retries."""
 
     powered_on_at: dt.datetime | None = None
     ready_at: dt.datetime | None = None
@@ -39,6 +52,10 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
     error: str = ""
+    again: bool = False
+    made: bool = False
+    asks: str = ""
+    round: int = 0
 
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +71,13 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recovery(msgspec.Struct, frozen=True, kw_only=True):
-    """A recovery. `orders` are the boot orders, ascending; the first `opened` of them are open."""
+    """A recovery. `orders` are the boot orders, ascending; the first `opened` of them are open.
+
+    `running` is the effect part of its own under way. `question` waits for a person, the
+    `asked`-th of this stream; `by_hand` are the manual steps that are over, `passed` the steps
+    that were gone on without. `problems` are why it is not *completed*, by step or VM, in the
+    order they came. `retrying`: it ended, is to go on, and its holds are asked for.
+    """
 
     started: said.RecoveryStarted | None = None
     roster: dict[str, said.Member] = {}
@@ -70,18 +93,27 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     plan_outputs: dict[str, Any] = {}
     stopping: bool = False
     cancelling: bool = False
-    troubled: bool = False
     made: bool = False
     attempted: int = 0
     ready: int = 0
     failed: int = 0
-    problem: Problem | None = None
+    degraded: int = 0
+    problems: dict[str, Problem] = {}
     steps: tuple[StepTiming, ...] = ()
     finished: said.RecoveryFinished | None = None
     cleaning: str = ""
     cleaned: bool = False
     source: SourceSide = SourceSide()
     window: Window = Window()
+    running: str = ""
+    paused: bool = False
+    question: steer.Question | None = None
+    asked: int = 0
+    by_hand: dict[str, manual.Result] = {}
+    passed: tuple[str, ...] = ()
+    waits: Waits = Waits()
+    tried: dict[str, int] = {}
+    retrying: steer.RetryRequested | None = None
 
 
 def told(state: Recovery) -> said.RecoveryStarted:
@@ -116,18 +148,30 @@ def phase_of(state: Recovery) -> Phase:
         return "closing" if state.cancelling else "preflight"
     if state.preflight.problems or state.started.dry_run:
         return "closing"
-    if not state.pre.over and plan_script(state, PRE_STEP) is not None:
-        return "pre-script"
     halted = state.stopping or state.cancelling
-    if not state.launched and (
-        sources := securing.phase(state.started, state.source, halted=halted)
-    ):
-        return sources
-    if not state.launched and state.roster and not halted:
-        return "launch"
+    if (early := _before_vms(state, halted=halted)) is not None:
+        return early
     if state.launched_ended < state.launched or (not halted and more_to_open(state)):
         return "vms"
-    return "post-script" if _post_due(state) else "closing"
+    if not _post_due(state):
+        return "closing"
+    return "post-script" if halted or _by_hand_over(state, "before-post-script") else "manual"
+
+
+def _before_vms(state: Recovery, *, halted: bool) -> Phase | None:
+    """What is still to come before the first VM is told to begin; None where nothing is."""
+    if not halted and not state.launched and not _by_hand_over(state, "before-pre-script"):
+        return "manual"
+    # A halted recovery lets a pre-script that began end, and begins none.
+    begun = not halted or state.running.startswith(PRE_STEP)
+    if not state.pre.over and begun and plan_script(state, PRE_STEP) is not None:
+        return "pre-script"
+    if not halted and not state.launched and not _by_hand_over(state, "after-pre-script"):
+        return "manual"
+    sources = None if state.launched else securing.phase(told(state), state.source, halted=halted)
+    if sources is not None:
+        return sources
+    return "launch" if not state.launched and state.roster and not halted else None
 
 
 def more_to_open(state: Recovery) -> bool:
@@ -142,6 +186,53 @@ def _post_due(state: Recovery) -> bool:
     return not state.cancelling or script.always
 
 
+def manual_due(
+    state: Recovery, at: ManualPoint, *, boot_order: int | None = None
+) -> ManualStep | None:
+    """The manual step that comes next at a point of the plan; None where all are over."""
+    start = told(state)
+    steps = start.header.recovery.manual_steps
+    here = manual.chosen(steps, at, mode=start.mode, boot_order=boot_order)
+    return manual.next_of(here, state.by_hand)
+
+
+def _by_hand_over(state: Recovery, at: ManualPoint) -> bool:
+    return manual_due(state, at) is None
+
+
+def gate(state: Recovery, order: int) -> ManualStep | None:
+    """The manual step that a boot order still waits for."""
+    return manual_due(state, "before-boot-order", boot_order=order)
+
+
+def question_due(state: Recovery, at: dt.datetime) -> steer.Question | None:
+    """What a person is to be asked now about the recovery itself, if nothing is asked already.
+
+    What stands before a boot order is asked when that would open (`recovery`).
+    """
+    if state.paused or state.question is not None or phase_of(state) not in _ASKING:
+        return None
+    number = state.asked + 1
+    for step, run in ((PRE_STEP, state.pre), (POST_STEP, state.post)):
+        script = plan_script(state, step)
+        if run.asks and script is not None:
+            return prompts.question(script, step, number=number, at=at)
+    if phase_of(state) != "manual":
+        return None
+    for point in _POINTS:
+        if (due := manual_due(state, point)) is not None:
+            return manual.question(due, number=number, at=at)
+    raise AssertionError("in the phase of manual steps one is due")
+
+
+_ASKING: Final = ("manual", "pre-script", "post-script")
+_POINTS: Final[tuple[ManualPoint, ...]] = (
+    "before-pre-script",
+    "after-pre-script",
+    "before-post-script",
+)
+
+
 def outcome_of(state: Recovery) -> said.RecoveryState:
     """The recovery's outcome: the first rule of product.md §5 that fits."""
     if state.cancelling:
@@ -149,7 +240,19 @@ def outcome_of(state: Recovery) -> said.RecoveryState:
     preflight_failed = state.preflight is not None and bool(state.preflight.problems)
     if preflight_failed or state.source.failed or (state.attempted > 0 and state.ready == 0):
         return "failed"
-    return "partially-completed" if state.troubled else "completed"
+    return "partially-completed" if _troubled(state) else "completed"
+
+
+def _troubled(state: Recovery) -> bool:
+    """Whether the last attempt of anything failed, or something was gone on without."""
+    own = state.pre.failed or state.post.failed or state.source.troubled
+    by_hand = any(how != "done" for how in state.by_hand.values())
+    return bool(own or by_hand or state.passed or state.failed or state.degraded)
+
+
+def problem_of(state: Recovery) -> Problem | None:
+    """The first thing that went wrong and still stands."""
+    return next(iter(state.problems.values()), None)
 
 
 def rto_s(state: Recovery) -> float | None:
@@ -171,9 +274,21 @@ def step_list(start: said.RecoveryStarted) -> tuple[str, ...]:
     post = (POST_STEP,) if plan_script(state, POST_STEP) is not None else ()
     if start.dry_run:
         return ("preflight",)
-    orders = sorted({member.boot_order for member in start.members})
+    orders: list[str] = []
+    for order in sorted({member.boot_order for member in start.members}):
+        orders += [*_by_hand(start, "before-boot-order", boot_order=order), order_step(order)]
+    before, after = _by_hand(start, "before-pre-script"), _by_hand(start, "after-pre-script")
+    last = _by_hand(start, "before-post-script") if post else ()
     sources = securing.steps_of(start)
-    return ("preflight", *pre, *sources, *(order_step(order) for order in orders), *post)
+    return ("preflight", *before, *pre, *after, *sources, *orders, *last, *post)
+
+
+def _by_hand(
+    start: said.RecoveryStarted, at: ManualPoint, *, boot_order: int | None = None
+) -> tuple[str, ...]:
+    steps = start.header.recovery.manual_steps
+    chosen = manual.chosen(steps, at, mode=start.mode, boot_order=boot_order)
+    return tuple(map(manual.step_name, chosen))
 
 
 def order_step(order: int) -> str:
@@ -185,7 +300,7 @@ def order_step(order: int) -> str:
 
 
 def evolve(state: Recovery, event: Any) -> Recovery:
-    """Apply one fact."""
+    """Apply one fact of bringing up; facts of steering are folded by `recovery_steered`."""
     replace = msgspec.structs.replace
     match event:
         case said.RecoveryStarted():
@@ -199,7 +314,7 @@ def evolve(state: Recovery, event: Any) -> Recovery:
         case said.VmsLaunched():
             return replace(state, launched=state.launched + event.count)
         case said.BootOrderOpened():
-            state = _with_order(state, event.boot_order, opened_at=event.at)
+            state = with_order(state, event.boot_order, opened_at=event.at)
             return replace(state, opened=state.opened + 1)
         case said.MemberPoweredOn():
             return _powered_on(state, event)
@@ -208,9 +323,10 @@ def evolve(state: Recovery, event: Any) -> Recovery:
         case said.MemberEnded():
             return _ended(state, event)
         case said.RecoveryCancelRequested():
-            return replace(state, cancelling=True)
+            return _cancelled(state, event)
         case said.RecoveryFinished():
-            return replace(state, finished=event)
+            waits = Waits(total_s=event.waited_s)
+            return replace(state, finished=event, waits=waits, question=None, paused=False)
         case said.RecoveryCleaning():
             return replace(state, cleaning=event.cleanup)
         case said.RecoveryCleanupIncomplete():
@@ -257,8 +373,7 @@ def _about_sources(state: Recovery, event: Any) -> Recovery:
         state,
         source=side,
         stopping=state.stopping or side.failed,
-        troubled=state.troubled or side.troubled,
-        problem=state.problem or side.problem,
+        problems=with_problem(state, "sources", side.problem),
     )
 
 
@@ -283,9 +398,41 @@ def _preflight(state: Recovery, event: said.PreflightFinished) -> Recovery:
         state,
         # Facts are for people who read the job: the state need not carry them.
         preflight=msgspec.structs.replace(event, facts={}),
-        problem=state.problem or first,
+        problems=with_problem(state, "preflight", first),
         steps=(*state.steps, event.timing),
     )
+
+
+PROBLEMS_MAX: Final = 100
+"""Problems kept with a recovery; of more than these the VMs' own jobs tell."""
+
+
+def with_problem(state: Recovery, key: str, problem: Problem | None) -> dict[str, Problem]:
+    """The problems with one more, of a step or VM that has none yet."""
+    if problem is None or key in state.problems or len(state.problems) >= PROBLEMS_MAX:
+        return state.problems
+    return {**state.problems, key: problem}
+
+
+def _cancelled(state: Recovery, event: said.RecoveryCancelRequested) -> Recovery:
+    """Nobody is asked any more, and no pause lasts. An end that was to be judged counts as bad."""
+    open_waits = state.paused + (state.question is not None)
+    state = msgspec.structs.replace(
+        state,
+        cancelling=True,
+        paused=False,
+        question=None,
+        waits=state.waits.over(event.at, count=open_waits),
+    )
+    for step, run in ((PRE_STEP, state.pre), (POST_STEP, state.post)):
+        if run.asks:
+            state = with_run(state, step, run.answered("failed"))
+    return state
+
+
+def with_run(state: Recovery, step: str, run: ScriptRun) -> Recovery:
+    """The state with another run of one of the plan's scripts."""
+    return msgspec.structs.replace(state, **{"pre" if step == PRE_STEP else "post": run})
 
 
 def _with_script(state: Recovery, step: str, **changes: Any) -> Recovery:
@@ -296,36 +443,49 @@ def _with_script(state: Recovery, step: str, **changes: Any) -> Recovery:
 
 def _script_ended(state: Recovery, event: said.PlanScriptEnded) -> Recovery:
     state = msgspec.structs.replace(state, steps=(*state.steps, event.timing))
-    if event.again:
-        return _with_script(state, event.step, run=event.run + 1, started=False)
-    state = _with_script(state, event.step, over=True)
-    if event.report.outputs:
-        outputs = {**state.plan_outputs, event.step: event.report.outputs}
-        state = msgspec.structs.replace(state, plan_outputs=outputs)
-    if event.report.outcome == "done" or event.timing.state == "cancelled":
-        return state
     script = plan_script(state, event.step)
     assert script is not None, "a script that ended was chosen"
-    stops = scripts.on_failure(script, told(state).on_error) == "stop"
+    run = state.pre if event.step == PRE_STEP else state.post
+    after = run.ended(
+        event.report,
+        again=event.again,
+        cancelled=event.timing.state == "cancelled",
+        asks=prompts.asks(script, event.report) and not state.cancelling,
+    )
+    state = with_run(state, event.step, after)
+    if after.over and event.report.outputs:
+        outputs = {**state.plan_outputs, event.step: event.report.outputs}
+        state = msgspec.structs.replace(state, plan_outputs=outputs)
+    if not after.failed:
+        return state
     problem = Problem(
         code=f"script-{event.report.outcome}",
         message=f"plan {event.step} {script.run}: {event.report.error}",
-        remedy=event.report.remedy or "mend the script and run the operation again",
+        remedy=event.report.remedy or "mend the script, then `seawall job retry`",
     )
+    return script_failed(state, event.step, script, problem)
+
+
+def script_failed(
+    state: Recovery, step: str, script: ScriptDefinition, problem: Problem
+) -> Recovery:
+    """A plan script failed for good: what that means for the operation."""
+    stops = scripts.on_failure(script, told(state).on_error) == "stop"
     return msgspec.structs.replace(
         state,
-        troubled=True,
         stopping=state.stopping or stops,
-        problem=state.problem or problem,
+        problems=with_problem(state, step, problem),
     )
 
 
-def _with_order(state: Recovery, order: int, **changes: Any) -> Recovery:
+def with_order(state: Recovery, order: int, **changes: Any) -> Recovery:
+    """The state with one boot order changed."""
     changed = msgspec.structs.replace(state.by_order[order], **changes)
     return msgspec.structs.replace(state, by_order={**state.by_order, order: changed})
 
 
-def _with_member(state: Recovery, vm: str, **changes: Any) -> Recovery:
+def with_member(state: Recovery, vm: str, **changes: Any) -> Recovery:
+    """The state with one VM changed."""
     changed = msgspec.structs.replace(state.members.get(vm, MemberState()), **changes)
     members = state.members.copy()
     members[vm] = changed
@@ -337,13 +497,13 @@ def _powered_on(state: Recovery, event: said.MemberPoweredOn) -> Recovery:
     order = state.by_order[member.boot_order]
     until = event.at + dt.timedelta(seconds=member.boot_delay_s)
     latest = until if order.not_before is None else max(order.not_before, until)
-    state = _with_order(state, member.boot_order, not_before=latest)
-    return _with_member(state, event.vm, powered_on_at=event.at)
+    state = with_order(state, member.boot_order, not_before=latest)
+    return with_member(state, event.vm, powered_on_at=event.at)
 
 
 def _ready(state: Recovery, event: said.MemberReady) -> Recovery:
     state = _settled(state, event.vm, event.at)
-    return _with_member(
+    return with_member(
         state,
         event.vm,
         ready_at=event.at,
@@ -359,7 +519,7 @@ def _settled(state: Recovery, vm: str, at: dt.datetime) -> Recovery:
         return state
     order = state.by_order[state.roster[vm].boot_order]
     last = at if order.settled_at is None else max(order.settled_at, at)
-    return _with_order(
+    return with_order(
         state, state.roster[vm].boot_order, unsettled=order.unsettled - 1, settled_at=last
     )
 
@@ -379,23 +539,29 @@ def _ended(state: Recovery, event: said.MemberEnded) -> Recovery:
     failed, ready = event.outcome == "failed", event.outcome == "ready"
     if failed:
         order = state.roster[event.vm].boot_order
-        state = _with_order(state, order, failed=state.by_order[order].failed + 1)
-    state = _with_member(
+        state = with_order(state, order, failed=state.by_order[order].failed + 1)
+    asked = state.members.get(event.vm, MemberState()).asks
+    state = with_member(
         state,
         event.vm,
         ended=True,
         outcome=event.outcome,
         degraded=event.degraded,
         error=event.problem.message if event.problem is not None else "",
+        again=event.again,
+        made=event.made,
+        asks="",
     )
+    bad = event.problem if failed or event.degraded else None
     return msgspec.structs.replace(
         state,
+        waits=state.waits.over(event.at, count=1 if asked else 0),
         launched_ended=state.launched_ended + (1 if launched else 0),
         attempted=state.attempted + (1 if failed or ready else 0),
         ready=state.ready + (1 if ready else 0),
         failed=state.failed + (1 if failed else 0),
-        troubled=state.troubled or failed or event.degraded,
+        degraded=state.degraded + (1 if event.degraded else 0),
         stopping=state.stopping or event.stop,
         made=state.made or event.made,
-        problem=state.problem or (event.problem if failed or event.degraded else None),
+        problems=with_problem(state, event.vm, bad),
     )

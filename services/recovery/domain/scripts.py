@@ -18,6 +18,7 @@ from schemas.envelope import Received
 from schemas.ids import stream_id
 from schemas.plans import OnError, OnFailure, RecoveryHook, ScriptDefinition
 from schemas.recovery import RecoveryScriptStored
+from schemas.recovery_steering import Choice
 from schemas.recovery_work import ScriptRan
 from schemas.scheduler import RecoveryMode
 from shared.decider import NOTHING, Decision, EffectOutcome, Family
@@ -88,11 +89,39 @@ CONTENT = Family(
 
 
 class ScriptRun(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a script is: its `run` (from 1), whether that began, whether all is over."""
+    """How far a script is: its `run` (from 1), whether that began, whether all is over.
+
+    `base` are the runs before a person had it run again: declared repeats count from there.
+    `failed`: it is over and its last run failed. `asks`: a person is to judge its last run.
+    """
 
     run: int = 1
     started: bool = False
     over: bool = False
+    base: int = 0
+    failed: bool = False
+    asks: bool = False
+
+    def anew(self) -> ScriptRun:
+        """Another run, because a person wants it: another effect, so that each runs once."""
+        return ScriptRun(run=self.run + 1, base=self.run)
+
+    def ended(
+        self, report: ScriptReport, *, again: bool, cancelled: bool, asks: bool
+    ) -> ScriptRun:
+        """After the end of the run under way."""
+        if again:
+            return ScriptRun(run=self.run + 1, base=self.base)
+        if asks:
+            return msgspec.structs.replace(self, asks=True)
+        failed = report.outcome != "done" and not cancelled
+        return msgspec.structs.replace(self, over=True, failed=failed)
+
+    def answered(self, choice: Choice) -> ScriptRun:
+        """After a person judged it. What is skipped is over, and its step says so."""
+        if choice == "rerun":
+            return self.anew()
+        return msgspec.structs.replace(self, over=True, asks=False, failed=choice == "failed")
 
 
 def part_of_run(step: str, run: int) -> str:
@@ -142,7 +171,8 @@ def report_of(outcome: EffectOutcome) -> ScriptReport:
 
 
 def goes_again(script: ScriptDefinition, report: ScriptReport, *, run: int) -> bool:
-    """Whether the script is declared repeatable for this end. `prompt` counts as *fail*."""
+    """Whether the script is declared repeatable for this end; `run` counts since a person last
+    had it run. With `prompt` a person says (`prompts`)."""
     if report.outcome == "unknown":
         return script.on_unknown == "rerun" and run < RUNS_MAX
     return report.outcome in ("failed", "timed-out", "killed") and run <= script.retries

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
 from schemas.prep import SeatGranted, SeatRefused, VmSeated
 from schemas.recovery_work import InstanceState
-from services.recovery.domain import prep_seats, scripts, vm_work, windows_steps
+from services.recovery.domain import prep_seats, prompts, scripts, vm_work, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
     HOLD,
@@ -27,20 +28,24 @@ from services.recovery.domain.vm_state import (
     WAIT,
     VmRecovery,
     definition,
-    evolve,
     halted,
     is_over,
-    post_script,
-    pre_script,
+    is_step,
+    question_due,
+    script_of,
     vm_stream,
     work_left,
 )
+from services.recovery.domain.vm_steered import evolve, to_do_again
 from services.recovery.domain.work import merged_steps, step_of
 from shared.decider import NOTHING, Decision, EffectOutcome, EffectTrouble, Family, Send, Timer
 
 DEFINITION_VERSION = 2
 _READY_TIMER = "ready"
 _SCRIPT_STEPS = (PRE_STEP, POST_STEP)
+
+WITHDRAWN = "withdrawn"
+"""The code of an effect that found its VM paused before it began."""
 
 
 # ── Messages ─────────────────────────────────────────────────────────────────────────────────
@@ -76,27 +81,37 @@ def launch(state: VmRecovery, received: Received) -> Decision:
         requested_at=m.requested_at or received.at,
         plan_outputs=m.plan_outputs,
     )
-    return _step(state, (event,), received.at)
+    return proceed(state, (event,), received.at)
 
 
 def allow_boot(state: VmRecovery, received: Received) -> Decision:
     """The boot order is open."""
     if state.launched is None or state.boot or state.finished or halted(state):
         return NOTHING
-    return _step(state, (said.VmBootAllowed(),), received.at)
+    return proceed(state, (said.VmBootAllowed(),), received.at)
 
 
 def abandon(state: VmRecovery, received: Received) -> Decision:
     """Do not go on. A *stop* leaves a guest alone that is on or about to be."""
     m: said.AbandonVm = received.body
-    if state.enrolled is None or state.finished or state.failed:
+    if state.enrolled is None or state.finished:
         return NOTHING
+    if state.failed or not work_left(state):
+        return _let_end(state, m, received.at)
     if state.abandoned and not (state.abandoned == "stop" and m.reason == "cancel"):
         return NOTHING
-    on = state.powered_on_at is not None or POWER_ON in state.running
-    if (m.reason == "stop" and on) or not work_left(state):
+    on = state.powered_on_at is not None or any(is_step(p, POWER_ON) for p in state.running)
+    if m.reason == "stop" and on:
         return NOTHING
-    return _step(state, (said.VmAbandoned(reason=m.reason),), received.at)
+    return proceed(state, (said.VmAbandoned(reason=m.reason, at=received.at),), received.at)
+
+
+def _let_end(state: VmRecovery, m: said.AbandonVm, now: dt.datetime) -> Decision:
+    """A VM that only has to end is not kept by a pause from ending with what is cancelled."""
+    if m.reason != "cancel" or not state.paused:
+        return NOTHING
+    lifted = tuple(steer.VmResumed(by=by, at=now) for by in state.paused)
+    return proceed(state, lifted, now)
 
 
 def instance_ready(state: VmRecovery, received: Received) -> Decision:
@@ -104,7 +119,7 @@ def instance_ready(state: VmRecovery, received: Received) -> Decision:
     m: said.InstanceReady = received.body
     if not _waits(state):
         return NOTHING
-    return _step(state, (said.VmReady(at=m.at, addresses=m.addresses),), received.at)
+    return proceed(state, (said.VmReady(at=m.at, addresses=m.addresses),), received.at)
 
 
 def ready_deadline(state: VmRecovery, received: Received) -> Decision:
@@ -120,12 +135,13 @@ def ready_deadline(state: VmRecovery, received: Received) -> Decision:
     timing = StepTiming(
         name=WAIT,
         state="failed",
+        attempts=1 + state.tried.get(WAIT, 0),
         started_at=state.powered_on_at,
         ended_at=received.at,
         error=problem.message,
         remedy=problem.remedy,
     )
-    return _step(state, (said.VmStepEnded(timing=timing, problem=problem),), received.at)
+    return proceed(state, (said.VmStepEnded(timing=timing, problem=problem),), received.at)
 
 
 def seat_granted(state: VmRecovery, received: Received) -> Decision:
@@ -133,7 +149,7 @@ def seat_granted(state: VmRecovery, received: Received) -> Decision:
     m: SeatGranted = received.body
     if prep_seats.need_of(state) != "now" or state.windows.node:
         return NOTHING
-    return _step(state, (VmSeated(node=m.node),), received.at)
+    return proceed(state, (VmSeated(node=m.node),), received.at)
 
 
 def seat_refused(state: VmRecovery, received: Received) -> Decision:
@@ -144,11 +160,12 @@ def seat_refused(state: VmRecovery, received: Received) -> Decision:
     timing = StepTiming(
         name=windows_steps.PREPARE,
         state="failed",
+        attempts=1 + state.tried.get(windows_steps.PREPARE, 0),
         ended_at=received.at,
         error=m.problem.message,
         remedy=m.problem.remedy,
     )
-    return _step(state, (said.VmStepEnded(timing=timing, problem=m.problem),), received.at)
+    return proceed(state, (said.VmStepEnded(timing=timing, problem=m.problem),), received.at)
 
 
 def script_started(state: VmRecovery, received: Received) -> Decision:
@@ -156,7 +173,7 @@ def script_started(state: VmRecovery, received: Received) -> Decision:
     m: said.VmScriptStarted = received.body
     if scripts.part_of_run(m.step, m.run) not in state.running:
         return NOTHING
-    return _step(state, (m,), received.at)
+    return proceed(state, (m,), received.at)
 
 
 def outcome(state: VmRecovery, received: Received) -> Decision:
@@ -164,16 +181,19 @@ def outcome(state: VmRecovery, received: Received) -> Decision:
     ended: EffectOutcome = received.body
     if ended.part not in state.running:
         return NOTHING
+    if ended.code == WITHDRAWN:
+        withdrawn = steer.VmStepWithdrawn(part=ended.part)
+        return proceed(state, (withdrawn,), received.at)
     step = ended.part.partition("/")[0]
     if step in _SCRIPT_STEPS:
-        return _step(state, (_script_end(state, step, ended),), received.at)
+        return proceed(state, (_script_end(state, step, ended),), received.at)
     if step == POWER_ON and ended.ok:
-        return _step(state, (_power_on_end(ended),), received.at)
+        return proceed(state, (_power_on_end(state, ended),), received.at)
     event = _step_end(state, ended)
     if step == HOLD and windows_steps.is_windows(state.enrolled, evolve(state, event).copy):
         steps = vm_work.step_list(evolve(state, event))
         event = msgspec.structs.replace(event, steps=steps)
-    return _step(state, (event,), received.at)
+    return proceed(state, (event,), received.at)
 
 
 def trouble(state: VmRecovery, received: Received) -> Decision:
@@ -205,16 +225,23 @@ def _waits(state: VmRecovery) -> bool:
 
 
 def _script_end(state: VmRecovery, step: str, ended: EffectOutcome) -> said.VmScriptEnded:
-    script = pre_script(state) if step == PRE_STEP else post_script(state)
+    script = script_of(state, step)
     assert script is not None, "a running script was chosen"
-    run = (state.pre if step == PRE_STEP else state.post).run
+    current = state.pre if step == PRE_STEP else state.post
+    run = current.run
     report = scripts.report_of(ended)
     timing = scripts.timing_of(step, report, ended, run=run)
-    again = not halted(state) and scripts.goes_again(script, report, run=run)
+    again = not halted(state) and scripts.goes_again(script, report, run=run - current.base)
     return said.VmScriptEnded(step=step, report=report, timing=timing, run=run, again=again)
 
 
-def _power_on_end(ended: EffectOutcome) -> said.VmPoweredOn:
+def _counted(state: VmRecovery, timing: StepTiming) -> StepTiming:
+    """The attempts of a step include those before a person had it done again."""
+    before = state.tried.get(timing.name, 0)
+    return msgspec.structs.replace(timing, attempts=timing.attempts + before) if before else timing
+
+
+def _power_on_end(state: VmRecovery, ended: EffectOutcome) -> said.VmPoweredOn:
     answer: InstanceState = ended.result
     at = answer.powered_on_at or ended.at
     # Delays count from power-on by the platform's clock as far as it agrees with ours: a clock
@@ -224,15 +251,15 @@ def _power_on_end(ended: EffectOutcome) -> said.VmPoweredOn:
         instance_id=answer.instance_id,
         at=at,
         addresses=answer.addresses,
-        timing=step_of(ended, POWER_ON),
+        timing=_counted(state, step_of(ended, POWER_ON)),
     )
 
 
 def _step_end(state: VmRecovery, ended: EffectOutcome) -> said.VmStepEnded:
     mode = definition(state).mode
-    part, _, disk = ended.part.partition("/")
-    step = REBUILD if part == "rebuild" else part
-    timing = windows_steps.with_output(step_of(ended, step), ended)
+    part, _, rest = ended.part.partition("/")
+    step, disk = (REBUILD, rest.partition("/")[0]) if part == "rebuild" else (part, "")
+    timing = windows_steps.with_output(_counted(state, step_of(ended, step)), ended)
     if ended.ok:
         made = {} if step == RELEASE else msgspec.to_builtins(ended.result)
         return said.VmStepEnded(timing=timing, disk=disk, made=made, mode=mode)
@@ -244,7 +271,7 @@ def _step_end(state: VmRecovery, ended: EffectOutcome) -> said.VmStepEnded:
     return said.VmStepEnded(timing=timing, disk=disk, problem=problem, mode=mode)
 
 
-def _finish(state: VmRecovery) -> said.VmFinished:
+def _finish(state: VmRecovery, now: dt.datetime) -> said.VmFinished:
     told = definition(state)
     ready = state.ready_at if state.launched is not None else None
     since = state.launched.requested_at if state.launched is not None else None
@@ -266,30 +293,84 @@ def _finish(state: VmRecovery) -> said.VmFinished:
         rto_s=(ready - since).total_seconds() if ready and since else None,
         steps=merged_steps(state.steps),
         problem=state.problem,
+        at=now,
+        waited_s=state.waits.until(now),
+        left=_left(state) if state.abandoned == "cancel" else "",
     )
+
+
+def _left(state: VmRecovery) -> str:
+    """What a cancelled VM leaves at the recovery site, in words."""
+    if state.instance_id:
+        was_on = state.powered_on_at is not None or state.powers > 1
+        power = "powered on" if was_on else "off"
+        return f"instance {state.instance_id} is {power}"
+    if state.disks:
+        return f"{len(state.disks)} disks are made, no instance"
+    return "it may have begun disks" if state.made else "nothing was made"
 
 
 # ── From facts to decisions ──────────────────────────────────────────────────────────────────
 
 
-def _step(state: VmRecovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
+def proceed(state: VmRecovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
     """The decision that goes with `events`: whatever became due, news, and the end."""
     after = state
     for event in events:
         after = evolve(after, event)
-    fresh = tuple(part for part in after.running if part not in state.running)
-    if is_over(after):
-        end = _finish(after)
+    # One that had not begun when it was taken back may be due again already.
+    back = {event.part for event in events if isinstance(event, steer.VmStepWithdrawn)}
+    known = set(state.running) - back
+    fresh = tuple(part for part in after.running if part not in known)
+    if (question := question_due(after, now)) is not None:
+        asks = _asked(after, question)
+        events, after = (*events, asks), evolve(after, asks)
+    over = is_over(after)
+    if over:
+        end = _finish(after, now)
         events, after = (*events, end), evolve(after, end)
     sends, timers, cancel_timers = _watching(state, after)
+    asking, due, cancel_due = _asking(state, after, now)
+    news = _news(state, after, now, over=over)
     return Decision(
         events=events,
         effects=tuple(vm_work.effect_of(after, part, now) for part in fresh),
-        timers=timers,
-        cancel_timers=cancel_timers,
+        timers=(*timers, *due),
+        cancel_timers=(*cancel_timers, *cancel_due),
         cancel_effects=_to_stop(state, after),
-        sends=(*sends, *prep_seats.seats(state, after), *_news(state, after, now)),
+        sends=(*sends, *prep_seats.seats(state, after), *asking, *news),
     )
+
+
+def _asked(state: VmRecovery, question: steer.Question) -> steer.VmAsked:
+    told = definition(state)
+    return steer.VmAsked(plan=told.plan, vm=told.definition.name, job=told.job, question=question)
+
+
+def _asking(
+    before: VmRecovery, after: VmRecovery, now: dt.datetime
+) -> tuple[tuple[Send, ...], tuple[Timer, ...], tuple[str, ...]]:
+    """The recovery hears of a question and of its end; a time-out answers what nobody does."""
+    old, new = before.question, after.question
+    if old == new:
+        return (), (), ()
+    told = definition(after)
+    news = tuple(
+        steer.MemberAsks(
+            job=told.job,
+            vm=told.definition.name,
+            step=asked.step,
+            at=now,
+            open=asked is new,
+            round=after.round,
+        )
+        for asked in (old, new)
+        if asked is not None
+    )
+    sends = tuple(Send(to="recovery", key=told.plan, message=each) for each in news)
+    if new is None:
+        return sends, (), (prompts.TIMER,)
+    return sends, (prompts.timer(new, steer.AnswerDue(number=new.number)),), ()
 
 
 def _to_stop(before: VmRecovery, after: VmRecovery) -> tuple[str, ...]:
@@ -299,10 +380,12 @@ def _to_stop(before: VmRecovery, after: VmRecovery) -> tuple[str, ...]:
     """
     if not halted(after) or (halted(before) and after.abandoned == before.abandoned):
         return ()
-    kept = {RELEASE}
-    if after.abandoned != "cancel":
-        kept |= {part for part in after.running if part.partition("/")[0] in _SCRIPT_STEPS}
-    return tuple(p for p in after.running if p in before.running and p not in kept)
+    kept = {RELEASE} if after.abandoned == "cancel" else {RELEASE, *_SCRIPT_STEPS}
+    return tuple(
+        part
+        for part in after.running
+        if part in before.running and part.partition("/")[0] not in kept
+    )
 
 
 def _watching(
@@ -341,7 +424,9 @@ def _guest_port(state: VmRecovery) -> int | None:
     return port if isinstance(port, int) else None
 
 
-def _news(before: VmRecovery, after: VmRecovery, now: dt.datetime) -> tuple[Send, ...]:
+def _news(
+    before: VmRecovery, after: VmRecovery, now: dt.datetime, *, over: bool
+) -> tuple[Send, ...]:
     told = definition(after)
     news: list[said.MemberNews] = []
     about = said.MemberNews(
@@ -351,24 +436,26 @@ def _news(before: VmRecovery, after: VmRecovery, now: dt.datetime) -> tuple[Send
         at=now,
         instance_id=after.instance_id,
         addresses=after.addresses,
+        round=after.round,
     )
     replace = msgspec.structs.replace
     if before.powered_on_at is None and after.powered_on_at is not None:
         news.append(replace(about, at=after.powered_on_at))
     if before.ready_at is None and after.ready_at is not None:
         news.append(replace(about, news="ready", at=after.ready_at))
-    if after.finished and not before.finished:
-        news.append(replace(about, news="ended", **_ending(after)))
+    if over:
+        news.append(replace(about, news="ended", **_ending(after, now)))
     return tuple(Send(to="recovery", key=told.plan, message=each) for each in news)
 
 
-def _ending(state: VmRecovery) -> dict[str, Any]:
+def _ending(state: VmRecovery, now: dt.datetime) -> dict[str, Any]:
     return {
-        "outcome": _finish(state).outcome,
+        "outcome": _finish(state, now).outcome,
         "stop": state.stop,
         "degraded": state.degraded,
         "made": state.made,
         "problem": state.problem,
+        "again": bool(to_do_again(state)),
     }
 
 
@@ -380,5 +467,5 @@ FAMILY = Family(
     is_terminal=lambda state: state.finished,
     outcome=outcome,
     trouble=trouble,
-    schema=3,
+    schema=4,
 )

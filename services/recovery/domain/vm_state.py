@@ -12,13 +12,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
 from schemas.ids import parts_of, stream_id
-from schemas.plans import ScriptDefinition
+from schemas.plans import ManualPoint, ManualStep, ScriptDefinition
 from schemas.prep import VmSeated
 from schemas.recovery_work import CopyHeld, DiskRebuilt
-from services.recovery.domain import scripts, windows_steps
+from services.recovery.domain import manual, prompts, scripts, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
+from services.recovery.domain.waits import Waits
 from services.recovery.domain.windows_steps import PREPARE, VALIDATE, WindowsWork
 
 HOLD: Final = "hold-copy"
@@ -30,7 +32,14 @@ RELEASE: Final = "release-copy"
 
 
 class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM's recovery. `running` are the effect parts whose end has not been heard of."""
+    """One VM's recovery. `running` are the effect parts whose end has not been heard of.
+
+    `paused` is by whom. `question` waits for a person, the `asked`-th of this stream; `by_hand`
+    are the manual steps that are over. `failed_step` failed the VM, `skipped` were gone on
+    without. `tried` are attempts before a retry, by step. `holds`, `copies` and `powers` number
+    what is done with another token once it is done again: holding the copy, making disks and
+    instance of another copy than `last_copy`, powering on. `round` counts retries.
+    """
 
     enrolled: said.VmEnrolled | None = None
     launched: said.VmLaunched | None = None
@@ -57,6 +66,20 @@ class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
     running: tuple[str, ...] = ()
     steps: tuple[StepTiming, ...] = ()
     finished: bool = False
+    finished_at: dt.datetime | None = None
+    paused: tuple[steer.PausedBy, ...] = ()
+    question: steer.Question | None = None
+    asked: int = 0
+    by_hand: dict[str, manual.Result] = {}
+    waits: Waits = Waits()
+    failed_step: str = ""
+    skipped: tuple[str, ...] = ()
+    tried: dict[str, int] = {}
+    holds: int = 1
+    copies: int = 1
+    powers: int = 1
+    last_copy: str = ""
+    round: int = 0
 
 
 def vm_stream(job: str, vm: str) -> str:
@@ -99,17 +122,65 @@ def halted(state: VmRecovery) -> bool:
 
 def is_over(state: VmRecovery) -> bool:
     """Everything that can happen has: the VM's recovery may be finished."""
-    if state.finished or state.enrolled is None or state.running:
+    if state.finished or state.enrolled is None or state.running or is_paused(state):
         return False
     return halted(state) or not work_left(state)
 
 
+def is_paused(state: VmRecovery) -> bool:
+    """No new step starts. Who gives the VM up does not wait for whoever paused it."""
+    return bool(state.paused) and not state.abandoned
+
+
 def work_left(state: VmRecovery) -> bool:
     """Whether anything but letting the held copy go is still to be done."""
-    told = definition(state)
-    if state.ready_at is None or windows_steps.to_validate(told, state.copy, state.windows):
+    if state.ready_at is None or not _post_over(state) or validating(state):
         return True
-    return not _post_over(state)
+    return manual_due(state, "after-boot") is not None
+
+
+def validating(state: VmRecovery) -> bool:
+    """Whether a Windows is still to be asked how it is."""
+    return windows_steps.to_validate(definition(state), state.copy, state.windows)
+
+
+def manual_at(state: VmRecovery, at: ManualPoint) -> tuple[ManualStep, ...]:
+    """The VM's manual steps of this operation at a point."""
+    told = definition(state)
+    return manual.chosen(told.definition.manual_steps, at, mode=told.mode)
+
+
+def manual_due(state: VmRecovery, at: ManualPoint) -> ManualStep | None:
+    """The manual step that comes next at a point; None where all are over."""
+    return manual.next_of(manual_at(state, at), state.by_hand)
+
+
+def question_due(state: VmRecovery, at: dt.datetime) -> steer.Question | None:
+    """What a person is to be asked now, if nothing is asked already."""
+    if state.launched is None or state.finished or halted(state) or is_paused(state):
+        return None
+    if state.question is not None:
+        return None
+    number = state.asked + 1
+    for step, run in ((PRE_STEP, state.pre), (POST_STEP, state.post)):
+        script = script_of(state, step)
+        if run.asks and script is not None:
+            return prompts.question(script, step, number=number, at=at)
+    due = _manual_now(state)
+    return None if due is None else manual.question(due, number=number, at=at)
+
+
+def _manual_now(state: VmRecovery) -> ManualStep | None:
+    if state.ready_at is not None:
+        return None if validating(state) else manual_due(state, "after-boot")
+    if state.instance_id and state.boot and state.powered_on_at is None and not state.running:
+        return manual_due(state, "before-boot")
+    return None
+
+
+def script_of(state: VmRecovery, step: str) -> ScriptDefinition | None:
+    """The VM's own script of a step, if it runs in this operation."""
+    return pre_script(state) if step == PRE_STEP else post_script(state)
 
 
 def _post_over(state: VmRecovery) -> bool:
@@ -117,42 +188,61 @@ def _post_over(state: VmRecovery) -> bool:
 
 
 def _due(state: VmRecovery) -> tuple[str, ...]:
-    if state.launched is None or state.finished:
+    if state.launched is None or state.finished or is_paused(state):
         return ()
     forward = () if halted(state) else _forward(state)
-    return (*forward, RELEASE) if _release_due(state) else forward
+    return (*forward, numbered(RELEASE, state.holds)) if _release_due(state) else forward
 
 
 def _forward(state: VmRecovery) -> tuple[str, ...]:
     if not state.pre.over and pre_script(state) is not None:
         # A VM with a pre-script builds nothing before its boot order is open.
-        return (scripts.part_of_run(PRE_STEP, state.pre.run),) if state.boot else ()
+        due = state.boot and not state.pre.asks
+        return (scripts.part_of_run(PRE_STEP, state.pre.run),) if due else ()
     if state.copy is None:
-        return (HOLD,)
-    rebuilt = state.disks
-    if missing := tuple(d.name for d in state.copy.disks if d.name not in rebuilt):
-        return tuple(f"rebuild/{name}" for name in missing)
-    told = definition(state)
-    if windows_steps.to_prepare(told, state.copy, state.windows):
-        return (PREPARE,) if state.windows.node else ()
+        return (hold_part(state),)
     if not state.instance_id:
-        return (CREATE,) if state.boot or state.copy.early else ()
+        return _building(state, state.copy)
     if state.powered_on_at is None:
-        return (POWER_ON,) if state.boot else ()
-    if state.ready_at is None:
-        return ()
-    if windows_steps.to_validate(told, state.copy, state.windows):
+        may = state.boot and manual_due(state, "before-boot") is None
+        return (numbered(POWER_ON, state.powers),) if may else ()
+    if state.ready_at is not None and validating(state):
         return (VALIDATE,)
-    if _post_over(state):
+    if state.ready_at is None or manual_due(state, "after-boot") is not None:
+        return ()
+    if _post_over(state) or state.post.asks:
         return ()
     return (scripts.part_of_run(POST_STEP, state.post.run),)
+
+
+def _building(state: VmRecovery, copy: CopyHeld) -> tuple[str, ...]:
+    if missing := tuple(disk.name for disk in copy.disks if disk.name not in state.disks):
+        return tuple(numbered(f"rebuild/{name}", state.copies) for name in missing)
+    if windows_steps.to_prepare(definition(state), copy, state.windows):
+        return (numbered(PREPARE, state.copies),) if state.windows.node else ()
+    return (numbered(CREATE, state.copies),) if state.boot or copy.early else ()
+
+
+def numbered(part: str, number: int) -> str:
+    """An effect part that is done for the `number`-th time under another token."""
+    return part if number == 1 else f"{part}/{number}"
+
+
+def hold_part(state: VmRecovery) -> str:
+    """The part that holds the copy: letting it go looks for what that one held."""
+    return numbered(HOLD, state.holds)
+
+
+def is_step(part: str, step: str) -> bool:
+    """Whether an effect part belongs to a step, whatever its number."""
+    return part.partition("/")[0] == ("rebuild" if step == REBUILD else step)
 
 
 def _release_due(state: VmRecovery) -> bool:
     """The held copy goes once nothing reads it and the guest is on: it must not cost RTO."""
     if state.released or not state.hold_tried or definition(state).checkpoint != "latest":
         return False
-    if any(part == HOLD or part.startswith("rebuild/") for part in state.running):
+    if any(is_step(part, HOLD) or is_step(part, REBUILD) for part in state.running):
         return False
     return state.powered_on_at is not None or halted(state)
 
@@ -161,16 +251,20 @@ def _release_due(state: VmRecovery) -> bool:
 
 
 def evolve(state: VmRecovery, event: Any) -> VmRecovery:
-    """Apply one fact and bring `running` up to what is due afterwards."""
-    state = _applied(state, event)
+    """Apply one fact of bringing the VM up; facts of steering are folded by `vm_steered`."""
+    return up_to_date(_applied(state, event))
+
+
+def up_to_date(state: VmRecovery) -> VmRecovery:
+    """The state with `running` brought up to what is due."""
     fresh = tuple(part for part in _due(state) if part not in state.running)
     if not fresh:
         return state
     return msgspec.structs.replace(
         state,
         running=state.running + fresh,
-        hold_tried=state.hold_tried or HOLD in fresh,
-        made=state.made or any(part.startswith("rebuild/") for part in fresh),
+        hold_tried=state.hold_tried or any(is_step(part, HOLD) for part in fresh),
+        made=state.made or any(is_step(part, REBUILD) for part in fresh),
     )
 
 
@@ -184,7 +278,7 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
         case said.VmBootAllowed():
             return replace(state, boot=True)
         case said.VmAbandoned():
-            return replace(state, abandoned=event.reason)
+            return replace(unasked(state, event.at), abandoned=event.reason)
         case said.VmScriptStarted():
             return _with_script(state, event.step, started=True)
         case said.VmScriptEnded():
@@ -195,14 +289,18 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
             return replace(state, windows=replace(state.windows, node=event.node))
         case said.VmPoweredOn():
             return replace(
-                _without(state, POWER_ON),
+                without(state, numbered(POWER_ON, state.powers)),
                 powered_on_at=event.at,
                 addresses=event.addresses or state.addresses,
                 steps=(*state.steps, event.timing),
             )
         case said.VmReady():
             waited = StepTiming(
-                name=WAIT, state="completed", started_at=state.powered_on_at, ended_at=event.at
+                name=WAIT,
+                state="completed",
+                attempts=1 + state.tried.get(WAIT, 0),
+                started_at=state.powered_on_at,
+                ended_at=event.at,
             )
             return replace(
                 state,
@@ -213,11 +311,24 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
         case said.VmReleaseTroubled():
             return replace(state, troubled=True)
         case said.VmFinished():
-            return replace(state, finished=True, running=())
+            return _finished(state, event)
     raise AssertionError(f"{type(event).__name__} is no event of a VM's recovery")
 
 
-def _without(state: VmRecovery, part: str) -> VmRecovery:
+def _finished(state: VmRecovery, event: said.VmFinished) -> VmRecovery:
+    return msgspec.structs.replace(
+        state,
+        finished=True,
+        finished_at=event.at,
+        running=(),
+        question=None,
+        paused=(),
+        waits=Waits(total_s=event.waited_s),
+    )
+
+
+def without(state: VmRecovery, part: str) -> VmRecovery:
+    """The state without a part under way."""
     running = tuple(other for other in state.running if other != part)
     return msgspec.structs.replace(state, running=running)
 
@@ -229,44 +340,69 @@ def _with_script(state: VmRecovery, step: str, **changes: Any) -> VmRecovery:
 
 
 def _script_ended(state: VmRecovery, event: said.VmScriptEnded) -> VmRecovery:
-    state = _without(state, scripts.part_of_run(event.step, event.run))
+    state = without(state, scripts.part_of_run(event.step, event.run))
     state = msgspec.structs.replace(state, steps=(*state.steps, event.timing))
-    if event.again:
-        return _with_script(state, event.step, run=event.run + 1, started=False)
-    state = _with_script(state, event.step, over=True)
-    if event.report.outputs:
+    script = script_of(state, event.step)
+    assert script is not None, "a script that ended was chosen"
+    asks = prompts.asks(script, event.report) and not halted(state)
+    run = state.pre if event.step == PRE_STEP else state.post
+    after = run.ended(
+        event.report, again=event.again, cancelled=event.timing.state == "cancelled", asks=asks
+    )
+    state = with_run(state, event.step, after)
+    if after.over and event.report.outputs:
         outputs = {**state.outputs, event.step: event.report.outputs}
         state = msgspec.structs.replace(state, outputs=outputs)
-    if event.report.outcome == "done" or event.timing.state == "cancelled":
+    if not after.failed:
         return state
-    return _script_failed(state, event)
+    problem = Problem(
+        code=f"script-{event.report.outcome}",
+        message=f"{event.step} {script.run}: {event.report.error}",
+        remedy=event.report.remedy or "mend the script, then `seawall job retry`",
+    )
+    return script_failed(state, event.step, script, problem)
 
 
-def _script_failed(state: VmRecovery, event: said.VmScriptEnded) -> VmRecovery:
-    script = pre_script(state) if event.step == PRE_STEP else post_script(state)
-    assert script is not None, "a script that ended was chosen"
+def script_failed(
+    state: VmRecovery, step: str, script: ScriptDefinition, problem: Problem
+) -> VmRecovery:
+    """A script failed for good: what that means for the VM and the operation."""
     effect = scripts.on_failure(script, definition(state).on_error)
     # A pre-script that stops the operation leaves a VM that was not brought up: failed. A VM
     # that is ready when its post-script stops the operation stays usable.
-    fails = effect == "fail_vm" or (effect == "stop" and event.step == PRE_STEP)
-    return msgspec.structs.replace(
+    fails = effect == "fail_vm" or (effect == "stop" and step == PRE_STEP)
+    state = msgspec.structs.replace(
         state,
         degraded=True,
-        failed=state.failed or fails,
         stop=state.stop or effect == "stop",
-        problem=state.problem
-        or Problem(
-            code=f"script-{event.report.outcome}",
-            message=f"{event.step} {script.run}: {event.report.error}",
-            remedy=event.report.remedy or "mend the script and run the operation again",
-        ),
+        problem=state.problem or problem,
     )
+    return failing(state, step, problem) if fails else state
+
+
+def failing(state: VmRecovery, step: str, problem: Problem | None) -> VmRecovery:
+    """The VM fails at a step."""
+    return msgspec.structs.replace(
+        state,
+        failed=True,
+        failed_step=state.failed_step or step,
+        problem=state.problem or problem,
+    )
+
+
+def with_run(state: VmRecovery, step: str, run: ScriptRun) -> VmRecovery:
+    """The state with another run of one of its scripts."""
+    return msgspec.structs.replace(state, **{"pre" if step == PRE_STEP else "post": run})
 
 
 def _step_ended(state: VmRecovery, event: said.VmStepEnded) -> VmRecovery:
     step = event.timing.name
-    state = _without(state, f"rebuild/{event.disk}" if step == REBUILD else step)
-    state = msgspec.structs.replace(state, steps=(*state.steps, event.timing))
+    running = tuple(
+        part
+        for part in state.running
+        if not (is_step(part, step) and (not event.disk or event.disk == _disk_of(part)))
+    )
+    state = msgspec.structs.replace(state, running=running, steps=(*state.steps, event.timing))
     if step in windows_steps.STEPS:
         work = windows_steps.ended(state.windows, event.timing)
         state = msgspec.structs.replace(state, windows=work)
@@ -285,13 +421,17 @@ def _step_ended(state: VmRecovery, event: said.VmStepEnded) -> VmRecovery:
         return _made(state, step, event.made)
     if event.timing.state == "cancelled" and halted(state):
         return state
-    return msgspec.structs.replace(state, failed=True, problem=state.problem or event.problem)
+    return failing(state, step, event.problem)
+
+
+def _disk_of(part: str) -> str:
+    return part.split("/")[1]
 
 
 def _made(state: VmRecovery, step: str, made: dict[str, Any]) -> VmRecovery:
     match step:
         case "hold-copy":
-            return msgspec.structs.replace(state, copy=msgspec.convert(made, CopyHeld))
+            return _held(state, msgspec.convert(made, CopyHeld))
         case "rebuild-disks":
             disk = msgspec.convert(made, DiskRebuilt)
             return msgspec.structs.replace(state, disks={**state.disks, disk.name: disk})
@@ -304,3 +444,20 @@ def _made(state: VmRecovery, step: str, made: dict[str, Any]) -> VmRecovery:
         case "prepare-windows":
             return state
     raise AssertionError(f"{step} makes nothing")
+
+
+def _held(state: VmRecovery, copy: CopyHeld) -> VmRecovery:
+    """The copy to read from. Disks of another one are never put together with its: all are made
+    anew, under tokens of their own, and cleanup finds the others by their tag."""
+    state = msgspec.structs.replace(state, copy=copy)
+    if not state.last_copy or state.last_copy == copy.copy_id:
+        return state
+    return msgspec.structs.replace(state, disks={}, copies=state.copies + 1, windows=WindowsWork())
+
+
+def unasked(state: VmRecovery, at: dt.datetime | None) -> VmRecovery:
+    """Nobody waits for a person, or for whoever paused it, any more."""
+    count = len(state.paused) + (state.question is not None)
+    return msgspec.structs.replace(
+        state, question=None, paused=(), waits=state.waits.over(at, count=count)
+    )

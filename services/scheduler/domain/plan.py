@@ -16,6 +16,7 @@ from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
 from schemas.common import Problem
 from schemas.plans import PlanDefinition, ReplicationPolicy
+from schemas.recovery_steering import RecoveryHeldAgain
 from services.scheduler.domain.names import recovery_of, vm_streams
 from shared.decider import Family
 from shared.errors import Refused
@@ -302,6 +303,18 @@ def _quarantine_ended(state: Plan, event: said_ops.PlanQuarantineEnded) -> None:
     state.quarantined = tuple(site for site in state.quarantined if site != event.site)
 
 
+def _held_again(state: Plan, event: RecoveryHeldAgain) -> None:
+    """An ended recovery goes on; of what it holds still nothing is forgotten."""
+    before = state.recoveries.get(event.job)
+    vms = before.vms if before is not None and not before.released else ()
+    entry = RecoveryEntry(
+        mode=event.mode,
+        vms=(*vms, *(vm for vm in event.vms if vm not in vms)),
+        checkpoint="" if event.checkpoint == "latest" else event.checkpoint,
+    )
+    state.recoveries = {**state.recoveries, event.job: entry}
+
+
 def _recovery_recorded(state: Plan, event: said.RecoveryRecorded) -> None:
     _change_recovery(state, event.job, ended=True)
 
@@ -343,6 +356,7 @@ _APPLY: Final[dict[type, Callable[[Plan, Any], None]]] = {
     said.CheckpointPreservationChanged: _preservation,
     said.RecoveryRequested: _recovery_requested,
     said.RecoveryRecorded: _recovery_recorded,
+    RecoveryHeldAgain: _held_again,
     said.RecoveryHoldsReleased: _holds_released,
     said.CheckpointHoldReleased: _checkpoint_released,
     said_ops.RecoveryAwaited: _awaited,

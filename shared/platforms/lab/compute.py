@@ -53,6 +53,7 @@ class LabCompute:
         self._root = frame.folder.root
         self._space = Space(frame.folder)
         self._cache: dict[str, tuple[tuple[int, int, int], InstanceRecord]] = {}
+        self._addresses: dict[tuple[str, int], tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
     async def rebuild_disk(self, call: Call, *, copy_id: str, disk: str) -> DiskRef:
@@ -136,7 +137,6 @@ class LabCompute:
         return record
 
     def _build(self, call: Call, spec: InstanceSpec, vm: VmSpec, path: Path) -> InstanceRecord:
-        taken = [address for record in self._records() for address in record.addresses]
         record = InstanceRecord(
             id=path.name,
             name=spec.name,
@@ -145,7 +145,7 @@ class LabCompute:
             job=call.job,
             effect_id=call.key,
             network=spec.network,
-            addresses=(machines.address_for(self._frame.folder, path.name, taken),),
+            addresses=(machines.address_for(self._frame.folder, path.name, self._taken()),),
             disks=tuple(disk.file for disk in spec.disks),
             boots_in_s=vm.guest.boots_in_s,
             has_command=bool(vm.guest.command),
@@ -279,6 +279,26 @@ class LabCompute:
             found = {name: known for name in names if (known := self._record(root, name))}
             self._cache = found
             return [record for _, record in found.values()]
+
+    def _taken(self) -> set[str]:
+        """Addresses of all instances. They never change while an instance exists: only folders
+        that were not seen before are looked into, or 2,000 creations would read 2 million files.
+        """
+        found: dict[tuple[str, int], tuple[str, ...]] = {}
+        with self._lock, os.scandir(self._root / "instances") as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                which = (entry.name, entry.inode())
+                known = self._addresses.get(which)
+                if known is None:
+                    record = read_flat(Path(entry.path) / "instance.yaml", InstanceRecord)
+                    if record is None:
+                        continue
+                    known = record.addresses
+                found[which] = known
+            self._addresses = found
+        return {address for addresses in found.values() for address in addresses}
 
     def _record(self, root: Path, name: str) -> tuple[tuple[int, int, int], InstanceRecord] | None:
         path = root / name / "instance.yaml"

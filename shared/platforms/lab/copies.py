@@ -376,12 +376,14 @@ def list_checkpoints(folder: SiteFolder, plan: str) -> list[CopyRecord]:
 
 def every_copy_folder(folder: SiteFolder) -> list[CopyFolder]:
     """The copy folder of every plan and VM at the site."""
-    found = []
-    root = folder.root / "replicas"
-    for plan in _names(root):
-        for vm in _names(root / plan):
-            found.append(CopyFolder(folder, _decode_name(plan), _decode_name(vm)))
-    return found
+    plans = _names(folder.root / "replicas")
+    return [home for plan in plans for home in copy_folders(folder, _decode_name(plan))]
+
+
+def copy_folders(folder: SiteFolder, plan: str) -> list[CopyFolder]:
+    """The copy folder of every VM of a plan, by VM."""
+    names = _names(folder.root / "replicas" / component(plan))
+    return [CopyFolder(folder, plan, vm) for vm in sorted(_decode_name(name) for name in names)]
 
 
 def read_record(path: Path) -> CopyRecord | None:

@@ -10,12 +10,15 @@ import datetime as dt
 import os
 import threading
 from collections import defaultdict
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from shared.platforms.lab.folder import SiteFolder
 from shared.platforms.ports import Call
+
+T = TypeVar("T")
 
 Outcome = Literal["ok", "known", "throttled", "fault", "error"]
 
@@ -33,6 +36,7 @@ class CallJournal:
         self._lock = threading.Lock()
         self._sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self._asked: dict[tuple[str, str], Call] = {}
+        self._admitted = threading.local()
 
     def close(self) -> None:
         """Write what was added up and close the file."""
@@ -42,6 +46,14 @@ class CallJournal:
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = -1
+
+    def admitted(self, at: str, work: Callable[[], T]) -> T:
+        """Do the work of a call that its quotas let pass at `at`: its lines say so."""
+        self._admitted.at = at
+        try:
+            return work()
+        finally:
+            self._admitted.at = ""
 
     def line(
         self,
@@ -66,6 +78,8 @@ class CallJournal:
         }
         if call is not None and call.plan:
             record["plan"] = call.plan
+        if asked_at := getattr(self._admitted, "at", ""):
+            record["asked_at"] = asked_at
         if extra:
             record.update(extra)
         self._append(_ENCODE(record) + b"\n")

@@ -1,4 +1,4 @@
-"""The budgets of a lab site. Owns no enforcement (`quotas`)."""
+"""The budgets and latencies of a lab site. Owns no enforcement (`quotas`)."""
 
 from __future__ import annotations
 
@@ -31,3 +31,7 @@ class LabLimits:
         """The budgets a call spends; KeyError for a name that is no call."""
         quotas = self._settings().quotas
         return tuple(name for name in CALLS[call_name] if name in quotas)
+
+    def latency_s(self, call_name: str) -> float | None:
+        """What `site.yaml` simulates; without it a call takes what its files take."""
+        return self._settings().latency_s.get(call_name)

@@ -15,6 +15,7 @@ from typing import Final
 
 from shared.errors import Busy, Throttled
 from shared.platforms.lab.folder import SiteFolder, component, locked
+from shared.platforms.lab.journal import now_text
 from shared.platforms.lab.settings import Quota
 from shared.platforms.lab.vocabulary import SEATS
 
@@ -44,18 +45,22 @@ class Quotas:
     def __init__(self, folder: SiteFolder) -> None:
         self._folder = folder
 
-    def spend(self, needs: list[tuple[str, Quota]], *, slots: Slots) -> None:
+    def spend(self, needs: list[tuple[str, Quota]], *, slots: Slots) -> str:
         """Take one token or slot of each; Throttled, Busy where there is none, nothing done.
+
+        Gives the moment by which buckets were judged, which is when the call was asked for.
 
         Rates come after slots: a refused slot costs no token, as a refusal in a cloud does not
         give tokens back.
         """
         where = self._folder.ensure(".lab", "quotas")
+        asked_at = now_text()
         for name, quota in sorted(needs, key=lambda need: need[1].concurrent is None):
             if quota.concurrent is None:
-                _take_token(where / component(name), name, quota)
+                asked_at = _take_token(where / component(name), name, quota)
             elif name != SEATS:
                 _take_slot(self._folder.ensure(".lab", "quotas", name), name, quota, slots)
+        return asked_at
 
 
 def refuse_seat(open_count: int, quota: Quota) -> None:
@@ -70,10 +75,10 @@ def refuse_seat(open_count: int, quota: Quota) -> None:
         )
 
 
-def _take_token(path: Path, name: str, quota: Quota) -> None:
+def _take_token(path: Path, name: str, quota: Quota) -> str:
     assert quota.burst is not None and quota.per_second is not None
     with locked(path, wait_s_max=_LOCK_WAIT_S_MAX) as fd:
-        now = time.monotonic()
+        now, asked_at = time.monotonic(), now_text()
         tokens, at = quota.burst, now
         raw = os.pread(fd, _BUCKET.size, 0)
         if len(raw) == _BUCKET.size:
@@ -92,6 +97,7 @@ def _take_token(path: Path, name: str, quota: Quota) -> None:
             retry_after_s=(1 - tokens) / quota.per_second,
             quota=name,
         )
+    return asked_at
 
 
 def _take_slot(where: Path, name: str, quota: Quota, slots: Slots) -> None:

@@ -209,6 +209,14 @@ class LabTarget:
 
         return await self._frame.read("current", Call(key="", plan=plan, vm=vm), work)
 
+    async def list_current(self, *, plan: str) -> tuple[CopyFacts, ...]:
+        def work() -> tuple[CopyFacts, ...]:
+            homes = copies.copy_folders(self._frame.folder, plan)
+            found = (home.current() for home in homes)
+            return tuple(record.facts() for record in found if record is not None)
+
+        return await self._frame.read("list_current", Call(key="", plan=plan), work)
+
     async def create_checkpoint(
         self, call: Call, *, checkpoint_id: str, manifest: dict[str, Any]
     ) -> CopyFacts:

@@ -32,6 +32,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "hold": (),
     "release": (),
     "current": ("DescribeSnapshots",),
+    "list_current": ("DescribeSnapshots",),
     "create_checkpoint": ("CopySnapshot",),
     "delete_checkpoint": ("DeleteSnapshot",),
     "list_checkpoints": ("DescribeSnapshots",),

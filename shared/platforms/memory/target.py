@@ -239,6 +239,13 @@ class MemoryTarget:
 
         return await self._frame.run("current", Call(key="", plan=plan, vm=vm), work)
 
+    async def list_current(self, *, plan: str) -> tuple[CopyFacts, ...]:
+        def work() -> tuple[CopyFacts, ...]:
+            found = sorted(self._site.current.items())
+            return tuple(copy.facts for (of_plan, _), copy in found if of_plan == plan)
+
+        return await self._frame.run("list_current", Call(key="", plan=plan), work)
+
     async def create_checkpoint(
         self, call: Call, *, checkpoint_id: str, manifest: dict[str, Any]
     ) -> CopyFacts:

@@ -220,6 +220,14 @@ class TargetContract:
         one = await finalize(world.west, "f2", [await stage(world.west, "c", b"c" * DISK)])
         assert [d.name for d in one.disks] == ["sda", "sdb"]
 
+    async def test_all_current_copies_of_a_plan_are_one_call(self, world: World) -> None:
+        assert await world.west.target.list_current(plan="shop") == ()
+        copy = await copied(world.west, "m1", b"1" * DISK)
+        newer = await copied(world.west, "m2", b"2" * DISK)
+        assert newer != copy
+        assert await world.again().target.list_current(plan="shop") == (newer,)
+        assert await world.west.target.list_current(plan="other") == ()
+
     async def test_finalizing_twice_with_a_key_switches_once(self, world: World) -> None:
         made = await stage(world.west, "g", b"1" * DISK)
         first = await finalize(world.west, "f", [made])

@@ -101,6 +101,15 @@ class Desk:
         await self.site(f"{name}-west")
         return await self.command("/v1/plans", plan_body(name, *vms, **fields))
 
+    async def limited(self, budget: str) -> None:
+        """Return once the work queue keeps a budget that the site's files set."""
+        async with asyncio.timeout(ASK_S_MAX):
+            while True:
+                budgets = (await self.get("/v1/queue")).body["budgets"]
+                if budget in {each["name"] for each in budgets}:
+                    return
+                await asyncio.sleep(0.1)
+
     async def ended(self, job: str) -> dict[str, Any]:
         """A job once it has ended."""
         async with asyncio.timeout(ASK_S_MAX):

@@ -202,8 +202,7 @@ async def test_a_dry_run_says_every_call_page_by_page(desk: Desk) -> None:
     first = (await desk.get(f"/v1/jobs/{job}/calls?limit=7")).body
     rest = (await desk.get(f"/v1/jobs/{job}/calls?cursor={first['next']}")).body
     calls = first["items"] + rest["items"]
-    assert [call["call"] for call in calls] == [
-        *("hold", "rebuild_disk", "create_instance", "power_on", "release"),
+    assert [call["call"] for call in calls if call["vm"] == "rehearsed-db"] == [
         *("hold", "rebuild_disk", "create_instance", "power_on", "release"),
     ]
     assert (rest["next"], len(calls)) == (None, ended["facts"]["calls_total"])

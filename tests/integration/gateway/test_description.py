@@ -10,6 +10,8 @@ from tests.integration.gateway.desk import Desk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+JOB = "recovery:p:1"
+
 
 async def test_the_description_is_served(desk: Desk) -> None:
     answer = await desk.get("/openapi.json")
@@ -21,7 +23,7 @@ async def test_the_description_is_served(desk: Desk) -> None:
 async def test_an_unknown_field_is_refused_with_those_that_are_described(
     desk: Desk, path: str
 ) -> None:
-    real = path.format(name="p", alert="alert:a:b:c", action="snooze", job="recovery:shop:r1")
+    real = path.format(name="p", job=JOB, alert="alert:a:b:c", action="snooze")
     answer = await desk.command(real, {"zz": 1})
     assert (answer.status, answer.code) == (422, "invalid")
     assert "'zz'" in answer.body["message"]
@@ -31,7 +33,7 @@ async def test_an_unknown_field_is_refused_with_those_that_are_described(
 
 @pytest.mark.parametrize("path", sorted(p for p, (_, needed) in openapi.BODIES.items() if needed))
 async def test_a_field_that_must_be_there_is_asked_for(desk: Desk, path: str) -> None:
-    real = path.format(name="p")
+    real = path.format(name="p", job=JOB)
     answer = await desk.command(real, {})
     assert (answer.status, answer.code) == (422, "invalid")
     told = f"{answer.body['message']} {answer.body['details']}"
@@ -43,6 +45,7 @@ async def test_a_field_that_must_be_there_is_asked_for(desk: Desk, path: str) ->
     [
         "/v1/jobs/x/cancel",
         "/v1/jobs/x/cleanup",
+        "/v1/jobs/x/pause",
         "/v1/jobs/x/commit",
         "/v1/jobs/x/rollback",
         "/v1/jobs/recovery:p:x/commit",

@@ -232,22 +232,23 @@ async def test_a_dry_run_lists_the_calls_and_what_they_spend_and_touches_nothing
     begin(lab, vm("db", 1, boot_delay_s=20), vm("app", 2), dry_run=True)
     await lab.run()
     facts = lab.world.event(said.PreflightFinished).facts
-    assert [(call["call"], call["vm"]) for call in facts["calls"]] == [
-        ("hold", "db"),
-        ("rebuild_disk", "db"),
-        ("rebuild_disk", "db"),
-        ("create_instance", "db"),
-        ("power_on", "db"),
-        ("release", "db"),
-        ("hold", "app"),
-        ("rebuild_disk", "app"),
-        ("create_instance", "app"),
-        ("power_on", "app"),
-        ("release", "app"),
+    assert [(call["call"], call["vm"], call["at_s"]) for call in facts["calls"]] == [
+        ("hold", "db", 0),
+        ("hold", "app", 0),
+        ("rebuild_disk", "db", 0),
+        ("rebuild_disk", "db", 0),
+        ("rebuild_disk", "app", 0),
+        ("create_instance", "db", 0),
+        ("power_on", "db", 0),
+        ("release", "db", 0),
+        ("create_instance", "app", 2),
+        ("power_on", "app", 20),
+        ("release", "app", 20),
     ]
     assert facts["budgets"]["CreateVolume"] == {"calls": 3}
     assert facts["budgets"]["RunInstances"]["seconds_min"] == 2
     assert facts["seconds_min"] == 20
+    assert (facts["build_ahead"], facts["early"], facts["latencies"]) == (True, True, {})
     assert not {line["call"] for line in lab.journal()} & set(MUTATIONS)
 
 

@@ -2,96 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
-
-import msgspec
-import pytest
-
 from schemas import recovery as said
-from schemas import registry
-from schemas.envelope import Meta, commands_topic
-from schemas.ids import partition_of
 from services.recovery.domain.vm_state import vm_stream
-from services.recovery.domain.work import QUOTAS
-from services.recovery.main import build
-from shared.clock import SystemClock
-from shared.databases import Databases
-from shared.effects.port import Budget
-from shared.eventlog.port import NewRow, Step
-from shared.process import Process
-from shared.service import Service
-from shared.settings import Settings
-from tests.integration.recovery.lab import Lab
-from tests.unit.recovery.world import JOB, enrol, header, start, vm
+from tests.integration.recovery.service import Running
+from tests.unit.recovery.world import JOB, header, vm
 
-TOPIC = commands_topic("recovery")
 CLEANUP = "cleanup:shop:k1"
-
-
-class Running:
-    """A running recovery service and a stand-in for those who send to it."""
-
-    def __init__(self, process: Process, service: Service, lab: Lab) -> None:
-        self.process = process
-        self.service = service
-        self.lab = lab
-
-    async def send(self, source: str, *bodies: Any) -> None:
-        store = await self.process.store(source)
-        meta = Meta(occurred_at=SystemClock().now())
-        rows = []
-        for body in bodies:
-            name, version, data = registry.encode(body)
-            partition = partition_of("shop")
-            rows.append(NewRow(TOPIC, partition, "plan:shop", 0, name, version, data, meta))
-        await store.commit(Step(rows=rows))
-        self.process.news("recovery").poke((TOPIC,))
-
-    async def recover(self, *vms: Any, **options: Any) -> None:
-        policy = msgspec.structs.replace(
-            options.pop("header", header()), recovery_site=self.lab.site
-        )
-        begin = msgspec.structs.replace(
-            start(*vms, header=policy, **options), requested_at=SystemClock().now()
-        )
-        await self.send("scheduler", *(enrol(each, header=policy) for each in vms), begin)
-
-    async def state(self, stream: str) -> Any:
-        return (await self.service.read_states((stream,)))[stream]
-
-    async def until(self, stream: str, reached: Any, *, within_s: float = 30) -> Any:
-        async with asyncio.timeout(within_s):
-            while not reached(state := await self.state(stream)):  # noqa: ASYNC110 - other tasks
-                await asyncio.sleep(0.02)
-            return state
-
-
-def _open(name: str) -> Budget:
-    """A quota with room for everything."""
-    return Budget(name=name, mode="rate", burst=1e6, per_second=1e6)
-
-
-@pytest.fixture
-async def running(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Running]:
-    os.chmod(tmp_path, 0o755)
-    lab = Lab(tmp_path)
-    settings = Settings(home=tmp_path, lease_s=2.0, heartbeat_s=0.5)
-    async with Process(settings, Databases(postgres_dsn)) as process:
-        service = await build(process)
-        queue = await process.queue("recovery")
-        await queue.define([_open(f"west/{quota}") for quota in sorted(set(QUOTAS.values()))])
-        async with asyncio.TaskGroup() as group:
-            news = group.create_task(process.hear())
-            task = group.create_task(service.run())
-            yield Running(process, service, lab)
-            service.stop()
-            await asyncio.wait([task], timeout=15)
-            news.cancel()
-    await lab.platform.close()
 
 
 async def test_a_test_recovery_and_its_cleanup_run_through_the_engine(running: Running) -> None:

@@ -13,10 +13,11 @@ import pytest
 from services.recovery.domain.work import QUOTAS
 from services.recovery.main import build
 from shared.databases import Databases
+from shared.effects.port import Budget
 from shared.process import Process
 from shared.settings import Settings
 from tests.integration.recovery.lab import Lab
-from tests.integration.recovery.test_service import Running, _open
+from tests.integration.recovery.service import Running
 from tests.integration.recovery.test_windows import (
     ONE_NODE,
     PREP_CALLS,
@@ -59,9 +60,15 @@ async def test_whichever_call_a_service_dies_after_the_node_is_on_once_and_off_a
     settings = Settings(home=tmp_path, lease_s=1.5, heartbeat_s=0.4)
     async with Process(settings, Databases(postgres_dsn)) as process:
         # It only looks and sends: the processes below do the work.
-        running = Running(process, await build(process), lab)
         queue = await process.queue("recovery")
-        await queue.define([_open(f"west/{quota}") for quota in sorted(set(QUOTAS.values()))])
+        running = Running(process, lab, queue)
+        running.service = await build(process)
+        await queue.define(
+            [
+                Budget(name=f"west/{quota}", mode="rate", burst=1e6, per_second=1e6)
+                for quota in sorted(set(QUOTAS.values()))
+            ]
+        )
         await running.recover(vm("win"))
         first = await serve(tmp_path, postgres_dsn, f"call:{call}")
         assert await asyncio.wait_for(first.wait(), timeout=60) == -9

@@ -17,6 +17,7 @@ from shared.decider import EffectOutcome
 from shared.effects.policy import Requeue, Verdict, given_back
 from shared.effects.port import Claimed
 from shared.effects.settling import Settling
+from shared.eventlog.port import Pushback
 from shared.fold import Input, Tried
 from shared.telemetry.metrics import EngineMetrics
 
@@ -58,7 +59,7 @@ def outcome(**fields: Any) -> EffectOutcome:
         (outcome(ok=False, code="gone"), "failed"),
         (outcome(ok=False, code="cancelled"), "cancelled"),
         (outcome(ok=False, unknown=True), "unknown"),
-        (Requeue(at=AT, attempt=0, code="throttled"), "throttled"),
+        (Requeue(at=AT, attempt=0, pushback=Pushback()), "throttled"),
         (Requeue(at=AT, attempt=1, code="timeout", failed=True), "retried"),
         (given_back(claimed(), at=AT), "given-back"),
     ],

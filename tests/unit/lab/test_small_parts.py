@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 
 from shared.errors import Permanent, Refused
 from shared.platforms.lab.copies import _decode_name
-from shared.platforms.lab.folder import component
+from shared.platforms.lab.folder import SiteFolder, component
 from shared.platforms.lab.guests import parse_stat, runs
-from shared.platforms.lab.machines import InstanceRecord
+from shared.platforms.lab.machines import (
+    InstanceRecord,
+    add_host,
+    drop_host,
+    hosts_path,
+)
 from shared.platforms.lab.records import dump_flat, read_flat
 from shared.platforms.lab.tracking import NEW, OUTSIDE, RESIZED, ChangeJournal
 
@@ -149,3 +154,21 @@ def test_the_journal_is_bounded_and_hides_no_change(
     after = ChangeJournal(tmp_path / "changes", disk, 3).changed(1, 3)
     for start, end in before:
         assert any(low <= start and end <= high for low, high in after)
+
+
+def test_a_machine_is_one_line_of_its_networks_hosts_whatever_else_is_added(
+    tmp_path: Path,
+) -> None:
+    site = SiteFolder(tmp_path)
+    add_host(site, "isolated@shop", "db", "127.1.1.1:8000")
+    add_host(site, "isolated@shop", "my-db", "127.1.1.1:8000")
+    add_host(site, "isolated@shop", "db", "127.1.1.2:8000")
+    add_host(site, "isolated@shop", "db", "127.1.1.1:9000")
+    add_host(site, "prod", "db", "127.1.1.9:8000")
+    assert hosts_path(site, "isolated@shop").read_text().splitlines() == [
+        "my-db 127.1.1.1:8000",
+        "db 127.1.1.2:8000",
+        "db 127.1.1.1:9000",
+    ]
+    drop_host(site, "isolated@shop", "my-db", "127.1.1.1")
+    assert "my-db" not in hosts_path(site, "isolated@shop").read_text()

@@ -88,6 +88,14 @@ def with_vm(**keys: Any) -> dict[str, Any]:
     return changed(vms=[{"name": "db", **keys}])
 
 
+STEP = {"name": "dns", "text": "point the name here", "at": "before-pre-script"}
+
+
+def by_hand(*more: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    """The shop plan with manual steps."""
+    return changed(recovery={"manual_steps": [{**STEP, **keys}, *more]})
+
+
 def parse(document: object) -> plans.PlanDefinition:
     return parse_plan(document, scripts=SCRIPTS)
 
@@ -127,6 +135,12 @@ def test_a_definition_survives_being_stored() -> None:
     stored = msgspec.json.decode(msgspec.json.encode(plan), type=plans.PlanDefinition)
     assert stored == plan
     assert canonical(stored) == canonical(plan)
+
+
+def test_a_vm_of_which_nothing_is_said_is_stored_as_its_name() -> None:
+    said = {**SHOP, "vms": ["db", {"name": "web", "boot_order": 2}]}
+    stored = msgspec.json.encode(parse_plan(said, scripts=SCRIPTS).vms)
+    assert stored == b'[{"name":"db"},{"name":"web","boot_order":2}]'
 
 
 def test_writing_out_a_default_changes_nothing() -> None:
@@ -206,7 +220,21 @@ def test_a_diff_names_vms_and_fields() -> None:
             changed(recovery={"networks": {"production": "isolated"}}),
             "recovery.networks.production",
         ),
-        (changed(recovery={"manual_steps": []}), "recovery.manual_steps"),
+        (changed(manual_steps=[]), "manual_steps"),
+        (changed(recovery={"manual_steps": {}}), "recovery.manual_steps"),
+        (by_hand(at="before-boot"), "recovery.manual_steps[0].at"),
+        (by_hand(at="before-boot-order"), "recovery.manual_steps[0].boot_order"),
+        (by_hand(boot_order=1), "recovery.manual_steps[0].boot_order"),
+        (by_hand(at="before-boot-order", boot_order=9), "recovery.manual_steps[0].boot_order"),
+        (by_hand(name="a b"), "recovery.manual_steps[0].name"),
+        (by_hand(text=""), "recovery.manual_steps[0].text"),
+        (by_hand(owner=7), "recovery.manual_steps[0].owner"),
+        (by_hand(timeout="0s"), "recovery.manual_steps[0].timeout"),
+        (by_hand(on_timeout="stop"), "recovery.manual_steps[0].on_timeout"),
+        (by_hand(operations=["reverse"]), "recovery.manual_steps[0].operations[0]"),
+        (by_hand(who="me"), "recovery.manual_steps[0].who"),
+        (by_hand({"name": "dns"}), "recovery.manual_steps[1].name"),
+        (with_vm(manual_steps=[{**STEP, "at": "before-pre-script"}]), "vms[0].manual_steps[0].at"),
         (changed(recovery={"build_ahead": 1}), "recovery.build_ahead"),
         (with_vm(boot_order=0), "vms[0].boot_order"),
         (with_vm(boot_order=True), "vms[0].boot_order"),
@@ -411,6 +439,27 @@ def test_a_script_runs_only_in_the_operations_it_names() -> None:
     assert script.runtime == "sh"
     assert script.timeout_s == 300.0
     assert script.on_failure is None
+
+
+def test_manual_steps_stand_at_the_plan_and_at_the_vm() -> None:
+    document = by_hand(
+        {"name": "vip", "text": "move it", "at": "before-boot-order", "boot_order": 2}, owner="net"
+    )
+    step = {"name": "look", "text": "look at it", "at": "after-boot", "timeout": "10m"}
+    document["vms"][0]["manual_steps"] = [{**step, "on_timeout": "continue"}]
+    definition = parse(document)
+    first, second = definition.recovery.manual_steps
+    assert (first.owner, first.timeout_s, first.on_timeout) == ("net", 86_400.0, "fail")
+    assert first.operations == ("test", "failover", "migrate", "failback")
+    assert (second.at, second.boot_order) == ("before-boot-order", 2)
+    (look,) = definition.vms[0].manual_steps
+    assert (look.at, look.timeout_s, look.on_timeout) == ("after-boot", 600.0, "continue")
+
+
+def test_a_manual_steps_name_is_used_once_per_level() -> None:
+    (problem,) = problems(by_hand(STEP))
+    assert "recovery.manual_steps[1].name" in problem
+    assert "first in recovery.manual_steps[0]" in problem
 
 
 def test_blackouts_read_as_daily_or_single_windows() -> None:

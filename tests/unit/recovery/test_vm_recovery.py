@@ -104,6 +104,17 @@ def test_every_platform_step_names_the_budget_its_call_spends() -> None:
     assert needs == (Need(budget="west/StartInstances", mode="rate"),)
 
 
+def test_lower_boot_orders_are_served_first_and_in_one_the_vm_that_is_furthest() -> None:
+    parts = ("hold-copy", "rebuild/sda", "create-instance", "power-on", "release-copy")
+
+    def dues(order: int) -> list[dt.datetime]:
+        world = begun(definition=vm("db", order))
+        return [go_to(world, part).effects[f"{STREAM}/{part}"].due for part in parts]
+
+    hold, rebuild, create, power_on, release = dues(1)
+    assert power_on < create < rebuild < hold < release < min(dues(2))
+
+
 def test_the_held_copy_goes_while_the_guest_boots_and_readiness_does_not_wait_for_it() -> None:
     world = go_to(begun(), "release-copy")
     world.deliver(said.InstanceReady(stream=STREAM, at=world.now))

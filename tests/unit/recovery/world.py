@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from schemas import recovery as said
+from schemas import recovery_steering as steer
 from schemas import recovery_work as work
-from schemas.common import ScriptReport
+from schemas.common import Problem, ScriptReport
 from schemas.ids import family_of
 from schemas.plans import (
     RECOVERY_OPERATIONS,
@@ -128,6 +129,7 @@ class World:
         self.log: list[tuple[str, Any, dt.datetime]] = []
         self.queues: dict[str, deque[Any]] = defaultdict(deque)
         self.sent: list[Any] = []
+        self.answers: list[Any] = []
         self.effects: dict[str, Effect] = {}
         self.asked_to_stop: set[str] = set()
         self.timers: dict[tuple[str, str], tuple[dt.datetime, Any]] = {}
@@ -244,11 +246,23 @@ class World:
             self.timers[stream, timer.name] = (timer.due, stored(timer.message))
         for name in decision.cancel_timers:
             self.timers.pop((stream, name), None)
+        self.answers += decision.answers
         for send in decision.sends:
             if send.to == "recovery":
                 self.queues[send.key].append(stored(send.message))
             else:
                 self.sent.append(stored(send.message))
+
+    def steer(self, kind: type, job: str = JOB, **fields: Any) -> None:
+        """A person's command about a job; a Refused goes through."""
+        self.deliver(kind(command_id=f"c{len(self.log)}", job=job, **fields))
+
+    def grant_holds(self, *, problem: Problem | None = None) -> None:
+        """The scheduler answers what it was last asked about holds."""
+        asked = self.to_scheduler(steer.HoldAgain)[-1]
+        self.deliver(
+            steer.HoldsAnswered(job=asked.job, command_id=asked.command_id, problem=problem)
+        )
 
     def asked(self, effect_id: str, effect: Effect) -> None:
         """Called for every effect asked for; tests look at the moment."""

@@ -11,6 +11,7 @@ from services.replicator.progress import TransferProgress
 from shared.effects.port import Budget
 from shared.platforms.lab.vocabulary import QUOTAS as LAB_QUOTAS
 from shared.platforms.ports import BudgetFacts
+from shared.platforms.sites import ARRIVAL_S
 
 
 def named(*facts: BudgetFacts) -> dict[str, Budget]:
@@ -27,7 +28,18 @@ def test_what_a_site_does_not_limit_is_open() -> None:
 
 def test_a_sites_limit_replaces_the_open_one() -> None:
     budgets = named(BudgetFacts(name="RunInstances", burst=5, per_second=2))
-    assert (budgets["west/RunInstances"].burst, budgets["west/RunInstances"].per_second) == (5, 2)
+    assert budgets["west/RunInstances"].per_second == 2
+
+
+def test_what_may_arrive_late_is_kept_off_a_burst_but_never_its_last_token() -> None:
+    budgets = named(
+        BudgetFacts(name="RunInstances", burst=5, per_second=2),
+        BudgetFacts(name="StartInstances", burst=1, per_second=0.5),
+        BudgetFacts(name="CreateVolume", burst=2, per_second=100),
+    )
+    assert budgets["west/RunInstances"].burst == 5 - 2 * ARRIVAL_S
+    assert budgets["west/StartInstances"].burst == 1
+    assert budgets["west/CreateVolume"].burst == 1
 
 
 def test_a_limit_of_another_mode_is_left_to_the_platform() -> None:

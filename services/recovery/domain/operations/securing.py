@@ -89,6 +89,11 @@ def left_off(side: SourceSide) -> tuple[str, ...]:
     )
 
 
+def runs_still(side: SourceSide, vm: str) -> bool:
+    """Whether a VM's source could not be fenced: the VM was left out."""
+    return side.states.get(vm) == "failed"
+
+
 def gives_up_unreached(side: SourceSide) -> bool:
     """Whether VMs are recovered whose originals may still run somewhere."""
     return side.lost or "gone" in side.states.values()

@@ -26,6 +26,9 @@ class SiteLimits:
     def needs(self, call_name: str) -> tuple[str, ...]:
         return ("PutBlock", "snapshot-writes") if call_name == "write_chunk" else ()
 
+    def latency_s(self, call_name: str) -> float | None:
+        return None
+
 
 async def starts(pace: SitePace, *, calls: int) -> list[float]:
     """Start times of calls asked for at once."""
