@@ -181,6 +181,12 @@ class ReadyProbe(_Definition, frozen=True, kw_only=True):
     within_s: float = READY_WITHIN_DEFAULT_S
 
 
+class WindowsPolicy(_Definition, frozen=True, kw_only=True):
+    """What is done for a VM whose copy is of a Windows. `validate`: ask it how it is."""
+
+    validate: bool = True
+
+
 class ReplicationScripts(_Definition, frozen=True, kw_only=True):
     """A VM's scripts around each of its iterations."""
 
@@ -202,6 +208,7 @@ class VmDefinition(_Definition, frozen=True, kw_only=True):
     pre_script: ScriptDefinition | None = None
     post_script: ScriptDefinition | None = None
     replication: ReplicationScripts = ReplicationScripts()
+    windows: WindowsPolicy = WindowsPolicy()
     manual_steps: tuple[ManualStep, ...] = ()
 
 

@@ -442,13 +442,18 @@ class VmBootAllowed(Fact, frozen=True, kw_only=True):
 
 @published("recovery.vm-step-ended")
 class VmStepEnded(Fact, frozen=True, kw_only=True):
-    """A step ended; `made` says what is on the platform now, `disk` which disk it was."""
+    """A step ended; `made` says what is on the platform now, `disk` which disk it was.
+
+    `steps` is the VM's step list from now on, where the end of this one made more of it known:
+    only the copy says that a VM is a Windows.
+    """
 
     timing: StepTiming
     disk: str = ""
     made: dict[str, Any] = {}
     problem: Problem | None = None
     mode: RecoveryMode = "test"
+    steps: tuple[str, ...] = ()
 
 
 @published("recovery.vm-script-started")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from schemas.common import Fact, Problem, ScriptReport, ScriptWork
 from schemas.plans import ScriptDefinition
+from schemas.prep import ListedNode
 from schemas.recovery import Member
 from schemas.registry import published
 from schemas.scheduler import RecoveryMode, SiteRef
@@ -85,13 +86,17 @@ class CopyDisk(Fact, frozen=True, kw_only=True):
 
 @published("recovery.copy-held")
 class CopyHeld(Fact, frozen=True, kw_only=True):
-    """The copy to read from. `early`: instances can be created before they may boot."""
+    """The copy to read from. `early`: instances can be created before they may boot.
+
+    `os` is what the copy says that it is of, as `windows`.
+    """
 
     copy_id: str
     taken_at: dt.datetime
     disks: tuple[CopyDisk, ...]
     configuration: dict[str, Any] = {}
     early: bool = True
+    os: str = ""
 
 
 @published("recovery.rebuild-disk")
@@ -207,6 +212,60 @@ class RemoveObject(SiteWork, frozen=True, kw_only=True):
     action: Literal["power-off", "delete"]
     kind: str
     object_id: str
+
+
+# ── Windows ──────────────────────────────────────────────────────────────────────────────────
+
+
+@published("recovery.list-prep-nodes")
+class ListPrepNodes(SiteWork, frozen=True, kw_only=True):
+    """List the prep nodes of a site."""
+
+
+@published("recovery.prep-nodes")
+class PrepNodesFound(Fact, frozen=True, kw_only=True):
+    """The prep nodes of a site, in their order."""
+
+    nodes: tuple[ListedNode, ...] = ()
+
+
+@published("recovery.power-prep-node")
+class PowerPrepNode(SiteWork, frozen=True, kw_only=True):
+    """Power a prep node on or off; the effect's kind says which."""
+
+    node: str
+
+
+@published("recovery.prepare-windows")
+class PrepareWindows(SiteWork, frozen=True, kw_only=True):
+    """Make the Windows on rebuilt disks boot at the site, on the node where the VM has a seat."""
+
+    node: str
+    disks: tuple[DiskRebuilt, ...]
+
+
+@published("recovery.windows-prepared")
+class WindowsPrepared(Fact, frozen=True, kw_only=True):
+    """What was changed, in words, and what was found besides; verified."""
+
+    target: str
+    changes: tuple[str, ...] = ()
+    findings: tuple[Problem, ...] = ()
+
+
+@published("recovery.validate-windows")
+class ValidateWindows(SiteWork, frozen=True, kw_only=True):
+    """Ask the Windows in an instance how it is; it should use `disks` disks."""
+
+    instance_id: str
+    disks: int
+
+
+@published("recovery.windows-validated")
+class WindowsValidated(Fact, frozen=True, kw_only=True):
+    """The Windows is well: its services run, its disks are online, its network is up."""
+
+    disks_online: int
 
 
 @published("recovery.look-at-source")

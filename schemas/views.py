@@ -83,17 +83,34 @@ class Site(Document, frozen=True, kw_only=True):
 
 
 class Node(Document, frozen=True, kw_only=True):
-    """What replicates at a site. In this version the replicator acts as the one node of each.
+    """What replicates at a site, or prepares Windows VMs there.
 
-    `capacity` and `in_use` count disks copied at once; `state` is that of the node's site.
+    *replication*: the replicator acts as the one node of each site in this version; `capacity`
+    and `in_use` count disks copied at once, `state` is that of the site. *prep*: they count seats
+    of Windows VMs; it is *off* while nobody needs it, and a `drained` one takes no new work.
+    `error` is why it last failed to come on.
     """
 
     name: str
     site: str
-    kind: Literal["replication"] = "replication"
-    state: Literal["online", "offline", "unknown"] = "unknown"
+    kind: Literal["replication", "prep"] = "replication"
+    state: Literal["online", "offline", "unknown", "off", "starting", "stopping"] = "unknown"
     capacity: int = 0
     in_use: int = 0
+    drained: bool = False
+    error: Error | None = None
+
+
+class PrepNode(Document, frozen=True, kw_only=True):
+    """A prep node as the pool of its site knows it; joined into `Node` with what is listed."""
+
+    site: str
+    node: str
+    seats: int = 0
+    power: Literal["on", "off", "unknown", "starting", "stopping"] = "off"
+    in_use: int = 0
+    drained: bool = False
+    error: Error | None = None
 
 
 # ── Plans and their VMs ──────────────────────────────────────────────────────────────────────

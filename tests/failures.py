@@ -28,6 +28,7 @@ PARTS: Final = (
     "A service",
     "Protected site",
     "Recovery site",
+    "Prep node",
     "Guest",
     "Script",
     "Mail server",

@@ -90,6 +90,7 @@ def _read_vm(node: Node, scripts: Mapping[str, bytes]) -> plans.VmDefinition:
         replication=_UNSAID.replication
         if replication is None
         else _read_vm_replication(replication, scripts),
+        windows=_read_windows(fields),
         manual_steps=read_manual_steps(fields, plans.VM_MANUAL_POINTS),
     )
     fields.refuse("after", allowed="nothing: plans come after plans, VMs have their boot_order")
@@ -101,6 +102,15 @@ def _read_vm_replication(fields: Fields, scripts: Mapping[str, bytes]) -> plans.
     pre_script, post_script = read_hooks(fields, VM_REPLICATION, scripts=scripts)
     fields.close()
     return plans.ReplicationScripts(pre_script=pre_script, post_script=post_script)
+
+
+def _read_windows(fields: Fields) -> plans.WindowsPolicy:
+    found = fields.fields("windows", "a mapping with validate")
+    if found is None:
+        return _UNSAID.windows
+    policy = plans.WindowsPolicy(validate=found.take("validate", flag(), default=True))
+    found.close()
+    return policy
 
 
 def _read_ready(node: Node) -> plans.ReadyProbe:

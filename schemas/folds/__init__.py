@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.folds import alerts, checkpoints, commands, jobs, plans, sites, vms
+from schemas.folds import alerts, checkpoints, commands, jobs, plans, prep_nodes, sites, vms
 from schemas.folds.base import View
 
 VIEWS: tuple[View, ...] = (
@@ -16,5 +16,6 @@ VIEWS: tuple[View, ...] = (
     alerts.VIEW,
     commands.ACCEPTS,
     commands.SETTLEMENTS,
+    prep_nodes.VIEW,
 )
 """Every table of documents, in the order in which a batch writes them."""

@@ -18,6 +18,7 @@ from schemas.envelope import Recorded
 from schemas.folds import steps
 from schemas.folds.base import Route, at, error_of
 from schemas.folds.steering_jobs import cancelled, member_over, standing
+from schemas.prep import VmSeated
 from schemas.scheduler import RecoveryMode
 from schemas.views import Counts, Instance, Job, JobKind, Step
 
@@ -37,6 +38,8 @@ REBUILD = "rebuild-disks"
 CREATE = "create-instance"
 POWER_ON = "power-on"
 WAIT = "wait-ready"
+PREPARE = "prepare-windows"
+VALIDATE = "validate-windows"
 
 _ABANDONED = {
     "stop": "the operation stopped",
@@ -196,10 +199,11 @@ def _enrolled(doc: Job | None, event: said.VmEnrolled, recorded: Recorded, row: 
 
 
 def _waits(doc: Job, *, early: bool = True) -> frozenset[str]:
-    """Steps that do not begin before the VM's boot order is open."""
+    """Steps that do not begin before the VM's boot order is open, or a prep node is free."""
+    seat = set() if doc.facts.get("prep_node") else {PREPARE}
     if doc.boot_open:
-        return frozenset()
-    return frozenset({"pre-script", POWER_ON} | (set() if early else {CREATE}))
+        return frozenset(seat)
+    return frozenset({"pre-script", POWER_ON} | seat | (set() if early else {CREATE}))
 
 
 def _launched(doc: Job | None, event: said.VmLaunched, recorded: Recorded, row: str) -> Job | None:
@@ -214,9 +218,16 @@ def _boot_allowed(
 ) -> Job | None:
     if doc is None:
         return None
-    waited = next((step.name for step in doc.steps if step.state == "waiting"), None)
+    waited = next((s.name for s in doc.steps if s.state == "waiting" and s.name != PREPARE), None)
     after = doc.steps if waited is None else steps.begun(doc.steps, waited, at(recorded))
     return _replace(doc, boot_open=True, steps=after)
+
+
+def _seated(doc: Job | None, event: VmSeated, recorded: Recorded, row: str) -> Job | None:
+    if doc is None:
+        return None
+    after = steps.begun(doc.steps, PREPARE, at(recorded))
+    return steps.moved(doc, after, facts={**doc.facts, "prep_node": event.node})
 
 
 def _step_ended(
@@ -226,7 +237,8 @@ def _step_ended(
         return None
     if event.timing.name == REBUILD:
         return _disk_of(doc, event, at(recorded))
-    after = steps.ended(doc.steps, event.timing)
+    listed = steps.relisted(doc.steps, event.steps) if event.steps else doc.steps
+    after = steps.ended(listed, event.timing)
     changes: dict[str, Any] = {}
     early = True
     if event.timing.name == HOLD and event.made:
@@ -330,7 +342,12 @@ def _vm_ready(doc: Job | None, event: said.VmReady, recorded: Recorded, row: str
         for each in doc.instances
     )
     after = steps.changed(doc.steps, WAIT, state="completed", ended_at=event.at, percent=100.0)
-    return steps.moved(doc, steps.next_begun(after, at(recorded)), instances=instances)
+    if any(step.name == VALIDATE for step in after):
+        # The held copy may have been let go before it, which is the last step of the list.
+        after = steps.begun(after, VALIDATE, at(recorded))
+    else:
+        after = steps.next_begun(after, at(recorded))
+    return steps.moved(doc, after, instances=instances)
 
 
 def _abandoned(
@@ -443,6 +460,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.VmStepEnded: (Route(_step_ended), Route(_disk_changed, _disk_rows)),
     said.VmScriptStarted: (Route(_script_started),),
     said.VmScriptEnded: (Route(_vm_script_ended),),
+    VmSeated: (Route(_seated),),
     said.VmPoweredOn: (Route(_vm_powered_on),),
     said.VmReady: (Route(_vm_ready),),
     said.VmAbandoned: (Route(_abandoned),),

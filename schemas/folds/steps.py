@@ -26,6 +26,13 @@ def listed(names: Iterable[str]) -> tuple[Step, ...]:
     return tuple(Step(name=name) for name in names)
 
 
+def relisted(steps: Sequence[Step], names: Iterable[str]) -> tuple[Step, ...]:
+    """The steps of a job that knows more of them than it announced; what has begun stays."""
+    known = {step.name: step for step in steps}
+    after = [known.pop(name, Step(name=name)) for name in names]
+    return (*after, *known.values())
+
+
 def changed(steps: Sequence[Step], name: str, **changes: Any) -> tuple[Step, ...]:
     """The steps with one changed; it is appended if it was not announced."""
     for place, step in enumerate(steps):

@@ -31,7 +31,7 @@ def tell(job: dict[str, Any]) -> None:
     facts = job.get("facts", {})
     if "calls" not in facts:
         return
-    table(("#", "CALL", "VM", "BOOT", "DISK"), _calls(facts["calls"]), empty="no calls")
+    table(("#", "CALL", "VM", "BOOT", "DISK, NODE"), _calls(facts["calls"]), empty="no calls")
     table(
         ("BUDGET", "CALLS", "BURST", "PER SECOND", "AT LEAST"),
         [
@@ -41,6 +41,8 @@ def tell(job: dict[str, Any]) -> None:
         ],
         empty="no budgets",
     )  # fmt: skip
+    for warning in facts.get("warnings", ()):
+        out.print(_warning(warning), markup=False, soft_wrap=True)
     out.print(
         f"{facts['calls_total']} calls, {facts['vms']} VMs, {facts['disks']} disks, "
         f"{size(facts['disk_bytes'])}"
@@ -87,9 +89,21 @@ def _forecast(told: dict[str, Any]) -> None:
 
 def _calls(calls: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [
-        (number, call["call"], call["vm"], call["boot_order"], call.get("disk"))
+        (
+            number,
+            call["call"],
+            call["vm"],
+            call["boot_order"],
+            call.get("disk") or call.get("node"),
+        )
         for number, call in enumerate(calls, start=1)
     ]
+
+
+def _warning(warning: dict[str, Any]) -> str:
+    about = f"{warning['vm']}: " if warning["vm"] else ""
+    mend = f" ({warning['remedy']})" if warning.get("remedy") else ""
+    return f"warning: {about}{warning['message']}{mend}"
 
 
 def _limit(need: dict[str, Any], name: str) -> str:

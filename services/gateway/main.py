@@ -27,6 +27,7 @@ from services.gateway.routes import (
     kept,
     leftovers,
     lists,
+    nodes,
     plans,
     sites,
     stream,
@@ -130,7 +131,9 @@ def application_for(
     )
     application[GATEWAY] = gateway
     application.add_routes(process.health.routes())
-    modules = (openapi, stream, sites, plans, clean_points, jobs, kept, leftovers, lists, work)
+    modules = (
+        openapi, stream, sites, plans, clean_points, jobs, kept, leftovers, lists, nodes, work
+    )  # fmt: skip
     for module in modules:
         application.add_routes(module.ROUTES)
     return application

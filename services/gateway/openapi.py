@@ -27,6 +27,7 @@ from services.gateway.routes import (
     kept,
     leftovers,
     lists,
+    nodes,
     plans,
     sites,
     stream,
@@ -238,7 +239,8 @@ def document() -> dict[str, Any]:
 
 
 def _routes() -> Iterable[web.RouteDef]:
-    for module in (sites, plans, clean_points, jobs, kept, leftovers, lists, work, stream):
+    modules = (sites, plans, clean_points, jobs, kept, leftovers, lists, nodes, work, stream)
+    for module in modules:
         yield from module.ROUTES
 
 

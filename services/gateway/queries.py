@@ -17,7 +17,16 @@ import msgspec
 import orjson
 
 from schemas.joins import checkpoint_now, job_now, plan_now, vm_now
-from schemas.views import ENDED, Checkpoint, CheckpointMark, Job, Plan, Progress, Vm
+from schemas.views import (
+    ENDED,
+    Checkpoint,
+    CheckpointMark,
+    Job,
+    Plan,
+    PrepNode,
+    Progress,
+    Vm,
+)
 from services.gateway.owners import Owners
 from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
@@ -75,6 +84,7 @@ def _decoder(kind: type[Any]) -> Callable[[bytes], Any]:
 
 _plan, _vm, _job = _decoder(Plan), _decoder(Vm), _decoder(Job)
 _checkpoint, _mark = _decoder(Checkpoint), _decoder(CheckpointMark)
+_prep_node = _decoder(PrepNode)
 
 
 class Queries:
@@ -236,6 +246,11 @@ class Queries:
             rows = rows[: page.limit]
             following = _cursor(rows[-1]["sort"], rows[-1]["id"])
         return await self._documents(view, rows), following
+
+    async def prep_nodes(self) -> dict[str, PrepNode]:
+        """What the pools of all sites know of their prep nodes, by row."""
+        rows = await self._fetch("SELECT id, doc FROM read.prep_nodes ORDER BY site, id")
+        return {row["id"]: _prep_node(row["doc"]) for row in rows}
 
     async def events_after(self, page: Page) -> list[tuple[int, dict[str, Any]]]:
         """CloudEvents past a position, in order, for the stream."""

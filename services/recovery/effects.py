@@ -15,7 +15,7 @@ import msgspec
 from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
-from services.recovery import platform_work, polling, preflight, source_work
+from services.recovery import platform_work, polling, preflight, source_work, windows_work
 from services.recovery.domain import scripts
 from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.operations import driving
@@ -38,6 +38,15 @@ SHUT_DOWN_S_MAX: Final = driving.SHUT_DOWN_WITHIN_S + CALL_S_MAX
 
 REMOVE: Final = RetryPolicy(retries_max=8, cap_s=600.0, alert_after=3)
 """A cleanup must end, and may be repeated: its deletions are tried nine times, not for ever."""
+
+NODE_S_MAX: Final = 600.0
+"""A prep node is a machine that boots."""
+
+PREPARE_S_MAX: Final = 600.0
+"""Two inspections of at most 120 s each, and a write; twice that on a slow site."""
+
+VALIDATE: Final = RetryPolicy(retries_max=6, base_s=2.0, cap_s=60.0)
+"""Services of a Windows start for minutes after its heartbeat: 2 min of waits at most."""
 
 SCRIPT: Final = RetryPolicy(retries_max=3)
 """Only preparing a script is repeated: once its start is on record nothing runs it again."""
@@ -205,6 +214,13 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         ),
         "create-instance": step(platform_work.create_instance, pausable=True),
         "power-on": step(platform_work.power_on, pausable=True),
+        "list-prep-nodes": step(windows_work.list_nodes, resumable=True),
+        "power-on-node": step(windows_work.power_on_node, limit_s=NODE_S_MAX),
+        "power-off-node": step(windows_work.power_off_node, limit_s=NODE_S_MAX, policy=UNTIL_DONE),
+        "prepare-windows": step(windows_work.prepare, limit_s=PREPARE_S_MAX, pausable=True),
+        "validate-windows": step(
+            windows_work.validate, policy=VALIDATE, resumable=True, pausable=True
+        ),
         "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
         "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
         "look-at-source": step(source_work.look, resumable=True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from schemas import clean_points, recovery_groups
+from schemas import clean_points, prep, recovery_groups
 from schemas import operations as said_ops
 from schemas import recovery as said
 from schemas import recovery_steering as steer
@@ -30,6 +30,7 @@ from services.recovery.domain import (
     group,
     group_cleanup,
     parents,
+    prep_pool,
     recovery,
     rollback,
     scripts,
@@ -44,6 +45,7 @@ from services.recovery.domain.commit import Commit
 from services.recovery.domain.group import Group
 from services.recovery.domain.group_cleanup import GroupCleanup
 from services.recovery.domain.operations import source
+from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
@@ -56,6 +58,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     recovery.FAMILY,
     vm_recovery.FAMILY,
     watch.FAMILY,
+    prep_pool.FAMILY,
     cleanup.FAMILY,
     clean_point.FAMILY,
     group.FAMILY,
@@ -253,6 +256,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         route=lambda r: watch.watch_stream(r.body.site),
         decide=watch.unwatch,
     ),
+    # Between VMs and the prep pools of their sites.
+    on(prep.TakeSeat, route=lambda r: pool_stream(r.body.site.site), decide=prep_pool.take),
+    on(prep.LeaveSeat, route=lambda r: pool_stream(r.body.site), decide=prep_pool.leave),
+    on(prep.SeatGranted, route=_to_stream, decide=vm_recovery.seat_granted),
+    on(prep.SeatRefused, route=_to_stream, decide=vm_recovery.seat_refused),
+    on(prep.DrainNode, route=lambda r: pool_stream(r.body.site), decide=prep_pool.drain),
     on_many(said.BeginCleanup, route=_both, decide=cleanup.begin),
     on(said.CleanupNews, route=_to_recovery, decide=recovery.cleanup_news),
     on(said_ops.SecureSource, route=_to_stream, decide=source.secure),

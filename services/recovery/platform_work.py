@@ -79,7 +79,15 @@ async def hold_copy(tools: Tools, effect: EffectRun) -> work.CopyHeld:
         disks=tuple(work.CopyDisk(name=disk.name, size=disk.size) for disk in found.disks),
         configuration=found.manifest.get(CONFIGURATION, {}),
         early=site.capabilities.create_powered_off,
+        os=os_of(found),
     )
+
+
+def os_of(copy: CopyFacts) -> str:
+    """What a copy says that it is of, `windows` for one; "" where it does not say."""
+    configuration = copy.manifest.get(CONFIGURATION)
+    found = configuration.get("os") if isinstance(configuration, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def copy_of_checkpoint(

@@ -14,7 +14,7 @@ import msgspec
 from schemas.common import Problem
 from schemas.plans import ScriptDefinition
 from schemas.recovery_work import Preflight, PreflightReport
-from services.recovery import source_checks
+from services.recovery import source_checks, windows_preflight
 from services.recovery.domain import dryrun, scripts
 from services.recovery.domain.operations import OPERATIONS
 from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script, vm_stream
@@ -51,6 +51,11 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     if copies is None:
         return PreflightReport(problems=_bounded(problems))
     vms = reading.result()
+    try:
+        windows = await windows_preflight.look(tools, site, work, copies)
+    except (Permanent, Refused) as error:
+        return PreflightReport(problems=(_problem(error, code="site-unreachable"),))
+    problems += windows.problems
     lost, about_source = await source_checks.look(tools, work)
     problems += about_source
     problems += await _scripts(tools, work, vms)
@@ -59,7 +64,13 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
         return PreflightReport(problems=_bounded(problems))
     # A site that is lost is not called.
     asked = msgspec.structs.replace(work, source=None) if lost else work
-    facts = await _facts(tools, site, asked, copies, vms)
+    facts = _facts(work, copies)
+    if work.dry_run:
+        rehearsal = _rehearsal(site, asked, copies, vms)
+        listed = windows_preflight.calls(windows, vms)
+        facts |= await _dry_run(tools, site, rehearsal, asked, windows=listed)
+    if work.dry_run and windows.copies:
+        facts["warnings"] = await windows_preflight.warnings(site, asked, windows, vms)
     return PreflightReport(facts=facts, source_lost=lost)
 
 
@@ -223,13 +234,7 @@ async def _secrets(tools: Tools, vms: Mapping[str, VmRecovery]) -> list[Problem]
 # ── What was found ───────────────────────────────────────────────────────────────────────────
 
 
-async def _facts(
-    tools: Tools,
-    site: Platform,
-    work: Preflight,
-    copies: Mapping[str, CopyFacts],
-    vms: Mapping[str, VmRecovery],
-) -> dict[str, Any]:
+def _facts(work: Preflight, copies: Mapping[str, CopyFacts]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "vms": len(work.members),
         "disks": sum(len(copy.disks) for copy in copies.values()),
@@ -237,10 +242,7 @@ async def _facts(
     }
     if len(copies) <= NAMED_COPIES_MAX:
         facts["copies"] = {vm: copy.taken_at.isoformat() for vm, copy in copies.items()}
-    if not work.dry_run:
-        return facts
-    rehearsal = _rehearsal(site, work, copies, vms)
-    return facts | await _dry_run(tools, site, rehearsal, work)
+    return facts
 
 
 def _rehearsal(
@@ -277,7 +279,12 @@ def _guest(copy: CopyFacts, state: VmRecovery) -> dryrun.Guest:
 
 
 async def _dry_run(
-    tools: Tools, site: Platform, rehearsal: dryrun.Rehearsal, work: Preflight
+    tools: Tools,
+    site: Platform,
+    rehearsal: dryrun.Rehearsal,
+    work: Preflight,
+    *,
+    windows: dryrun.WindowsCalls,
 ) -> dict[str, Any]:
     """The ordered calls, the budgets they need, and the least time they take."""
     limits = {
@@ -287,6 +294,7 @@ async def _dry_run(
     }
     # Two simulations of 2,000 VMs take a moment in which the worker has others to serve.
     calls = await asyncio.to_thread(dryrun.ordered_calls, rehearsal, limits)
+    calls = dryrun.with_windows(calls, windows)
     needed = dryrun.budgets_needed(calls, limits)
     if work.source is not None:
         # Their quotas are the source site's: they come before, and beside, the recovery site's.

@@ -69,6 +69,9 @@ async def _look(tools: Tools, payload: InspectSite, answer: SiteInspected) -> Si
     }
     if payload.list_owned:
         facts[FACT] = msgspec.to_builtins(await _list_owned(tools, platform))
+    prep = await paced(platform.prep.list_nodes)
+    if prep.nodes:
+        facts["prep_nodes"] = [msgspec.to_builtins(node) for node in prep.nodes]
     if payload.match is None and not payload.vms:
         return msgspec.structs.replace(answer, facts=facts)
     found, problems = await _vms(platform, payload)

@@ -39,6 +39,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     create_powered_off: bool
     consistent_groups: bool
     retention_lock: bool = False
+    guest_agent: bool = False
 
 
 class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +187,46 @@ class BudgetFacts(msgspec.Struct, frozen=True, kw_only=True):
     concurrent: int | None = None
     burst: float | None = None
     per_second: float | None = None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look into disks found and stops nothing: stable code, what it is, how to mend it."""
+
+    code: str
+    message: str
+    remedy: str = ""
+
+
+class PrepNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A prep node of a site; it works on up to `seats` Windows VMs at once while it is on."""
+
+    name: str
+    seats: int
+    power: Literal["on", "off"]
+
+
+class PrepFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A site's prep nodes in their order, and what would keep them from working."""
+
+    nodes: tuple[PrepNode, ...] = ()
+    problems: tuple[Finding, ...] = ()
+
+
+class WindowsPrepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A Windows whose disks were made ready for `target`; `changes` in words, none if it was."""
+
+    target: str
+    changes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class GuestHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent in a running Windows says. `stopped`: services that should run and do not;
+    `disks_online`: disks that Windows uses; `network_up`: an adapter has an address."""
+
+    stopped: tuple[str, ...] = ()
+    disks_online: int
+    network_up: bool
 
 
 class Inventory(Protocol):
@@ -351,6 +392,36 @@ class Compute(Protocol):
         """Look up what an earlier call with `key` made; None if nothing exists or is pending."""
 
 
+class PrepNodes(Protocol):
+    """Prepares rebuilt disks of Windows VMs, on nodes that are on only while they are needed."""
+
+    async def list_nodes(self) -> PrepFacts: ...
+    async def power_on(self, call: Call, *, node: str) -> PrepNode:
+        """Returns once the node takes work. Permanent `no-such-node` for one that is not there."""
+
+    async def power_off(self, call: Call, *, node: str) -> None:
+        """Returns once it is off; one that is off, or is gone, counts as that."""
+
+    async def prepare(self, call: Call, *, node: str, disks: Sequence[DiskRef]) -> WindowsPrepared:
+        """Make the Windows on rebuilt disks boot at this site; no instance has them yet.
+
+        `disks` are all of the VM, in order. Transient `node-off` where the node is not on. Refused
+        where they must not be changed (docs/windows.md): nothing was written then.
+        """
+
+    async def readiness(
+        self, call: Call, *, copy_id: str, disks: Sequence[str]
+    ) -> tuple[Finding, ...]:
+        """What should be mended in the source before its copy is needed; reads only, no node."""
+
+
+class GuestAgent(Protocol):
+    """Asks the Windows in a running instance how it is."""
+
+    async def validate(self, call: Call, *, instance_id: str) -> GuestHealth:
+        """Transient `guest-silent` where it does not answer; Permanent where nobody can ask."""
+
+
 class Limits(Protocol):
     """The platform's budgets, which budget a call spends, and how long a call takes it."""
 
@@ -375,6 +446,10 @@ class Platform(Protocol):
     def target(self) -> Target: ...
     @property
     def compute(self) -> Compute: ...
+    @property
+    def prep(self) -> PrepNodes: ...
+    @property
+    def guests(self) -> GuestAgent: ...
     @property
     def limits(self) -> Limits: ...
     async def close(self) -> None: ...

@@ -15,10 +15,12 @@ from shared.platforms.ports import (
     BudgetFacts,
     Capabilities,
     Compute,
+    GuestAgent,
     Inventory,
     Limits,
     Platform,
     Power,
+    PrepNodes,
     Source,
     Target,
 )
@@ -116,6 +118,14 @@ class ToldPlatform:
     @property
     def compute(self) -> Compute:
         return self._platform.compute
+
+    @property
+    def prep(self) -> PrepNodes:
+        return self._platform.prep
+
+    @property
+    def guests(self) -> GuestAgent:
+        return self._platform.guests
 
     @property
     def limits(self) -> Limits:

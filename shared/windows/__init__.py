@@ -14,7 +14,7 @@ from shared.windows.drivers import (
     driver_target,
     known_services,
 )
-from shared.windows.inspecting import ReaderLimits, inspect
+from shared.windows.inspecting import ReaderLimits, inspect, reader_missing
 from shared.windows.preparing import plan, readiness
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "inspect",
     "known_services",
     "plan",
+    "reader_missing",
     "readiness",
 ]

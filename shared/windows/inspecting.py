@@ -6,6 +6,7 @@ packages that read NTFS and registry hives are loaded there and never here (deci
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from shared.windows.reader import MISSING_STATUS, READ_BYTES_MAX, Answer, Read, 
 from shared.windows.structs import WindowsFindings
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+_PACKAGES: Final = ("dissect.ntfs", "dissect.regf")
 _STDERR_BYTES_KEPT: Final = 2048
 _EXIT_TIMEOUT_S: Final = 5.0
 # Made here: msgspec 0.22 must not meet a struct for the first time on two threads at once.
@@ -60,6 +62,25 @@ def inspect(
         memory_bytes_max=limits.memory_bytes,
     )
     return _Reading(disks, limits).run(task)
+
+
+def reader_missing() -> ReaderMissing | None:
+    """What `inspect` would raise on this machine for want of its packages. Loads none of them."""
+    for package in _PACKAGES:
+        # The first part is a namespace that any of its packages brings.
+        with suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(package) is not None:
+                continue
+        return _missing()
+    return None
+
+
+def _missing() -> ReaderMissing:
+    return ReaderMissing(
+        "the packages that read Windows disks are not installed",
+        remedy="pip install --require-hashes -r requirements-windows.txt "
+        "into the environment that Seawall runs in",
+    )
 
 
 class _Reading:
@@ -131,11 +152,7 @@ class _Reading:
 
     def _failure(self, status: int, last_line: str) -> WindowsError:
         if status == MISSING_STATUS and not self._ended:
-            return ReaderMissing(
-                "the packages that read Windows disks are not installed",
-                remedy="pip install --require-hashes -r requirements-windows.txt "
-                "into the environment that Seawall runs in",
-            )
+            return _missing()
         by_signal = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
         why = self._ended or ": ".join(filter(None, (by_signal, last_line)))
         return ReaderFailed(

@@ -25,7 +25,7 @@ from shared.testing.scripts import Run
 from tests.simulation.contract import contract_kept
 from tests.simulation.facts import Facts
 from tests.simulation.plane import DEFINITIONS, Plane
-from tests.simulation.plans import Temper
+from tests.simulation.plans import PREPARED, UNPREPARED, Temper
 from tests.simulation.verdict import consumed, dense, nothing_left, rates_kept, settled_once
 
 SLACK: Final = dt.timedelta(milliseconds=1)
@@ -125,6 +125,7 @@ def _left_behind(world: Plane, facts: Facts) -> list[str]:
         broken += [f"left: hold {h} of {c.owned.job}" for h, c in site.held.items()]
         broken += [f"left: disk {d} of {c.owned.job}" for d, c in site.disks.items()]
         broken += [f"left: instance {i} of {m.facts.job}" for i, m in site.instances.items()]
+    broken += [f"left: prep node {node} is on" for node in world.sites["west"].nodes_on]
     broken += [f"left: {recovery} was never cleaned" for recovery in facts.unclean()]
     deleted = {row.stream for row, _ in facts.of(rep.CheckpointDeleted)}
     for plan, vm, checkpoint in world.sites["west"].checkpoints:
@@ -146,6 +147,10 @@ def _contents(world: Plane) -> list[str]:
             broken.append(f"bytes: copy {copy.facts.copy_id} of {copy.facts.vm}")
     for made in west.every_instance:
         disks = {file.removesuffix(".raw"): data for file, data in made.content.items()}
+        if world.sites["east"].vms[made.facts.vm].os == "windows":
+            if not disks["sda"].startswith(PREPARED):
+                broken.append(f"windows: {made.facts.vm} was not prepared")
+            disks["sda"] = UNPREPARED + disks["sda"][len(UNPREPARED) :]
         if disks not in moments[made.facts.vm]:
             broken.append(f"bytes: instance {made.facts.instance_id} of {made.facts.vm}")
     return broken

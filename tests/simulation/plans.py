@@ -28,7 +28,9 @@ from schemas.recovery import StoreRecoveryScript
 from schemas.replicator import StoreScript
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS
+from shared.platforms.lab.windows_settings import NodeSpec
 from shared.platforms.memory import MemoryVm
+from shared.platforms.memory.prep import WINDOWS
 from shared.process import QUICK_RETURN_KINDS
 from shared.testing.scripts import Play
 from shared.testing.world import Knobs
@@ -36,6 +38,7 @@ from tests.simulation.plane import CHUNK_BYTES, SECRETS, Shape
 
 EPOCH_TICK: Final = dt.datetime(2026, 1, 1, 0, 0, 17, tzinfo=dt.UTC)
 SLOW_CALLS: Final = ("rebuild_disk", "create_instance", "power_on", "open_snapshot", "finalize")
+SLOW_PREP_CALLS: Final = ("power_on_node", "power_off_node", "prepare_windows")
 FAULTY_CALLS: Final = tuple(sorted(CALLS))
 RATES: Final = (
     "RunInstances",
@@ -50,6 +53,10 @@ RATES: Final = (
     "PutBlock",
 )
 DISKS_MAX: Final = 3
+UNPREPARED: Final = WINDOWS + b"3"
+PREPARED: Final = WINDOWS + b"0"
+"""How the disk of a Windows begins before and after it was prepared."""
+
 TICKS_S: Final = (60.0, 120.0, 300.0)
 HOURS_TICKS_S: Final = (600.0, 900.0, 3600.0)
 ACTS: Final = {
@@ -128,11 +135,16 @@ def _site(chance: random.Random, temper: Temper) -> SiteSettings:
             if chance.random() < 0.3:
                 faults[name] = chance.choice((0.02, 0.1))
     slowness = chance.choice((0.0, 0.5, 3.0))
+    latency_s = {name: chance.uniform(0, slowness) for name in SLOW_CALLS}
+    seed = chance.randrange(1 << 30)
+    # Of a number that is drawn anyway: what follows in a world does not depend on its nodes.
+    nodes = tuple(NodeSpec(name=f"prep{n}", seats=1 + seed % 3) for n in range(1 + seed % 2))
     return SiteSettings(
-        latency_s={name: chance.uniform(0, slowness) for name in SLOW_CALLS},
+        latency_s={**latency_s, **dict.fromkeys(SLOW_PREP_CALLS, slowness)},
         quotas=quotas,
         faults=faults,
-        fault_seed=chance.randrange(1 << 30),
+        fault_seed=seed,
+        prep_nodes=nodes,
     )
 
 
@@ -191,7 +203,7 @@ class Scripts:
 
 
 def random_vm(chance: random.Random, name: str) -> MemoryVm:
-    """A source VM with one to three small disks, part of them holes."""
+    """A source VM with one to three small disks, part of them holes; each third is a Windows."""
     disks = {}
     for number in range(chance.randint(1, DISKS_MAX)):
         size = chance.choice((1, 3, 8, 30)) * CHUNK_BYTES + chance.choice((0, 0, 512))
@@ -201,7 +213,11 @@ def random_vm(chance: random.Random, name: str) -> MemoryVm:
                 piece = chance.randbytes(min(CHUNK_BYTES, size - offset))
                 content[offset : offset + len(piece)] = piece
         disks[f"sd{'abc'[number]}"] = bytes(content)
-    return MemoryVm(name, disks, boots_in_s=chance.choice((0.0, 3.0, 20.0, 45.0)))
+    os = "linux"
+    if sum(disks["sda"]) % 3 == 1:
+        os = "windows"
+        disks["sda"] = UNPREPARED + disks["sda"][len(UNPREPARED) :]
+    return MemoryVm(name, disks, boots_in_s=chance.choice((0.0, 3.0, 20.0, 45.0)), os=os)
 
 
 def random_plan(

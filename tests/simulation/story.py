@@ -19,7 +19,7 @@ from services.gateway.commands import Asked
 from shared.testing.sites import PLATFORM
 from tests.simulation.facts import Facts
 from tests.simulation.plane import Plane
-from tests.simulation.plans import Scripts, Temper, random_plan, random_vm
+from tests.simulation.plans import UNPREPARED, Scripts, Temper, random_plan, random_vm
 
 ENDS_WITHIN_S = 4 * 3600.0
 
@@ -234,6 +234,8 @@ class Story:
             length = chance.randint(1, min(2000, len(vm.disks[disk])))
             offset = chance.randint(0, len(vm.disks[disk]) - length)
             data = bytes(length) if chance.random() < 0.2 else chance.randbytes(length)
+            if vm.os == "windows" and offset < len(UNPREPARED):
+                continue  # It would be a Windows no more.
             vm.write(disk, offset, data)
 
     # The evening.

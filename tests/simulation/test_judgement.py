@@ -9,7 +9,8 @@ from typing import Any, Final
 import pytest
 
 from schemas.envelope import Meta, Recorded
-from services.recovery.domain import recovery, recovery_state
+from schemas.prep import LeaveSeat
+from services.recovery.domain import prep_seats, recovery, recovery_state, windows_steps
 from services.replicator import platform_work
 from shared.effects import stock
 from shared.eventlog.memory import MemoryStore
@@ -73,6 +74,23 @@ def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome_of = recovery_state.outcome_of
     monkeypatch.setattr(recovery, "outcome_of", kind)
     assert found(main.run_recoveries, "outcome", first=3)
+
+
+def test_a_node_that_stays_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(before: Any, after: Any) -> tuple[Any, ...]:
+        return tuple(s for s in seats(before, after) if not isinstance(s.message, LeaveSeat))
+
+    seats = prep_seats.seats
+    monkeypatch.setattr(prep_seats, "seats", kept)
+    assert found(main.run_recoveries, "left: prep node")
+
+
+def test_a_windows_that_is_not_prepared_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_to_do(told: Any, copy: Any, work: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(windows_steps, "to_prepare", nothing_to_do)
+    assert found(main.run_recoveries, "windows: ")
 
 
 @pytest.mark.parametrize(

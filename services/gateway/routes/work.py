@@ -1,25 +1,19 @@
-"""`/v1/queue` and `/v1/nodes`: work that waits and runs, budgets, and what carries it out."""
+"""`/v1/queue`: work that waits and runs, and the budgets it spends."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
-from schemas.views import Node
-from services.gateway.context import answer, gateway_of, stand_at
+from services.gateway.context import answer, gateway_of
 from services.gateway.estimate import ASSUMES, estimated_starts, is_open
-from services.gateway.queries import Page
 from services.gateway.routes.lists import limit_of, offset_of
 from shared.effects.port import BudgetState, Waiting
 
 QUEUE_MAX = 200_000
 """How far a queue is listed; whoever has more waits for other things than a listing."""
-
-NODE_STATES = {"ok": "online", "unreachable": "offline"}
 
 
 async def queue(request: web.Request) -> web.Response:
@@ -81,29 +75,4 @@ def _limit(each: BudgetState) -> dict[str, Any]:
     }
 
 
-async def nodes(request: web.Request) -> web.Response:
-    """GET /v1/nodes: the replicator stands as the one replication node of every site."""
-    await stand_at(request)
-    gateway = gateway_of(request)
-    page = Page(filters={}, limit=limit_of(request), cursor=request.query.get("cursor", ""))
-    sites, following = await gateway.queries.listing("sites", page)
-    budgets = {each.budget.name: each for each in await gateway.owners.budgets()}
-    items = [msgspec.to_builtins(_node(site, budgets)) for site in sites]
-    as_of = await gateway.queries.as_of()
-    return answer({"items": items, "next": following, "as_of": as_of})
-
-
-def _node(site: Mapping[str, Any], budgets: Mapping[str, BudgetState]) -> Node:
-    name = site["name"]
-    found = budgets.get(f"node:{name}")
-    state: Any = NODE_STATES.get(site["state"], "unknown")
-    return Node(
-        name=f"{name}-replication",
-        site=name,
-        state=state if found is not None else "unknown",
-        capacity=found.budget.concurrent if found is not None else 0,
-        in_use=found.in_use if found is not None else 0,
-    )
-
-
-ROUTES = [web.get("/v1/queue", queue), web.get("/v1/nodes", nodes)]
+ROUTES = [web.get("/v1/queue", queue)]

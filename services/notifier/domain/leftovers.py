@@ -1,6 +1,7 @@
 """Alerts about what should be gone and is not: what failed to be removed three times and more.
 
-Snapshots, staged generations, held copies, checkpoints, and what a recovery made. Each closes by
+Snapshots, staged generations, held copies, checkpoints, what a recovery made, and prep nodes that
+stay on (their alerts are kept under their site, where others are under their plan). Each closes by
 itself when the removal, which goes on, succeeds. Pure.
 """
 
@@ -10,8 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from schemas.envelope import Received
-from schemas.ids import parts_of
+from schemas.ids import key_of, parts_of
 from schemas.notifier import Severity
+from schemas.prep import PrepNodeSettled, PrepNodeTroubled
 from schemas.recovery import CleanupTroubled, VmFinished, VmReleaseTroubled
 from schemas.replicator import (
     CheckpointDeleted,
@@ -156,6 +158,31 @@ def _cleanup_stuck(received: Received) -> tuple[Finding, ...]:
     )
 
 
+def _node_stays_on(received: Received) -> tuple[Finding, ...]:
+    body: PrepNodeTroubled = received.body
+    return (
+        Finding(
+            plan=body.site,
+            condition="prep-node-left",
+            subject=body.node,
+            holds=True,
+            severity="minor",
+            title=f"prep node {body.node} of {body.site} does not go off",
+            text=body.problem.message,
+            remedy=body.problem.remedy or "power it off on the platform; trying goes on",
+        ),
+    )
+
+
+def _node_settled(received: Received) -> tuple[Finding, ...]:
+    """It is off, or somebody needs it again; where neither is sure, nothing is said."""
+    body: PrepNodeSettled = received.body
+    if body.power == "unknown":
+        return ()
+    site = key_of(received.stream)
+    return (Finding(plan=site, condition="prep-node-left", subject=body.node, holds=False),)
+
+
 FINDERS: Final[dict[type, Callable[[Received], tuple[Finding, ...]]]] = {
     LeftoverRemoved: _removed,
     CheckpointRemovalTroubled: _checkpoint_stays,
@@ -163,4 +190,6 @@ FINDERS: Final[dict[type, Callable[[Received], tuple[Finding, ...]]]] = {
     VmReleaseTroubled: _copy_held,
     VmFinished: _copy_let_go,
     CleanupTroubled: _cleanup_stuck,
+    PrepNodeTroubled: _node_stays_on,
+    PrepNodeSettled: _node_settled,
 }

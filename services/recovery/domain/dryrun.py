@@ -106,6 +106,43 @@ def ordered_calls(rehearsal: Rehearsal, budgets: Mapping[str, Budget]) -> list[d
     return calls
 
 
+class WindowsCalls(msgspec.Struct, frozen=True, kw_only=True):
+    """The Windows VMs, each with whether it is validated, and the prep nodes that they need."""
+
+    validated: dict[str, bool] = {}
+    nodes: tuple[str, ...] = ()
+
+
+def with_windows(calls: Sequence[dict[str, Any]], windows: WindowsCalls) -> list[dict[str, Any]]:
+    """The calls with those of Windows VMs among them: prepared before they are created, validated
+    last. Prep nodes are on from the first call of a Windows to the last one that is prepared.
+
+    How long preparing takes is not forecast: these calls have the moment of the one they precede.
+    """
+    made = [n for n, c in enumerate(calls) if c["call"] == "create_instance"]
+    last = max((n for n in made if calls[n]["vm"] in windows.validated), default=-1)
+    found: list[dict[str, Any]] = []
+    for number, call in enumerate(calls):
+        about = {name: call.get(name) for name in ("vm", "boot_order", "at_s")}
+        is_windows = call["vm"] in windows.validated
+        if is_windows and call["call"] == "create_instance":
+            found.append({"call": "prepare_windows", **about})
+            if number == last:
+                found += [_of_node("power_off_node", name) for name in windows.nodes]
+        found.append(call)
+        if windows.validated.get(call["vm"]) and call["call"] == "power_on":
+            found.append({"call": "validate_windows", **about})
+    if last >= 0:
+        on = [_of_node("power_on_node", name) for name in windows.nodes]
+        found = [_of_node("list_prep_nodes", ""), *on, *found]
+    return found
+
+
+def _of_node(call: str, node: str) -> dict[str, Any]:
+    about = {"call": call, "vm": "", "boot_order": None}
+    return {**about, "node": node} if node else about
+
+
 def source_calls(members: Sequence[Member], *, site: str, sync: bool) -> list[dict[str, Any]]:
     """What comes first in a full recovery, at the source site: all at once, before any other.
 

@@ -1,4 +1,5 @@
-"""One VM's recovery: pre-script, hold, rebuild, create, power on, ready, post-script, release.
+"""One VM's recovery: pre-script, hold, rebuild, create, power on, ready, post-script, release;
+a Windows is prepared before it is created, and validated when it is ready.
 
 Saga. Decides the steps of one VM. Does not decide when its boot order opens, nor what its failure
 means for the operation (`recovery`), nor how readiness is seen (`watch`).
@@ -15,10 +16,12 @@ from schemas import recovery as said
 from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
+from schemas.prep import SeatGranted, SeatRefused, VmSeated
 from schemas.recovery_work import InstanceState
-from services.recovery.domain import prompts, scripts, vm_work
+from services.recovery.domain import prep_seats, prompts, scripts, vm_work, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import (
+    HOLD,
     POWER_ON,
     REBUILD,
     RELEASE,
@@ -37,7 +40,7 @@ from services.recovery.domain.vm_steered import evolve, to_do_again
 from services.recovery.domain.work import merged_steps, step_of
 from shared.decider import NOTHING, Decision, EffectOutcome, EffectTrouble, Family, Send, Timer
 
-DEFINITION_VERSION = 1
+DEFINITION_VERSION = 2
 _READY_TIMER = "ready"
 _SCRIPT_STEPS = (PRE_STEP, POST_STEP)
 
@@ -141,6 +144,30 @@ def ready_deadline(state: VmRecovery, received: Received) -> Decision:
     return proceed(state, (said.VmStepEnded(timing=timing, problem=problem),), received.at)
 
 
+def seat_granted(state: VmRecovery, received: Received) -> Decision:
+    """A prep node may work on its disks. One that needs none any more has said so already."""
+    m: SeatGranted = received.body
+    if prep_seats.need_of(state) != "now" or state.windows.node:
+        return NOTHING
+    return proceed(state, (VmSeated(node=m.node),), received.at)
+
+
+def seat_refused(state: VmRecovery, received: Received) -> Decision:
+    """No prep node can serve it: its preparation failed before it began."""
+    m: SeatRefused = received.body
+    if not prep_seats.need_of(state) or state.windows.node:
+        return NOTHING
+    timing = StepTiming(
+        name=windows_steps.PREPARE,
+        state="failed",
+        attempts=1 + state.tried.get(windows_steps.PREPARE, 0),
+        ended_at=received.at,
+        error=m.problem.message,
+        remedy=m.problem.remedy,
+    )
+    return proceed(state, (said.VmStepEnded(timing=timing, problem=m.problem),), received.at)
+
+
 def script_started(state: VmRecovery, received: Received) -> Decision:
     """A script's process is about to exist. Committed under the claim of its effect."""
     m: said.VmScriptStarted = received.body
@@ -162,7 +189,11 @@ def outcome(state: VmRecovery, received: Received) -> Decision:
         return proceed(state, (_script_end(state, step, ended),), received.at)
     if step == POWER_ON and ended.ok:
         return proceed(state, (_power_on_end(state, ended),), received.at)
-    return proceed(state, (_step_end(state, ended),), received.at)
+    event = _step_end(state, ended)
+    if step == HOLD and windows_steps.is_windows(state.enrolled, evolve(state, event).copy):
+        steps = vm_work.step_list(evolve(state, event))
+        event = msgspec.structs.replace(event, steps=steps)
+    return proceed(state, (event,), received.at)
 
 
 def trouble(state: VmRecovery, received: Received) -> Decision:
@@ -228,7 +259,7 @@ def _step_end(state: VmRecovery, ended: EffectOutcome) -> said.VmStepEnded:
     mode = definition(state).mode
     part, _, rest = ended.part.partition("/")
     step, disk = (REBUILD, rest.partition("/")[0]) if part == "rebuild" else (part, "")
-    timing = _counted(state, step_of(ended, step))
+    timing = windows_steps.with_output(_counted(state, step_of(ended, step)), ended)
     if ended.ok:
         made = {} if step == RELEASE else msgspec.to_builtins(ended.result)
         return said.VmStepEnded(timing=timing, disk=disk, made=made, mode=mode)
@@ -307,7 +338,7 @@ def proceed(state: VmRecovery, events: tuple[Any, ...], now: dt.datetime) -> Dec
         timers=(*timers, *due),
         cancel_timers=(*cancel_timers, *cancel_due),
         cancel_effects=_to_stop(state, after),
-        sends=(*sends, *asking, *news),
+        sends=(*sends, *prep_seats.seats(state, after), *asking, *news),
     )
 
 
@@ -436,5 +467,5 @@ FAMILY = Family(
     is_terminal=lambda state: state.finished,
     outcome=outcome,
     trouble=trouble,
-    schema=3,
+    schema=4,
 )

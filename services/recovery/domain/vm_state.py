@@ -16,10 +16,12 @@ from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
 from schemas.ids import parts_of, stream_id
 from schemas.plans import ManualPoint, ManualStep, ScriptDefinition
+from schemas.prep import VmSeated
 from schemas.recovery_work import CopyHeld, DiskRebuilt
-from services.recovery.domain import manual, prompts, scripts
+from services.recovery.domain import manual, prompts, scripts, windows_steps
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
 from services.recovery.domain.waits import Waits
+from services.recovery.domain.windows_steps import PREPARE, VALIDATE, WindowsWork
 
 HOLD: Final = "hold-copy"
 REBUILD: Final = "rebuild-disks"
@@ -49,6 +51,7 @@ class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
     hold_tried: bool = False
     copy: CopyHeld | None = None
     disks: dict[str, DiskRebuilt] = {}
+    windows: WindowsWork = WindowsWork()
     made: bool = False
     instance_id: str = ""
     addresses: tuple[str, ...] = ()
@@ -131,9 +134,14 @@ def is_paused(state: VmRecovery) -> bool:
 
 def work_left(state: VmRecovery) -> bool:
     """Whether anything but letting the held copy go is still to be done."""
-    if state.ready_at is None or not _post_over(state):
+    if state.ready_at is None or not _post_over(state) or validating(state):
         return True
     return manual_due(state, "after-boot") is not None
+
+
+def validating(state: VmRecovery) -> bool:
+    """Whether a Windows is still to be asked how it is."""
+    return windows_steps.to_validate(definition(state), state.copy, state.windows)
 
 
 def manual_at(state: VmRecovery, at: ManualPoint) -> tuple[ManualStep, ...]:
@@ -164,7 +172,7 @@ def question_due(state: VmRecovery, at: dt.datetime) -> steer.Question | None:
 
 def _manual_now(state: VmRecovery) -> ManualStep | None:
     if state.ready_at is not None:
-        return manual_due(state, "after-boot")
+        return None if validating(state) else manual_due(state, "after-boot")
     if state.instance_id and state.boot and state.powered_on_at is None and not state.running:
         return manual_due(state, "before-boot")
     return None
@@ -198,6 +206,8 @@ def _forward(state: VmRecovery) -> tuple[str, ...]:
     if state.powered_on_at is None:
         may = state.boot and manual_due(state, "before-boot") is None
         return (numbered(POWER_ON, state.powers),) if may else ()
+    if state.ready_at is not None and validating(state):
+        return (VALIDATE,)
     if state.ready_at is None or manual_due(state, "after-boot") is not None:
         return ()
     if _post_over(state) or state.post.asks:
@@ -208,6 +218,8 @@ def _forward(state: VmRecovery) -> tuple[str, ...]:
 def _building(state: VmRecovery, copy: CopyHeld) -> tuple[str, ...]:
     if missing := tuple(disk.name for disk in copy.disks if disk.name not in state.disks):
         return tuple(numbered(f"rebuild/{name}", state.copies) for name in missing)
+    if windows_steps.to_prepare(definition(state), copy, state.windows):
+        return (numbered(PREPARE, state.copies),) if state.windows.node else ()
     return (numbered(CREATE, state.copies),) if state.boot or copy.early else ()
 
 
@@ -273,6 +285,8 @@ def _applied(state: VmRecovery, event: Any) -> VmRecovery:
             return _script_ended(state, event)
         case said.VmStepEnded():
             return _step_ended(state, event)
+        case VmSeated():
+            return replace(state, windows=replace(state.windows, node=event.node))
         case said.VmPoweredOn():
             return replace(
                 without(state, numbered(POWER_ON, state.powers)),
@@ -389,11 +403,17 @@ def _step_ended(state: VmRecovery, event: said.VmStepEnded) -> VmRecovery:
         if not (is_step(part, step) and (not event.disk or event.disk == _disk_of(part)))
     )
     state = msgspec.structs.replace(state, running=running, steps=(*state.steps, event.timing))
-    if step == RELEASE:
+    if step in windows_steps.STEPS:
+        work = windows_steps.ended(state.windows, event.timing)
+        state = msgspec.structs.replace(state, windows=work)
+    if step in (RELEASE, VALIDATE):
+        # Neither takes away what is ready: the VM is degraded where they fail.
         late = event.timing.state != "completed"
+        if step == VALIDATE and event.timing.state == "cancelled" and halted(state):
+            return state
         return msgspec.structs.replace(
             state,
-            released=True,
+            released=state.released or step == RELEASE,
             degraded=state.degraded or late,
             problem=state.problem or event.problem,
         )
@@ -421,6 +441,8 @@ def _made(state: VmRecovery, step: str, made: dict[str, Any]) -> VmRecovery:
                 instance_id=made["instance_id"],
                 addresses=tuple(made.get("addresses", ())),
             )
+        case "prepare-windows":
+            return state
     raise AssertionError(f"{step} makes nothing")
 
 
@@ -430,7 +452,7 @@ def _held(state: VmRecovery, copy: CopyHeld) -> VmRecovery:
     state = msgspec.structs.replace(state, copy=copy)
     if not state.last_copy or state.last_copy == copy.copy_id:
         return state
-    return msgspec.structs.replace(state, disks={}, copies=state.copies + 1)
+    return msgspec.structs.replace(state, disks={}, copies=state.copies + 1, windows=WindowsWork())
 
 
 def unasked(state: VmRecovery, at: dt.datetime | None) -> VmRecovery:

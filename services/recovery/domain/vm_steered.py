@@ -29,6 +29,7 @@ from services.recovery.domain.vm_state import (
     without,
 )
 from services.recovery.domain.waits import Waits
+from services.recovery.domain.windows_steps import VALIDATE
 
 _RESULTS: Final[dict[steer.Choice, manual.Result]] = {
     "done": "done",
@@ -140,6 +141,9 @@ def _retried(state: VmRecovery, event: steer.VmRetried) -> VmRecovery:
         steps=tuple(step for step in state.steps if step.name not in again),
         tried={**state.tried, **_attempts(state, again)},
     )
+    if VALIDATE in again:
+        work = msgspec.structs.replace(state.windows, validated=False)
+        state = msgspec.structs.replace(state, windows=work)
     if WAIT in again:
         # Whatever is wrong with the guest, it is on when it is asked again.
         state = msgspec.structs.replace(state, powered_on_at=None, powers=state.powers + 1)

@@ -18,10 +18,10 @@ from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_recovery import proceed
 from services.recovery.domain.vm_state import WAIT, VmRecovery, definition, halted
 from services.recovery.domain.vm_steered import to_do_again
+from services.recovery.domain.windows_steps import VALIDATE
 from shared.decider import NOTHING, Decision
 from shared.errors import Refused
 
-VALIDATE: Final = "validate"
 _SKIPPABLE: Final = (WAIT, VALIDATE, PRE_STEP, POST_STEP)
 
 

@@ -15,11 +15,13 @@ from schemas.recovery_work import (
     CreateInstance,
     HoldCopy,
     PowerOn,
+    PrepareWindows,
     RebuildDisk,
     ReleaseCopy,
     RunScript,
+    ValidateWindows,
 )
-from services.recovery.domain import scripts
+from services.recovery.domain import scripts, windows_steps
 from services.recovery.domain.manual import step_name
 from services.recovery.domain.operations import of
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
@@ -38,6 +40,7 @@ from services.recovery.domain.vm_state import (
     pre_script,
     vm_stream,
 )
+from services.recovery.domain.windows_steps import PREPARE, VALIDATE
 from services.recovery.domain.work import instance_name, recovery_effect
 from shared.decider import Effect
 
@@ -46,7 +49,8 @@ PRODUCTION: Final = "production"
 
 
 def step_list(state: VmRecovery) -> tuple[str, ...]:
-    """The steps this VM's recovery has, in order."""
+    """The steps this VM's recovery has, in order, as far as they are known: those of a Windows
+    are once its copy is held."""
     pre = (PRE_STEP,) if pre_script(state) is not None else ()
     post = (POST_STEP,) if post_script(state) is not None else ()
     # An immutable checkpoint needs no hold, and so no release.
@@ -54,8 +58,9 @@ def step_list(state: VmRecovery) -> tuple[str, ...]:
     before, after = (
         tuple(map(step_name, manual_at(state, at))) for at in ("before-boot", "after-boot")
     )
-    boot = (*before, POWER_ON, WAIT, *after)
-    return (*pre, HOLD, REBUILD, CREATE, *boot, *post, *release)
+    prepare, validate = windows_steps.names(definition(state), state.copy)
+    boot = (*before, POWER_ON, WAIT, *validate, *after)
+    return (*pre, HOLD, REBUILD, *prepare, CREATE, *boot, *post, *release)
 
 
 _PLACES: Final = {POWER_ON: 0, CREATE: 1, "rebuild": 2, HOLD: 3, RELEASE: 6}
@@ -112,12 +117,17 @@ def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
     assert state.copy is not None, "only a held copy is rebuilt from"
     if step == "rebuild":
         return "rebuild-disk", RebuildDisk(copy_id=state.copy.copy_id, disk=disk, **tags)
+    disks = tuple(state.disks[disk.name] for disk in state.copy.disks)
+    if step == PREPARE:
+        return step, PrepareWindows(node=state.windows.node, disks=disks, **tags)
+    if step == VALIDATE:
+        return step, ValidateWindows(instance_id=state.instance_id, disks=len(disks), **tags)
     assert step == CREATE, step
     instance = CreateInstance(
         name=instance_name(vm, job=told.job, mode=told.mode),
         network=_network(told, state.copy),
         isolated=of(told.mode).isolated,
-        disks=tuple(state.disks[disk.name] for disk in state.copy.disks),
+        disks=disks,
         configuration=state.copy.configuration,
         **tags,
     )

@@ -13,6 +13,7 @@ from shared.platforms.lab.folder import SiteFolder
 from shared.platforms.lab.inventory import LabInventory
 from shared.platforms.lab.limits import LabLimits
 from shared.platforms.lab.power import LabPower
+from shared.platforms.lab.prep import LabGuests, LabPrep
 from shared.platforms.lab.source import LabSource
 from shared.platforms.lab.target import LabTarget
 from shared.platforms.ports import Capabilities
@@ -23,7 +24,7 @@ prepare_structs()
 NAME: Final = "lab"
 SETTINGS: Final[Mapping[str, str]] = {"path": "the site's folder on this machine"}
 CAPABILITIES: Final = Capabilities(
-    changed_blocks=True, create_powered_off=True, consistent_groups=True
+    changed_blocks=True, create_powered_off=True, consistent_groups=True, guest_agent=True
 )
 
 
@@ -39,6 +40,8 @@ class LabPlatform:
         self.power = LabPower(self._frame)
         self.target = LabTarget(self._frame)
         self.compute = LabCompute(self._frame)
+        self.prep = LabPrep(self._frame)
+        self.guests = LabGuests(self._frame)
         self.inventory = LabInventory(self._frame, self.compute.instance_count)
 
     async def close(self) -> None:

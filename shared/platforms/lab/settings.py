@@ -16,6 +16,14 @@ from schemas import rules
 from schemas.documents import DefinitionErrors, Fields, Mismatch, Node, Report, Rule, did_you_mean
 from shared.errors import Permanent
 from shared.platforms.lab.vocabulary import CALLS, QUOTAS
+from shared.platforms.lab.windows_settings import (
+    AgentSpec,
+    NodeSpec,
+    read_agent,
+    read_drivers,
+    read_prep_nodes,
+)
+from shared.windows.drivers import TARGETS, DriverTarget
 from shared.yamlfile import YamlDocument, YamlError, read_yaml
 
 JournalMode = Literal["off", "on", "hashes"]
@@ -35,7 +43,10 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`site.yaml`: latencies in seconds by call, quotas, fault probabilities, space in bytes."""
+    """`site.yaml`: latencies in seconds by call, quotas, fault probabilities, space in bytes.
+
+    `drivers` are those that a Windows needs to boot here.
+    """
 
     latency_s: dict[str, float] = {}
     quotas: dict[str, Quota] = {}
@@ -44,6 +55,8 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int | None = None
     journal: JournalMode = "on"
     networks: tuple[str, ...] = ()
+    prep_nodes: tuple[NodeSpec, ...] = ()
+    drivers: DriverTarget = TARGETS["lab"]
 
 
 class DiskSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +72,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     boots_in_s: float = 0.0
     command: tuple[str, ...] = ()
     port: int = 8000
+    agent: AgentSpec = AgentSpec()
 
 
 class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +126,8 @@ def read_site(path: Path) -> SiteSettings:
         capacity=fields.take("capacity", rules.size(minimum=1), default=None),
         journal=fields.take("journal", _journal_mode, default="on"),
         networks=_names(fields, "networks"),
+        prep_nodes=read_prep_nodes(fields),
+        drivers=read_drivers(fields),
     )
     fields.close()
     _raise(document, report)
@@ -259,7 +275,7 @@ def _file_name(value: object) -> str:
 
 
 def _guest(fields: Fields) -> GuestSpec:
-    found = fields.fields("guest", "{boots_in, command, port}")
+    found = fields.fields("guest", "{boots_in, command, port, agent}")
     if found is None:
         return GuestSpec()
     command = tuple(
@@ -269,6 +285,7 @@ def _guest(fields: Fields) -> GuestSpec:
         boots_in_s=found.take("boots_in", rules.duration(max_s=_BOOT_S_MAX), default=0.0),
         command=command,
         port=found.take("port", rules.whole(minimum=1, maximum=65535), default=8000),
+        agent=read_agent(found),
     )
     found.close()
     return guest

@@ -44,6 +44,12 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "delete_instance": ("TerminateInstances",),
     "delete_disk": ("DeleteVolume",),
     "list_instances": ("DescribeInstances",),
+    "list_prep_nodes": ("DescribeInstances",),
+    "power_on_node": ("StartInstances",),
+    "power_off_node": ("StopInstances",),
+    "prepare_windows": (),
+    "windows_readiness": (),
+    "validate_windows": (),
     "list_owned": ("DescribeTags",),
     "find": ("DescribeTags",),
 }

@@ -82,7 +82,7 @@ class MemoryCompute:
                 made.facts = msgspec.structs.replace(
                     made.facts, power="on", powered_on_at=moment()
                 )
-            return _with_heartbeat(made)
+            return with_heartbeat(made)
 
         return await self._frame.run("power_on", call, work, scope=instance_id, mutates=True)
 
@@ -114,7 +114,7 @@ class MemoryCompute:
         return await self._frame.run(
             "list_instances",
             None,
-            lambda: tuple(_with_heartbeat(made) for made in self._site.instances.values()),
+            lambda: tuple(with_heartbeat(made) for made in self._site.instances.values()),
         )
 
     async def list_owned(self) -> tuple[Owned, ...]:
@@ -164,7 +164,8 @@ class MemoryCompute:
         return found
 
 
-def _with_heartbeat(made: MadeInstance) -> Instance:
+def with_heartbeat(made: MadeInstance) -> Instance:
+    """An instance as it is now: its guest answers once its time to boot has passed."""
     on = made.facts.powered_on_at
     up = made.facts.power == "on" and on is not None
     boots = dt.timedelta(seconds=made.boots_in_s)

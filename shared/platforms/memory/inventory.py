@@ -42,7 +42,7 @@ class MemoryInventory:
 def _vm_facts(vm: MemoryVm) -> VmFacts:
     return VmFacts(
         name=vm.name,
-        os="linux",
+        os=vm.os,
         cpus=1,
         memory=1 << 30,
         disks=disk_facts(vm.disks),

@@ -6,6 +6,7 @@ from shared.platforms.lab.limits import LabLimits
 from shared.platforms.memory.compute import MemoryCompute
 from shared.platforms.memory.inventory import MemoryInventory
 from shared.platforms.memory.power import MemoryPower
+from shared.platforms.memory.prep import MemoryGuests, MemoryPrep
 from shared.platforms.memory.site import Frame, MemorySite
 from shared.platforms.memory.source import MemorySource
 from shared.platforms.memory.target import MemoryTarget
@@ -20,7 +21,10 @@ class MemoryPlatform:
         frame = frame or Frame(site)
         self.site = site
         self.capabilities = Capabilities(
-            changed_blocks=True, create_powered_off=True, consistent_groups=True
+            changed_blocks=True,
+            create_powered_off=True,
+            consistent_groups=True,
+            guest_agent=True,
         )
         self.limits = LabLimits(lambda: site.settings)
         self.inventory = MemoryInventory(frame)
@@ -28,6 +32,8 @@ class MemoryPlatform:
         self.power = MemoryPower(frame)
         self.target = MemoryTarget(frame)
         self.compute = MemoryCompute(frame)
+        self.prep = MemoryPrep(frame)
+        self.guests = MemoryGuests(frame)
 
     async def close(self) -> None:
         """Nothing to close; the site goes on without its viewer."""

@@ -37,8 +37,11 @@ _START: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 class MemoryVm:
     """A source VM: its facts, its disks' bytes, and which ranges were written in which epoch."""
 
-    def __init__(self, name: str, disks: dict[str, bytes], *, boots_in_s: float = 0.0) -> None:
+    def __init__(
+        self, name: str, disks: dict[str, bytes], *, boots_in_s: float = 0.0, os: str = "linux"
+    ) -> None:
         self.name = name
+        self.os = os
         self.disks = {disk: bytearray(content) for disk, content in disks.items()}
         self.boots_in_s = boots_in_s
         self.power = "on"
@@ -56,6 +59,7 @@ class MemoryVm:
         """As a platform's inventory would give it: opaque, plain JSON data."""
         return {
             "name": self.name,
+            "os": self.os,
             "disks": [{"name": disk, "file": f"{disk}.raw"} for disk in self.disks],
             "guest": {"boots_in_s": self.boots_in_s},
         }
@@ -111,6 +115,7 @@ class MemorySite:
         self.leases: dict[tuple[str, str, str], int] = {}
         self.disks: dict[str, LooseDisk] = {}
         self.instances: dict[str, MadeInstance] = {}
+        self.nodes_on: set[str] = set()
         self.done: dict[tuple[str, str, str], Any] = {}
         self.buckets: dict[str, tuple[float, float]] = {}
         self.running: dict[str, int] = {}

@@ -12,6 +12,7 @@ from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Extents
 from tests.contract.platforms.power import PowerContract
+from tests.contract.platforms.windows import WindowsContract
 from tests.contract.platforms.world import (
     BOOTS_IN_S,
     DISK,
@@ -573,7 +574,12 @@ class LimitsContract:
 
 
 class PlatformContract(
-    SourceContract, PowerContract, TargetContract, ComputeContract, LimitsContract
+    SourceContract,
+    PowerContract,
+    TargetContract,
+    ComputeContract,
+    WindowsContract,
+    LimitsContract,
 ):
     """All of it."""
 

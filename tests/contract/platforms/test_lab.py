@@ -73,6 +73,7 @@ class LabWorld:
                 }
                 for name, quota in settings.quotas.items()
             },
+            "prep_nodes": [{"name": n.name, "seats": n.seats} for n in settings.prep_nodes],
             "faults": {"seed": settings.fault_seed, **settings.faults},
         }
         (_root(site) / "site.yaml").write_text(json.dumps(document), "utf-8")

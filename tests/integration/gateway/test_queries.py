@@ -73,6 +73,8 @@ async def test_every_site_has_the_replicator_as_its_node(desk: Desk) -> None:
         "state": "online",
         "capacity": 40,
         "in_use": 0,
+        "drained": False,
+        "error": None,
     }
     assert (await desk.get("/v1/nodes?state=online")).status == 422
 

@@ -26,7 +26,7 @@ from shared.effects.port import Claimed
 from shared.effects.running import EffectRun
 from shared.errors import SeawallError
 from shared.platforms.lab.manifest import LabPlatform, open_platform
-from shared.platforms.ports import Call
+from shared.platforms.ports import CHUNK_BYTES, Call
 from shared.scripts import ScriptRunner
 from shared.secrets import SecretResolver
 from tests.unit.recovery.world import World
@@ -83,22 +83,32 @@ class Lab:
         return name
 
     async def add_copy(
-        self, vm: str, *, disks: tuple[str, ...] = ("sda",), boots_s: float = 0
+        self,
+        vm: str,
+        *,
+        disks: tuple[str, ...] = ("sda",),
+        boots_s: float = 0,
+        os: str = "linux",
+        content: bytes = DISK,
+        agent: dict[str, Any] | None = None,
     ) -> None:
-        """A finalized copy of a VM, as the replicator leaves it."""
+        """A finalized copy of a VM, as the replicator leaves it; all its disks hold `content`."""
         staged = []
         for disk in disks:
             call = Call(key=f"open/{vm}/{disk}", plan="shop", vm=vm, job="iteration:x", lease=1)
             target = self.platform.target
-            opened = await target.open_generation(call, disk=disk, size=len(DISK))
-            await target.write(call, generation=opened, offset=0, data=memoryview(DISK))
+            opened = await target.open_generation(call, disk=disk, size=len(content))
+            for at in range(0, len(content), CHUNK_BYTES):
+                piece = memoryview(content)[at : at + CHUNK_BYTES]
+                await target.write(call, generation=opened, offset=at, data=piece)
             await target.flush(call, generation=opened)
             staged.append(opened)
-        files = [{"name": disk, "file": f"{disk}.raw", "size": len(DISK)} for disk in disks]
+        files = [{"name": disk, "file": f"{disk}.raw", "size": len(content)} for disk in disks]
+        guest = {"boots_in_s": boots_s, "agent": agent or {}}
         manifest = {
             "taken_at": "2026-11-22T20:00:00Z",
             "mark": "m1",
-            "configuration": {"name": vm, "disks": files, "guest": {"boots_in_s": boots_s}},
+            "configuration": {"name": vm, "os": os, "disks": files, "guest": guest},
         }
         call = Call(key=f"finalize/{vm}", plan="shop", vm=vm, job="iteration:x", lease=1)
         await self.platform.target.finalize(call, generations=staged, manifest=manifest)
@@ -187,6 +197,10 @@ class Lab:
         async with asyncio.timeout(60):
             while not (until and self.world.events(until)) and await self.step():
                 pass
+
+    def declare(self, text: str) -> None:
+        """Write the site's `site.yaml`."""
+        (self.home / "west" / "site.yaml").write_text(text)
 
     def journal(self) -> list[dict[str, Any]]:
         """The platform's own call journal."""

@@ -290,7 +290,23 @@ def test_nodes_are_listed_with_how_busy_they_are(stub: Stub) -> None:
     }  # fmt: skip
     stub.tell("GET", "/v1/nodes", (200, listing(node)))
     line = say("node", "list").stdout.splitlines()[1]
-    assert line.split() == ["west-replication", "west", "replication", "online", "3", "of", "40"]
+    assert line.split() == [
+        *("west-replication", "west", "replication", "online", "3", "of", "40", "–")
+    ]
+
+
+def test_prep_nodes_are_listed_with_seats_and_drained_by_name(stub: Stub) -> None:
+    node = {
+        "name": "west-prep1", "site": "west", "kind": "prep", "state": "off", "capacity": 25,
+        "in_use": 0, "drained": True, "error": {"code": "x", "message": "no host is free"},
+    }  # fmt: skip
+    stub.tell("GET", "/v1/nodes", (200, listing(node)))
+    line = say("node", "list").stdout.splitlines()[1]
+    assert "off, drained" in line and "0 of 25" in line and "no host is free" in line
+    for action in ("drain", "undrain"):
+        stub.tell("POST", f"/v1/nodes/west-prep1/{action}", (200, {"command": {}}))
+        done = say("node", action, "west-prep1")
+        assert (done.exit_code, stub.asked[-1].path) == (0, f"/v1/nodes/west-prep1/{action}")
 
 
 def test_a_deletion_prints_its_job_and_is_waited_for(stub: Stub) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from schemas.common import Problem, StepTiming
 from schemas.notifier import AlertOpened, AlertRepeated
+from schemas.prep import PrepNodeSettled, PrepNodeTroubled
 from schemas.recovery import CleanupFinished, CleanupTroubled, VmFinished, VmReleaseTroubled
 from schemas.replicator import (
     CheckpointDeleted,
@@ -105,3 +106,23 @@ def test_a_cleanup_that_is_stuck_is_an_alert_before_it_ends_and_until_one_comple
     end = CleanupFinished(plan="shop", recovery="recovery:shop:r1", state="completed")
     desk.hear(end, stream="cleanup:shop:k2")
     assert desk.open_alerts() == set()
+
+
+def test_a_prep_node_that_stays_on_is_an_alert_until_it_is_off_or_needed_again() -> None:
+    desk = Desk()
+    pool, alert = "prep-pool:west", "alert:west:prep-node-left:prep1"
+    troubled = PrepNodeTroubled(site="west", node="prep1", attempts=3, problem=AWAY)
+    ends: tuple[tuple[Any, set[str]], ...] = (
+        ("off", set()), ("on", set()), ("unknown", {alert}),
+    )  # fmt: skip
+    for power, left in ends:
+        desk.hear(troubled, stream=pool)
+        assert desk.open_alerts() == {alert}
+        desk.hear(PrepNodeSettled(node="prep1", turn=2, power=power), stream=pool)
+        assert desk.open_alerts() == left
+
+
+def test_a_prep_node_that_goes_off_as_it_should_says_nothing() -> None:
+    desk = Desk()
+    desk.hear(PrepNodeSettled(node="prep1", turn=2, power="off"), stream="prep-pool:west")
+    assert desk.open_alerts() == set() and not desk.events(AlertOpened)

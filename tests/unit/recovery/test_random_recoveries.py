@@ -65,7 +65,7 @@ def scripts_of(draw: Any) -> Any:
 def recoveries(draw: Any) -> tuple[list[Any], dict[str, Any]]:
     vms = [
         vm(
-            f"vm{number}",
+            f"{draw(st.sampled_from(('vm', 'vm', 'win')))}{number}",
             draw(st.integers(1, 3)),
             boot_delay_s=draw(st.sampled_from((0.0, 0.0, 7.0))),
             pre_script=scripts_of(draw),
@@ -88,7 +88,7 @@ def settle_one(draw: Any, world: Watching, faults: str) -> None:
     if effect_id in world.asked_to_stop:
         ways = ["ok", "cancelled"]
     way = draw(st.sampled_from(ways))
-    if effect.kind == "release-copy" and way == "failed":
+    if effect.kind in ("release-copy", "power-off-node") and way == "failed":
         way = "ok"  # retried until it is true
     if effect.kind == "run-script" and way == "failed":
         fail_script(draw, world, effect_id)
@@ -154,7 +154,9 @@ def expected_outcome(world: Watching, ends: dict[str, said.VmFinished]) -> str:
         return "failed"
     scripts = [*world.events(said.PlanScriptEnded), *world.events(said.VmScriptEnded)]
     troubled = any(s.report.outcome != "done" and not s.again for s in scripts)
-    if troubled or "failed" in outcomes:
+    steps = world.events(said.VmStepEnded)
+    unwell = any(s.timing.name == "validate-windows" and s.problem for s in steps)
+    if troubled or unwell or "failed" in outcomes:
         return "partially-completed"
     return "completed"
 
@@ -180,6 +182,7 @@ def test_any_recovery_keeps_boot_order_ends_by_the_rules_and_leaves_nothing_held
     end = world.event(said.RecoveryFinished)
     assert end.state == expected_outcome(world, ends)
     assert world.held <= world.released
+    check_prep_nodes(world)
     check_scheduler(world, end)
     check_scripts_ran_once(world)
 
@@ -190,6 +193,19 @@ def check_scheduler(world: World, end: said.RecoveryFinished) -> None:
     (holds,) = world.to_scheduler(ReleaseHolds)
     assert "read-copy" in holds.modes
     assert ("own-instance" in holds.modes) is not end.awaits_cleanup
+
+
+def check_prep_nodes(world: Watching) -> None:
+    """Nobody sits there, every node is off, and every Windows that was made was prepared."""
+    pool = world.state("prep-pool:west")
+    assert pool.members == {}
+    assert all(node.power == "off" and not node.doing for node in pool.nodes.values())
+    done = {
+        s for s, e, _ in world.log
+        if isinstance(e, said.VmStepEnded) and e.timing.name == "prepare-windows"
+    }  # fmt: skip
+    on = {s for s, e, _ in world.log if isinstance(e, said.VmPoweredOn)}
+    assert {stream for stream in on if ":win" in stream} <= done
 
 
 def check_scripts_ran_once(world: World) -> None:

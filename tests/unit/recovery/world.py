@@ -24,6 +24,7 @@ from schemas.plans import (
     ScriptDefinition,
     VmDefinition,
 )
+from schemas.prep import ListedNode
 from schemas.scheduler import PlanHeader, SiteRef
 from services.recovery.handlers import FAMILIES, HANDLERS
 from shared.decider import Decision, Effect, EffectOutcome
@@ -31,6 +32,10 @@ from shared.testing.spec import T0, received, restored, stored, trouble
 
 JOB = "recovery:shop:r1"
 SITE = SiteRef(site="west", platform="lab", settings={"path": "/west"})
+
+
+NODES = (ListedNode(name="prep1", seats=2), ListedNode(name="prep2", seats=2))
+"""The prep nodes of the site."""
 
 
 def script(name: str = "a.sh", **fields: Any) -> ScriptDefinition:
@@ -81,7 +86,7 @@ def start(*vms: VmDefinition, **fields: Any) -> said.StartRecovery:
 
 
 def answer(effect: Effect, now: dt.datetime) -> Any:
-    """What a platform on which everything works says to an effect."""
+    """What a platform on which everything works says. VMs named `win…` are Windows."""
     payload = effect.payload
     match payload:
         case work.Preflight():
@@ -90,7 +95,8 @@ def answer(effect: Effect, now: dt.datetime) -> Any:
             return work.ScriptRan(report=ScriptReport(outcome="done", exit_code=0))
         case work.HoldCopy():
             disks = tuple(work.CopyDisk(name=name, size=1) for name in ("sda", "sdb"))
-            return work.CopyHeld(copy_id=f"copy-{payload.vm}", taken_at=now, disks=disks)
+            os = "windows" if payload.vm.startswith("win") else "linux"
+            return work.CopyHeld(copy_id=f"copy-{payload.vm}", taken_at=now, disks=disks, os=os)
         case work.RebuildDisk():
             disk = payload.disk
             return work.DiskRebuilt(disk_id=f"d-{payload.vm}-{disk}", name=disk, file="", size=1)
@@ -103,6 +109,12 @@ def answer(effect: Effect, now: dt.datetime) -> Any:
             return work.SitePolled(ready=ready)
         case work.LookAtSource():
             return work.SourceState(on=True)
+        case work.ListPrepNodes():
+            return work.PrepNodesFound(nodes=NODES)
+        case work.PrepareWindows():
+            return work.WindowsPrepared(target="lab", changes=("viostor: Start 3 → 0",))
+        case work.ValidateWindows():
+            return work.WindowsValidated(disks_online=payload.disks)
         case work.ListOwned():
             return work.OwnedListed(objects=(), total=0)
     return work.WorkDone()

@@ -15,6 +15,7 @@ from services.replicator.settings import ReplicatorSettings
 from shared.effects.port import Budget
 from shared.errors import Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
+from shared.platforms.lab.windows_settings import NodeSpec
 from shared.platforms.memory import MemoryPlatform, MemorySite, MemoryVm
 from shared.testing.virtual import run_virtual
 
@@ -83,3 +84,11 @@ def test_an_inspection_brings_what_the_site_limits_and_how_many_disks_there_are(
         "snapshot-writes": SiteLimit(name="snapshot-writes", concurrent=100),
         "node": SiteLimit(name="node", concurrent=40),
     }
+
+
+def test_an_inspection_tells_of_prep_nodes_where_there_are_some() -> None:
+    asked = InspectSite(request="c1", site=EAST, for_stream="site:east")
+    nodes = SiteSettings(prep_nodes=(NodeSpec(name="prep1"),))
+    facts = run_virtual(inspected(MemorySite("east", settings=nodes), asked)).facts
+    assert facts["prep_nodes"] == [{"name": "prep1", "seats": 25, "power": "off"}]
+    assert "prep_nodes" not in run_virtual(inspected(MemorySite("east"), asked)).facts
