@@ -18,9 +18,9 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from shared.archive.addresses import S3Address
 from shared.archive.errors import AnotherExport, StoreRefused
 from shared.archive.parallel import PARALLEL_MAX
-from shared.archive.places import S3Address
 from shared.archive.s3_errors import Absent, Changed, explained
 from shared.errors import Transient
 

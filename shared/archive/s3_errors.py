@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as sdk
 
+from shared.archive.addresses import S3Address
 from shared.archive.errors import NoBucket, StoreBusy, StoreRefused, StoreUnreachable
-from shared.archive.places import S3Address
 from shared.errors import Refused, SeawallError
 
 

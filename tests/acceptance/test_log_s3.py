@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shared.archive import files, s3
-from shared.archive.places import S3Address
+from shared.archive.addresses import S3Address
 from tests.acceptance.operator import Said
 from tests.integration.log.exports import assert_same, histories, table
 from tests.integration.projector.logs import Logs, a_history, open_logs

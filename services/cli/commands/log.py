@@ -29,7 +29,7 @@ PLACES: Final = r"a folder, or s3://BUCKET\[/PREFIX]"
 def place(value: str | None) -> str | None:
     """Usage is checked before anything is asked for."""
     if value is not None:
-        from shared.archive.places import s3_address
+        from shared.archive.addresses import s3_address
 
         try:
             s3_address(value)

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from shared.archive import s3
+from shared.archive.addresses import S3Address
 from shared.archive.errors import (
     AnotherExport,
     NoBucket,
@@ -16,7 +17,6 @@ from shared.archive.errors import (
     StoreRefused,
     StoreUnreachable,
 )
-from shared.archive.places import S3Address
 from shared.archive.port import Archive
 from shared.errors import SeawallError
 from tests.contract.archive.suite import MANIFEST, SEGMENT, ArchiveContract, Harness

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from services.projector.settings import SOURCES
 from shared.archive import files, s3
+from shared.archive.addresses import S3Address
 from shared.archive.check import check
 from shared.archive.errors import AnotherExport, StoreBusy
 from shared.archive.parallel import PARALLEL_MAX
-from shared.archive.places import S3Address
 from shared.archive.s3 import S3Archive
 from tests.failures import failure_mode
 from tests.integration.log.exports import (

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.archive import files
+from shared.archive.addresses import S3Address, s3_address
 from shared.archive.files import Header, Segment
-from shared.archive.places import S3Address, s3_address
 from shared.errors import Refused
 
 
