@@ -42,6 +42,9 @@ WORLDS = 2
 PAUSE_S = (1.5, 5.0)
 DOWN_S = (0.5, 5.0)
 QUIET_S_MAX = 60.0
+TOLD_MAX = 100
+"""Rows of a table that are shown where a job did not end."""
+
 TABLES = (*(view.table for view in VIEWS), "events", "cursors")
 
 
@@ -149,6 +152,8 @@ def run_trial(*, brokers: int, minutes: float, seed: int, keep: bool) -> Outcome
             for thread in operators:
                 thread.join()
             _gather(outcome, operators, worlds, chaos)
+            if any(verdict.unfinished for verdict in outcome.verdicts):
+                say(asyncio.run(_work_in_hand(fleet.dsn)))
             _judge_fabric(fleet, outcome)
             if outcome.wrong or outcome.gaps or not all(v.good for v in outcome.verdicts):
                 say(fleet.log_tail())
@@ -159,6 +164,26 @@ def run_trial(*, brokers: int, minutes: float, seed: int, keep: bool) -> Outcome
         else:
             shutil.rmtree(root, ignore_errors=True)
     return outcome
+
+
+async def _work_in_hand(dsn: str) -> str:
+    """What a job that did not end may wait for: effects, workers, budgets, as they are."""
+    told = []
+    connection = await asyncpg.connect(dsn)
+    try:
+        schemas = await connection.fetch(
+            "select schemaname as name from pg_tables where tablename = 'lane_budgets'"
+        )
+        for schema in schemas:
+            for table in ("effects", "workers", "budgets", "slot_returns", "lanes"):
+                rows = await connection.fetch(
+                    f"select to_jsonb(t) - array['data', 'meta'] as row"
+                    f' from "{schema["name"]}".{table} t limit {TOLD_MAX}'
+                )
+                told += [f"{table}: {row['row']}" for row in rows]
+    finally:
+        await connection.close()
+    return "\n".join(told)
 
 
 def _folder(root: Path, number: int) -> Path:
