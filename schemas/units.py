@@ -5,6 +5,7 @@ datetimes). Does not know where a value stands in a document, nor which range a 
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Final
@@ -154,3 +155,9 @@ def _quantity(text: str, units: dict[str, int], allowed: str) -> int:
     if exact.denominator != 1:
         raise UnitError(text, allowed)
     return int(exact)
+
+
+def some_of(names: Sequence[str], count_max: int) -> str:
+    """Names in a line for people, the first `count_max`, and how many more there are."""
+    more = f" and {len(names) - count_max} more" if len(names) > count_max else ""
+    return ", ".join(names[:count_max]) + more

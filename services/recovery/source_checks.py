@@ -11,6 +11,7 @@ from typing import Final
 
 from schemas.common import Problem
 from schemas.recovery_work import Preflight
+from schemas.units import some_of
 from services.recovery.domain.operations import of
 from services.recovery.platform_work import Tools
 from shared.errors import Permanent, Transient
@@ -43,11 +44,10 @@ async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
     missing = sorted(set(names) - {vm.name for vm in found})
     if not missing or work.source_gone:
         return False, []
-    shown = ", ".join(missing[:NAMED_MAX])
-    more = f" and {len(missing) - NAMED_MAX} more" if len(missing) > NAMED_MAX else ""
     problem = Problem(
         code="source-missing",
-        message=f"{work.source.site} has no VM {shown}{more}: whether it runs is not known",
+        message=f"{work.source.site} has no VM {some_of(missing, NAMED_MAX)}: whether it runs "
+        "is not known",
         remedy=_remedy(work),
     )
     return False, [problem]

@@ -20,7 +20,7 @@ from schemas.replicator import (
     ThrottlingEased,
 )
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
-from schemas.units import format_duration
+from schemas.units import format_duration, some_of
 from services.notifier.domain import full_recoveries, leftovers, questions
 from services.notifier.domain.finding import Finding
 
@@ -168,7 +168,6 @@ def _instances_left(received: Received) -> Finding:
     """A cleanup lists the site at its end: what still runs there costs money, and may answer."""
     body: CleanupFinished = received.body
     left = [object_id for kind, object_id, _ in body.remaining if kind == "instance"]
-    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
     return Finding(
         plan=body.plan,
         condition="instance-left-over",
@@ -176,7 +175,7 @@ def _instances_left(received: Received) -> Finding:
         holds=bool(left),
         severity="major",
         title=f"{len(left)} instance(s) of a recovery of {body.plan} are left over",
-        text=", ".join(left[:3]) + more,
+        text=some_of(left, 3),
         remedy=f"seawall cleanup {body.recovery}; what else is left: seawall doctor --leftovers",
         job=received.stream,
     )

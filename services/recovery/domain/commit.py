@@ -16,6 +16,7 @@ from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
 from schemas.ids import family_of
 from schemas.recovery_work import ListOwned, OwnedListed
+from schemas.units import some_of
 from services.recovery.domain import commit_window
 from services.recovery.domain.recovery_state import Recovery, told
 from services.recovery.domain.work import recovery_effect, step_of
@@ -141,11 +142,10 @@ def _missing(start: said.CommitStarted, listed: OwnedListed) -> Problem | None:
     gone = [vm for vm, instance_id in start.instances if instance_id not in there]
     if not gone:
         return None
-    more = f" and {len(gone) - NAMED_MAX} more" if len(gone) > NAMED_MAX else ""
     return Problem(
         code="instance-missing",
         message=f"{start.site.site} does not list the instances of "
-        f"{', '.join(gone[:NAMED_MAX])}{more}: somebody deleted them",
+        f"{some_of(gone, NAMED_MAX)}: somebody deleted them",
         remedy=f"`seawall rollback {start.recovery}` brings the sources back",
     )
 

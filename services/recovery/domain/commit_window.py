@@ -15,7 +15,7 @@ from schemas.common import HoldMode
 from schemas.envelope import Received
 from schemas.recovery import RecoveryFinished
 from schemas.scheduler import ReleaseHolds
-from schemas.units import format_duration
+from schemas.units import format_duration, some_of
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery_state import Recovery, told
 from shared.decider import NOTHING, Decision, Send, Timer
@@ -113,8 +113,7 @@ def in_words(found: Iterable[said.Discard]) -> str:
         f"{d.vm} since {d.since:%Y-%m-%d %H:%M:%S %Z} ({format_duration(round(d.span_s))})"
         for d in found
     ]
-    more = f" and {len(each) - NAMED_MAX} more" if len(each) > NAMED_MAX else ""
-    return ", ".join(each[:NAMED_MAX]) + more
+    return some_of(each, NAMED_MAX)
 
 
 # ── What became of it ────────────────────────────────────────────────────────────────────────

@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from schemas import scheduler as said
+from schemas.common import HoldMode, Problem
 from schemas.envelope import Received
 from schemas.recovery import EnrolVm, Member, StartRecovery
 from schemas.sync_state import SyncFacts
+from schemas.units import some_of
 from services.scheduler.domain import full_recoveries
 from services.scheduler.domain.answers import done
 from services.scheduler.domain.checkpoints import tidy
@@ -30,6 +32,7 @@ from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
 
 LATEST = "latest"
+NAMED_MAX = 10
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,11 +191,9 @@ def _check_copies(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm
             )
         without_copy = sorted(set(members) - set(entry.vms))
     if without_copy:
-        shown = ", ".join(without_copy[:10])
-        more = f" and {len(without_copy) - 10} more" if len(without_copy) > 10 else ""
         coming = m.checkpoint == LATEST and all(copy_is_coming(members[vm]) for vm in without_copy)
         raise (NotYet if coming else Refused)(
-            f"no finished copy of VM {shown}{more}",
+            f"no finished copy of VM {some_of(without_copy, NAMED_MAX)}",
             code="no-copy",
             remedy="let replication finish first, or choose other VMs with --vm",
         )
@@ -205,20 +206,37 @@ def usable(sync: SyncFacts) -> bool:
 
 def _check_holds(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
     """Refuse what another job's hold excludes. A running iteration is none: it gives way."""
+    for vm, state in members.items():
+        problem = held_elsewhere(plan, vm, state.holds, claim=state.claim, mode=m.mode)
+        if problem is not None:
+            raise NotYet(problem.message, code=problem.code, remedy=problem.remedy)
+
+
+def held_elsewhere(
+    plan: Plan,
+    vm: str,
+    holds: Mapping[str, tuple[HoldMode, ...]],
+    *,
+    claim: str,
+    mode: said.RecoveryMode,
+) -> Problem | None:
+    """Why a recovery may not have the VM: another's `holds` exclude it, or one with a `claim`
+    waits for it, which nothing newer overtakes. None where it may."""
+    if not (holds or claim):
+        return None
     ended = {job for job, entry in plan.recoveries.items() if entry.ended}
     tests = {job for job in ended if plan.recoveries[job].mode == "test"}
-    for vm, state in members.items():
-        job = state.claim or excluding_job(state.holds, wanted=m.mode, ended_tests=tests)
-        if not job:
-            continue
-        action = "wait for it to end"
-        if job in tests:
-            action = f"`seawall cleanup {job}` first"
-        elif job in ended:
-            action = f"`seawall commit {job}` or `seawall rollback {job}` first"
-        raise NotYet(
-            f"VM {vm!r} is held by {job}", code="busy", remedy=f"{action}, then try again"
-        )
+    job = claim or excluding_job(holds, wanted=mode, ended_tests=tests)
+    if not job:
+        return None
+    action = "wait for it to end"
+    if job in tests:
+        action = f"`seawall cleanup {job}` first"
+    elif job in ended:
+        action = f"`seawall commit {job}` or `seawall rollback {job}` first"
+    return Problem(
+        code="busy", message=f"VM {vm!r} is held by {job}", remedy=f"{action}, then try again"
+    )
 
 
 def _enrolments(

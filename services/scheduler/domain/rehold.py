@@ -14,11 +14,11 @@ from schemas import scheduler as said
 from schemas.common import Problem
 from schemas.envelope import Received
 from schemas.recovery_steering import HoldAgain, HoldsAnswered, RecoveryHeldAgain
-from services.scheduler.domain.holds import MODES, excluding_job
+from services.scheduler.domain.holds import MODES
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
 from services.scheduler.domain.plan import Plan
 from services.scheduler.domain.protected_vm import ProtectedVm, holders
-from services.scheduler.domain.recoveries import LATEST, usable
+from services.scheduler.domain.recoveries import LATEST, held_elsewhere, usable
 from shared.decider import Decision, Send
 
 
@@ -62,14 +62,13 @@ def _in_the_way(plan: Plan, m: HoldAgain, members: Mapping[str, ProtectedVm]) ->
                 message=f"checkpoint {m.checkpoint!r} is not available any more",
                 remedy="start a recovery from another one",
             )
-    ended = {job for job, entry in plan.recoveries.items() if entry.ended and entry.mode == "test"}
     for vm, state in members.items():
-        if (problem := _vm_in_the_way(m, vm, state, ended)) is not None:
+        if (problem := _vm_in_the_way(plan, m, vm, state)) is not None:
             return problem
     return None
 
 
-def _vm_in_the_way(m: HoldAgain, vm: str, state: ProtectedVm, ended: set[str]) -> Problem | None:
+def _vm_in_the_way(plan: Plan, m: HoldAgain, vm: str, state: ProtectedVm) -> Problem | None:
     if not state.protected:
         return Problem(
             code="unknown-vm",
@@ -81,10 +80,4 @@ def _vm_in_the_way(m: HoldAgain, vm: str, state: ProtectedVm, ended: set[str]) -
             code="no-copy", message=f"no finished copy of VM {vm}", remedy="replicate it first"
         )
     others = {job: modes for job, modes in holders(state).items() if job != m.job}
-    job = excluding_job(others, wanted=m.mode, ended_tests=ended)
-    if not job:
-        return None
-    remedy = f"`seawall cleanup {job}` first" if job in ended else "wait for it to end"
-    return Problem(
-        code="busy", message=f"VM {vm!r} is held by {job}", remedy=f"{remedy}, then try again"
-    )
+    return held_elsewhere(plan, vm, others, claim=state.claim, mode=m.mode)

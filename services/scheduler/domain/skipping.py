@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from schemas.plans import RECOVERY_HOOKS, ScriptDefinition
 from schemas.scheduler import PlanHeader
+from schemas.units import some_of
 from services.scheduler.domain.protected_vm import ProtectedVm
 from shared.errors import Refused
 
@@ -61,6 +62,5 @@ def _remedy(allowed: tuple[str, ...]) -> str:
     hooks = " or ".join(RECOVERY_HOOKS)
     if not allowed:
         return f"a script is named {hooks}, for a VM's with :VM; this recovery has none to skip"
-    shown = ", ".join(allowed[:NAMED_MAX])
-    more = f" and {len(allowed) - NAMED_MAX} more" if len(allowed) > NAMED_MAX else ""
-    return f"a script is named {hooks}, for a VM's with :VM; this recovery has {shown}{more}"
+    shown = some_of(allowed, NAMED_MAX)
+    return f"a script is named {hooks}, for a VM's with :VM; this recovery has {shown}"

@@ -8,7 +8,9 @@ import pytest
 
 from schemas import scheduler as said
 from schemas.recovery_steering import HoldAgain, HoldsAnswered
-from tests.unit.scheduler.desk import Desk
+from tests.unit.scheduler.desk import Desk, at
+from tests.unit.scheduler.test_full_recoveries import ended as full_recovery_ended
+from tests.unit.scheduler.test_full_recoveries import recover as full_recovery
 from tests.unit.scheduler.test_recoveries import JOB, end, ready, recover, release
 
 OTHER = "recovery:shop:2"
@@ -69,6 +71,24 @@ def test_a_vm_that_another_recovery_holds_by_now_keeps_it_from_going_on() -> Non
     assert answer.problem is not None and answer.problem.code == "busy"
     assert OTHER in answer.problem.message and answer.problem.remedy
     assert desk.modes("db") == {}, "all holds or none"
+
+
+def test_it_does_not_overtake_a_full_recovery_that_waits_for_the_vm() -> None:
+    desk = ended("db")
+    desk.until(at(15))
+    full_recovery(desk, "failover", OTHER, last_sync=False)
+    assert desk.vm("db").claim == OTHER
+    answer = hold_again(desk, "db")
+    assert answer.problem is not None and OTHER in answer.problem.message
+    assert desk.modes("db") == {JOB: ("own-instance",)}
+
+
+def test_a_commit_window_that_keeps_it_from_going_on_is_told() -> None:
+    desk = ended("db")
+    full_recovery(desk, "failover", OTHER)
+    full_recovery_ended(desk, job=OTHER)
+    answer = hold_again(desk, "db")
+    assert answer.problem is not None and f"seawall commit {OTHER}" in answer.problem.remedy
 
 
 def test_a_plan_or_vm_that_is_gone_keeps_it_from_going_on() -> None:
