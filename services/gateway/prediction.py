@@ -29,16 +29,8 @@ HAND_OVER_S: Final = 0.02
 """What our own engine takes between the end of a step and the start of the next, nothing waited
 for: a commit, a claim and their ways (`bench steps`)."""
 
-CALLS: Final[Mapping[str, str]] = {
-    "hold": forecast.HOLD,
-    "rebuild_disk": forecast.REBUILD,
-    "create_instance": forecast.CREATE,
-    "power_on": forecast.POWER_ON,
-}
-HOOKS: Final[Mapping[str, str]] = {
-    "pre-recovery": forecast.PRE,
-    "post-recovery": forecast.POST,
-}
+CALLS: Final[Mapping[str, str]] = {call: step for step, call in forecast.CALLS.items()}
+HOOKS: Final[Mapping[str, str]] = {hook: step for step, hook in forecast.HOOKS.items()}
 QUOTAS: Final = frozenset(name for names in NEEDS.values() for name in names)
 
 

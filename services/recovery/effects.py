@@ -1,6 +1,6 @@
 """The effect handlers of the recovery service: which kind does what, with which patience.
 
-Owns time limits, retry policies and the running of scripts at most once. What each step does at a
+Owns time limits and retry policies, and which scripts have begun. What each step does at a
 platform is `platform_work`, `polling` and `preflight`.
 """
 
@@ -23,11 +23,10 @@ from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.domain.vm_recovery import WITHDRAWN
 from services.recovery.domain.vm_state import VmRecovery, is_paused
 from services.recovery.platform_work import Tools
-from shared.effects.policy import ONCE, STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
+from shared.effects.policy import ONCE, STEP, UNTIL_DONE, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Transient
-from shared.scripts import ScriptEndUnknown
-from shared.scripts.effect import run_script_work
+from shared.scripts.handler import ScriptHandler
 
 CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
@@ -47,9 +46,6 @@ PREPARE_S_MAX: Final = 600.0
 
 VALIDATE: Final = RetryPolicy(retries_max=6, base_s=2.0, cap_s=60.0)
 """Services of a Windows start for minutes after its heartbeat: 2 min of waits at most."""
-
-SCRIPT: Final = RetryPolicy(retries_max=3)
-"""Only preparing a script is repeated: once its start is on record nothing runs it again."""
 
 Do = Callable[[Tools, EffectRun], Awaitable[msgspec.Struct]]
 
@@ -101,77 +97,45 @@ class StepHandler:
             ) from None
 
 
-class ScriptHandler:
-    """Runs a script at most once per effect: its start is on record before its process exists."""
+class RecoveryScript(ScriptHandler):
+    """Runs a script of a recovery, the plan's or a VM's."""
 
-    policy = SCRIPT
-    resumable = False
+    ran = ScriptRan
+    remedy = "look at what the script changes, then run the operation again"
 
     def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+        super().__init__(tools)
+        self._read_states = tools.read_states
 
-    async def run(self, effect: EffectRun) -> ScriptRan:
-        """Run it, or raise OutcomeUnknown where it was started and its end is not known.
-
-        One that is stopped is given back, and its next claim reads what the guard left of it.
-        """
+    async def find(self, effect: EffectRun) -> tuple[bytes | None, bool]:
+        """Both as committed now. Raises Withdrawn for a VM's that may not begin."""
         payload: RunScript = effect.payload
-        content, begun = await self._content(effect, payload)
-
-        async def record_start() -> None:
-            await effect.report(self._start_of(payload))
-
-        try:
-            report = await run_script_work(
-                payload.work,
-                content,
-                runner=self._tools.runner,
-                secrets=self._tools.secrets,
-                put_blob=self._tools.put_blob,
-                record_start=record_start,
-                run_id=effect.effect_id,
-                begun=begun,
-            )
-        except ScriptEndUnknown as unknown:
-            raise _unknown() from unknown
-        return ScriptRan(report=report)
-
-    async def _content(self, effect: EffectRun, payload: RunScript) -> tuple[bytes, bool]:
-        """The script, and whether its start is on record; states are read as committed now."""
         stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
-        states = await self._tools.read_states((effect.stream, stored))
+        states = await self._read_states((effect.stream, stored))
         owner = states[effect.stream]
-        begun = self._has_begun(owner, payload)
+        begun = self.has_begun(owner, payload)
         if payload.vm and not begun:
             check_may_begin(owner, effect.effect_id)
-        content = scripts.whole_content(states[stored])
-        if content is None:
-            # It comes from the gateway, the recovery from the scheduler: in no order.
-            raise Transient(
-                f"the content of script {payload.work.sha256[:12]} is not stored",
-                code="script-not-stored",
-                remedy="apply the plan again, so that its scripts are uploaded",
-            )
-        return content, begun
+        return scripts.whole_content(states[stored]), begun
 
-    def _start_of(self, payload: RunScript) -> msgspec.Struct:
-        """The fact that goes on record before the script's process exists."""
+    def start_of(self, payload: RunScript) -> msgspec.Struct:
+        """The fact that a script begins."""
         fact = VmScriptStarted if payload.vm else PlanScriptStarted
         return fact(step=payload.work.step, run=payload.run)
 
-    def _has_begun(self, owner: Any, payload: RunScript) -> bool:
+    def has_begun(self, owner: Any, payload: RunScript) -> bool:
         """Whether that fact is on record."""
         run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
         return run.run == payload.run and run.started
 
 
-class VerdictHandler(ScriptHandler):
+class VerdictScript(RecoveryScript):
     """Runs the verdict script of a search's trial, at most once like every other script."""
 
-    def _start_of(self, payload: RunScript) -> msgspec.Struct:
+    def start_of(self, payload: RunScript) -> msgspec.Struct:
         return VerdictScriptStarted(trial=payload.run)
 
-    def _has_begun(self, owner: Search, payload: RunScript) -> bool:
+    def has_begun(self, owner: Search, payload: RunScript) -> bool:
         trial = owner.trial
         return trial is not None and trial.number == payload.run and trial.script_started
 
@@ -180,13 +144,6 @@ def check_may_begin(state: VmRecovery, effect_id: str) -> None:
     """Raise Withdrawn for a step of a VM that is paused: it waited for its turn too long."""
     if is_paused(state):
         raise Withdrawn(f"{effect_id} had not begun when its VM was paused")
-
-
-def _unknown() -> OutcomeUnknown:
-    return OutcomeUnknown(
-        "the script was started and its service ended before its end was recorded",
-        remedy="look at what the script changes, then run the operation again",
-    )
 
 
 def handlers(tools: Tools) -> dict[str, EffectHandler]:
@@ -206,8 +163,8 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
 
     return {
         "preflight": step(preflight.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
-        "run-script": ScriptHandler(tools),
-        "run-verdict": VerdictHandler(tools),
+        "run-script": RecoveryScript(tools),
+        "run-verdict": VerdictScript(tools),
         "hold-copy": step(platform_work.hold_copy, pausable=True),
         "rebuild-disk": step(
             platform_work.rebuild_disk, limit_s=REBUILD_S_MAX, resumable=True, pausable=True

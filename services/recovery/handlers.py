@@ -32,6 +32,7 @@ from services.recovery.domain import (
     parents,
     prep_pool,
     recovery,
+    refusals,
     rollback,
     scripts,
     steering,
@@ -160,9 +161,7 @@ def _by_job(
             return of_vm(state, received)
         if isinstance(state, Cleanup):
             return of_cleanup(state, received)
-        raise Refused(
-            f"there is no job {received.body.job}", code="unknown-job", remedy="see `job list`"
-        )
+        raise refusals.no_job(received.body.job)
 
     return decide
 

@@ -22,6 +22,7 @@ from services.recovery.domain.work import instance_name
 from services.recovery.platform_work import CONFIGURATION, Tools, copies_of_checkpoint
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Refused, SeawallError
+from shared.forecast.limits import Limit
 from shared.platforms.pacing import paced
 from shared.platforms.ports import CopyFacts, Platform
 from shared.secrets import SecretError
@@ -287,11 +288,11 @@ async def _dry_run(
     windows: dryrun.WindowsCalls,
 ) -> dict[str, Any]:
     """The ordered calls, the budgets they need, and the least time they take."""
-    limits = {
-        each.name: dryrun.Budget(burst=each.burst or 0.0, per_second=each.per_second)
+    limits = [
+        Limit(name=each.name, burst=each.burst or 0.0, per_second=each.per_second)
         for each in site.limits.budgets()
         if each.per_second is not None
-    }
+    ]
     # Two simulations of 2,000 VMs take a moment in which the worker has others to serve.
     calls = await asyncio.to_thread(dryrun.ordered_calls, rehearsal, limits)
     calls = dryrun.with_windows(calls, windows)

@@ -1,13 +1,12 @@
 """The effect handlers of the replicator: which kind does what, with which patience.
 
-Owns retry policies and the running of scripts at most once. What each step does at a platform is
+Owns retry policies, and which scripts have begun. What each step does at a platform is
 `platform_work`, `transferring` and `inspecting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import msgspec
 
@@ -17,14 +16,10 @@ from services.replicator import inspecting, platform_work, transferring
 from services.replicator.domain import scripts
 from services.replicator.domain.scripts import PRE_STEP, ScriptRun
 from services.replicator.tools import Tools, within
-from shared.effects.policy import STEP, UNTIL_DONE, OutcomeUnknown, RetryPolicy
+from shared.effects.policy import STEP, UNTIL_DONE, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Refused, Transient
-from shared.scripts import ScriptEndUnknown
-from shared.scripts.effect import run_script_work
-
-SCRIPT: Final = RetryPolicy(retries_max=3)
-"""Only preparing a script is repeated: once its start is on record nothing runs it again."""
+from shared.scripts.handler import ScriptHandler
 
 Do = Callable[[Tools, EffectRun], Awaitable[msgspec.Struct]]
 
@@ -59,44 +54,19 @@ class UntilDone(StepHandler):
             raise Transient(error.message, remedy=error.remedy, code=error.code) from error
 
 
-class ScriptHandler:
-    """Runs a script at most once per effect: its start is on record before its process exists."""
+class ReplicationScript(ScriptHandler):
+    """Runs a script around replication, a run's or an iteration's."""
 
-    policy = SCRIPT
-    resumable = False
+    ran = ScriptRan
+    remedy = "look at what the script changes; the next iteration runs it again"
 
     def __init__(self, tools: Tools) -> None:
+        super().__init__(tools)
         self._tools = tools
 
-    async def run(self, effect: EffectRun) -> ScriptRan:
-        """Run it, or raise OutcomeUnknown where it was started and its end is not known.
-
-        One that is stopped is given back, and its next claim reads what the guard left of it.
-        """
+    async def find(self, effect: EffectRun) -> tuple[bytes | None, bool]:
+        """Both as committed now."""
         payload: RunScript = effect.payload
-        content, begun = await self._content(effect, payload)
-
-        async def record_start() -> None:
-            fact = ScriptStarted if payload.vm else RunScriptStarted
-            await effect.report(fact(step=payload.work.step, run=payload.run))
-
-        try:
-            report = await run_script_work(
-                payload.work,
-                content,
-                runner=self._tools.runner,
-                secrets=self._tools.secrets,
-                put_blob=self._tools.put_blob,
-                record_start=record_start,
-                run_id=effect.effect_id,
-                begun=begun,
-            )
-        except ScriptEndUnknown as unknown:
-            raise _unknown() from unknown
-        return ScriptRan(report=report)
-
-    async def _content(self, effect: EffectRun, payload: RunScript) -> tuple[bytes, bool]:
-        """The script, and whether its start is on record; states are read as committed now."""
         stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
         states = await within(
             self._tools.read_states((effect.stream, stored)),
@@ -105,29 +75,20 @@ class ScriptHandler:
         )
         owner = states[effect.stream]
         run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
-        content = scripts.whole_content(states[stored])
-        if content is None:
-            # The content comes from the gateway, the iteration from the scheduler: in no order.
-            raise Transient(
-                f"the content of script {payload.work.sha256[:12]} is not stored",
-                code="script-not-stored",
-                remedy="apply the plan again, so that its scripts are uploaded",
-            )
-        return content, run.run == payload.run and run.started
+        begun = run.run == payload.run and run.started
+        return scripts.whole_content(states[stored]), begun
 
-
-def _unknown() -> OutcomeUnknown:
-    return OutcomeUnknown(
-        "the script was started and its service ended before its end was recorded",
-        remedy="look at what the script changes; the next iteration runs it again",
-    )
+    def start_of(self, payload: RunScript) -> msgspec.Struct:
+        """The fact that a script begins."""
+        fact = ScriptStarted if payload.vm else RunScriptStarted
+        return fact(step=payload.work.step, run=payload.run)
 
 
 def handlers(tools: Tools) -> dict[str, EffectHandler]:
     """Kind → handler, for the worker."""
     return {
         "inspect-site": StepHandler(tools, inspecting.inspect_site, resumable=True),
-        "run-script": ScriptHandler(tools),
+        "run-script": ReplicationScript(tools),
         "open-snapshot": StepHandler(tools, platform_work.open_snapshot),
         "transfer": StepHandler(tools, transferring.transfer_disk, resumable=True),
         "finalize": StepHandler(tools, platform_work.finalize),

@@ -26,6 +26,17 @@ OURS: Final = (HOLD, REBUILD, PREPARE, CREATE, POWER_ON)
 """What an engine and a platform of no cost would do at once: their calls. Boot times and scripts
 are the guests' and the plan's own."""
 
+CALLS: Final[Mapping[str, str]] = {
+    HOLD: "hold",
+    REBUILD: "rebuild_disk",
+    CREATE: "create_instance",
+    POWER_ON: "power_on",
+}
+"""Step → platform call."""
+
+HOOKS: Final[Mapping[str, str]] = {PRE: "pre-recovery", POST: "post-recovery"}
+"""Step → the hook of its script."""
+
 WORKERS: Final = "workers"
 PREP_NODES: Final = "prep-nodes"
 BOOT_DELAY: Final = "boot-delay"

@@ -34,7 +34,7 @@ from schemas.ids import parts_of, stream_id
 from schemas.recovery import BeginCleanup, CancelRecoveryJob
 from schemas.recovery_work import RunScript
 from schemas.scheduler import Recover
-from services.recovery.domain import scripts
+from services.recovery.domain import refusals, scripts
 from services.recovery.domain.clean_point_order import newest_clean, next_checkpoint
 from services.recovery.domain.clean_point_state import (
     STEP_STATES,
@@ -53,7 +53,6 @@ from services.recovery.domain.plan_work import vm_told
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.work import recovery_effect
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer
-from shared.errors import Refused
 
 # ── Parameters ───────────────────────────────────────────────────────────────────────────────
 
@@ -304,10 +303,8 @@ def clean_again(state: Search, received: Received) -> Decision:
 def cancel(state: Search, received: Received) -> Decision:
     """Stop safely and clean up. Raises Refused `unknown-job` or `job-ended`."""
     m: CancelRecoveryJob = received.body
-    if state.started is None:
-        raise Refused(f"there is no job {m.job}", code="unknown-job", remedy="see `job list`")
-    if state.finished:
-        raise Refused(f"job {m.job} has ended already", code="job-ended")
+    begun, over = state.started is not None, state.finished
+    refusals.check_goes_on(m.job, begun=begun, over=over)
     if state.cancelling:
         return NOTHING
     draft = _Draft(state=state, now=received.at)

@@ -19,7 +19,7 @@ from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
 from schemas.ids import family_of, key_of
 from schemas.recovery_work import ListOwned, OwnedListed, RemoveObject
-from services.recovery.domain import recovery
+from services.recovery.domain import recovery, refusals
 from services.recovery.domain.recovery_state import Recovery, told
 from services.recovery.domain.work import (
     CLEANUP_PRIORITY,
@@ -145,10 +145,7 @@ def cancel(state: Cleanup, received: Received) -> Decision:
 
 
 def _check_goes_on(state: Cleanup, job: str) -> None:
-    if state.started is None:
-        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
-    if state.finished:
-        raise Refused(f"job {job} has ended already", code="job-ended")
+    refusals.check_goes_on(job, begun=state.started is not None, over=state.finished)
 
 
 def pause(state: Cleanup, received: Received) -> Decision:

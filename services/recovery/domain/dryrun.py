@@ -17,31 +17,12 @@ from schemas.recovery import Member
 from services.recovery.domain.work import QUOTAS
 from shared.forecast import plan as forecast
 from shared.forecast.limits import Limit
-from shared.forecast.plan import Machine, PlannedCall
+from shared.forecast.plan import CALLS as CALLS
+from shared.forecast.plan import HOOKS, Machine, PlannedCall
 from shared.forecast.simulation import floor_of, simulate
 
 CALLS_LISTED_MAX: Final = 250
 """More calls than this are kept as a blob: facts travel in an event."""
-
-CALLS: Final[Mapping[str, str]] = {
-    forecast.HOLD: "hold",
-    forecast.REBUILD: "rebuild_disk",
-    forecast.CREATE: "create_instance",
-    forecast.POWER_ON: "power_on",
-}
-"""Step → platform call."""
-
-HOOKS: Final[Mapping[str, str]] = {
-    forecast.PRE: "pre-recovery",
-    forecast.POST: "post-recovery",
-}
-
-
-class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """A rate limit of the site: a bucket of `burst` tokens refilled with `per_second`."""
-
-    burst: float
-    per_second: float
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +70,14 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def ordered_calls(rehearsal: Rehearsal, budgets: Mapping[str, Budget]) -> list[dict[str, Any]]:
+def ordered_calls(rehearsal: Rehearsal, limits: Sequence[Limit]) -> list[dict[str, Any]]:
     """The calls in the order in which they would start, `at_s` after the first.
 
     A VM's held copy is let go once its guest is on. Scripts stand where they would run.
     """
     members = {member.vm: member for member in rehearsal.members}
     calls: list[dict[str, Any]] = []
-    for planned in simulate(rehearsal.plan(), _limits(budgets)).calls:
+    for planned in simulate(rehearsal.plan(), limits).calls:
         member = members[planned.vm]
         if planned.step == forecast.HOLD and not rehearsal.hold:
             continue
@@ -177,7 +158,7 @@ def _about(planned: PlannedCall, member: Member) -> dict[str, Any]:
 
 
 def budgets_needed(
-    calls: Sequence[Mapping[str, Any]], budgets: Mapping[str, Budget]
+    calls: Sequence[Mapping[str, Any]], limits: Sequence[Limit]
 ) -> dict[str, dict[str, float]]:
     """Per quota: how many calls spend it and, where the site limits it, the least seconds."""
     counts: Counter[str] = Counter()
@@ -185,11 +166,12 @@ def budgets_needed(
         quota = QUOTAS.get(str(call["call"]).replace("_", "-"))
         if quota is not None:
             counts[quota] += 1
+    by_name = {limit.name: limit for limit in limits}
     needed: dict[str, dict[str, float]] = {}
     for quota, count in sorted(counts.items()):
         needed[quota] = {"calls": count}
-        limit = budgets.get(quota)
-        if limit is not None and limit.per_second > 0:
+        limit = by_name.get(quota)
+        if limit is not None and limit.per_second:
             seconds = max(0.0, (count - limit.burst) / limit.per_second)
             needed[quota] |= {
                 "burst": limit.burst,
@@ -199,13 +181,6 @@ def budgets_needed(
     return needed
 
 
-def least_seconds(rehearsal: Rehearsal, budgets: Mapping[str, Budget]) -> float:
+def least_seconds(rehearsal: Rehearsal, limits: Sequence[Limit]) -> float:
     """The floor: boot orders, delays, declared boot times and full budgets, calls of no cost."""
-    return round(floor_of(rehearsal.plan(), _limits(budgets)).total_s, 3)
-
-
-def _limits(budgets: Mapping[str, Budget]) -> list[Limit]:
-    return [
-        Limit(name=name, burst=each.burst, per_second=each.per_second)
-        for name, each in budgets.items()
-    ]
+    return round(floor_of(rehearsal.plan(), limits).total_s, 3)

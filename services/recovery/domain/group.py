@@ -29,9 +29,9 @@ from schemas.envelope import Received
 from schemas.ids import parts_of, stream_id
 from schemas.recovery import CancelRecoveryJob, RecoveryState
 from schemas.scheduler import Recover
+from services.recovery.domain import refusals
 from services.recovery.domain.recovery_state import Recovery
 from shared.decider import NOTHING, Decision, Family, Send
-from shared.errors import Refused
 
 # ── Parameters ───────────────────────────────────────────────────────────────────────────────
 
@@ -253,10 +253,8 @@ def child_ended(state: Group, child: Recovery, received: Received) -> Decision:
 def cancel(state: Group, received: Received) -> Decision:
     """Stop safely: no plan is begun, those that run are cancelled. Raises Refused."""
     m: CancelRecoveryJob = received.body
-    if state.started is None:
-        raise Refused(f"there is no job {m.job}", code="unknown-job", remedy="see `job list`")
-    if state.finished is not None:
-        raise Refused(f"job {m.job} has ended already", code="job-ended")
+    begun, over = state.started is not None, state.finished is not None
+    refusals.check_goes_on(m.job, begun=begun, over=over)
     if state.cancelling:
         return NOTHING
     draft = _Draft(state=state, now=received.at)
@@ -269,20 +267,16 @@ def cancel(state: Group, received: Received) -> Decision:
 
 def begin_cleanup(state: Group, *, group: str, cleanup: str) -> Decision:
     """A cleanup of all its recoveries begins. Raises Refused where there is nothing to clean."""
-    if state.started is None:
-        raise Refused(f"there is no group {group}", code="unknown-job", remedy="see `job list`")
-    if state.finished is None:
-        raise Refused(
-            f"{group} is still running",
-            code="still-running",
-            remedy="cancel it or wait for its end",
-        )
-    if state.cleaned:
-        raise Refused(f"{group} is cleaned up already", code="already-cleaned")
-    if not state.finished.awaits_cleanup:
-        raise Refused(f"{group} made nothing that cleanup removes", code="nothing-to-clean")
-    if state.cleaning:
-        raise Refused(f"{group} is being cleaned up by {state.cleaning}", code="being-cleaned")
+    end = state.finished
+    refusals.check_made_something(
+        group,
+        "group",
+        begun=state.started is not None,
+        over=end is not None,
+        cleaned=state.cleaned,
+        made=end is not None and end.awaits_cleanup,
+    )
+    refusals.check_not_being_cleaned(group, state.cleaning)
     return Decision(events=(said.RecoveryGroupCleaning(cleanup=cleanup),))
 
 

@@ -17,7 +17,7 @@ from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.recovery import BeginCleanup, CancelRecoveryJob, RecoveryState
-from services.recovery.domain import group
+from services.recovery.domain import group, refusals
 from services.recovery.domain.group import Group
 from shared.decider import NOTHING, Decision, Family, Send
 from shared.errors import Refused
@@ -112,15 +112,14 @@ def child_cleaned(states: Mapping[str, Any], received: Received) -> Mapping[str,
 def cancel(state: GroupCleanup, received: Received) -> Decision:
     """Stop removing. Raises Refused `unknown-job` or `job-ended`."""
     m: CancelRecoveryJob = received.body
-    if state.started is None:
-        raise Refused(f"there is no job {m.job}", code="unknown-job", remedy="see `job list`")
-    if state.finished:
-        raise Refused(f"job {m.job} has ended already", code="job-ended")
+    start = state.started
+    refusals.check_goes_on(m.job, begun=start is not None, over=state.finished)
+    assert start is not None, "checked"
     if state.cancelling:
         return NOTHING
     sends = tuple(
-        _to(plan, CancelChild(job=_cleanup_of(state.started.job, plan)))
-        for plan in state.started.recoveries
+        _to(plan, CancelChild(job=_cleanup_of(start.job, plan)))
+        for plan in start.recoveries
         if plan not in state.remaining
     )
     return Decision(events=(said.GroupCleanupCancelRequested(),), sends=sends)

@@ -19,7 +19,15 @@ from schemas.envelope import Received
 from schemas.ids import parts_of, stream_id
 from schemas.recovery_work import PreflightReport
 from schemas.scheduler import RecoveryEnded
-from services.recovery.domain import commit_window, left, manual, plan_work, prompts, scripts
+from services.recovery.domain import (
+    commit_window,
+    left,
+    manual,
+    plan_work,
+    prompts,
+    refusals,
+    scripts,
+)
 from services.recovery.domain.operations import driving, of, securing
 from services.recovery.domain.recovery_state import (
     Recovery,
@@ -126,10 +134,8 @@ def delay_over(state: Recovery, received: Received) -> Decision:
 def cancel(state: Recovery, received: Received) -> Decision:
     """Stop safely. Raises Refused `unknown-job` or `job-ended`."""
     m: said.CancelRecoveryJob = received.body
-    if state.started is None:
-        raise Refused(f"there is no job {m.job}", code="unknown-job", remedy="see `job list`")
-    if state.finished is not None:
-        raise Refused(f"job {m.job} has ended already", code="job-ended")
+    begun, over = state.started is not None, state.finished is not None
+    refusals.check_goes_on(m.job, begun=begun, over=over)
     if state.cancelling:
         return NOTHING
     return proceed(state, (said.RecoveryCancelRequested(at=received.at),), received.at)
@@ -154,22 +160,21 @@ def begin_cleanup(
 ) -> Decision:
     """A cleanup of this recovery begins. Raises Refused where there is nothing to clean, or a
     full recovery's instances are not to be: `rollback` names the roll back that asks for it."""
-    if state.started is None:
-        raise Refused(f"there is no recovery {job}", code="unknown-job", remedy="see `job list`")
-    if state.finished is None:
-        raise Refused(
-            f"{job} is still running", code="still-running", remedy="cancel it or wait for its end"
-        )
-    if state.cleaned:
-        raise Refused(f"{job} is cleaned up already", code="already-cleaned")
-    if not (state.finished.awaits_cleanup or (state.finished.awaits_commit and state.made)):
-        raise Refused(f"{job} made nothing that cleanup removes", code="nothing-to-clean")
+    end = state.finished
+    refusals.check_made_something(
+        job,
+        "recovery",
+        begun=state.started is not None,
+        over=end is not None,
+        cleaned=state.cleaned,
+        made=end is not None and (end.awaits_cleanup or (end.awaits_commit and state.made)),
+    )
+    assert end is not None, "checked"
     if state.retrying is not None:
         raise Refused(f"{job} is about to be retried", code="still-running", remedy="wait for it")
-    if state.finished.awaits_commit and not (rollback and rollback == state.window.rolling_back):
+    if end.awaits_commit and not (rollback and rollback == state.window.rolling_back):
         commit_window.check_cleanup(state, job, confirm=confirm)
-    if state.cleaning:
-        raise Refused(f"{job} is being cleaned up by {state.cleaning}", code="being-cleaned")
+    refusals.check_not_being_cleaned(job, state.cleaning)
     return Decision(
         events=(said.RecoveryCleaning(cleanup=cleanup),), cancel_timers=(AUTO_CLEANUP_TIMER,)
     )

@@ -287,8 +287,7 @@ def _by_hand(
     start: said.RecoveryStarted, at: ManualPoint, *, boot_order: int | None = None
 ) -> tuple[str, ...]:
     steps = start.header.recovery.manual_steps
-    chosen = manual.chosen(steps, at, mode=start.mode, boot_order=boot_order)
-    return tuple(map(manual.step_name, chosen))
+    return manual.names(steps, at, mode=start.mode, boot_order=boot_order)
 
 
 def order_step(order: int) -> str:

@@ -20,7 +20,7 @@ from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.recovery import BeginCleanup, RecoveryState
 from schemas.scheduler import ReturnVms
-from services.recovery.domain import commit_window
+from services.recovery.domain import commit_window, refusals
 from services.recovery.domain.operations.source import source_stream
 from services.recovery.domain.recovery_state import Recovery, told
 from shared.decider import NOTHING, Decision, Family, Send
@@ -64,10 +64,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     if state.started is not None:
         return {}
     commit_window.check_open(parent, m.recovery, verb="roll back")
-    if parent.cleaning:
-        raise Refused(
-            f"{m.recovery} is being cleaned up by {parent.cleaning}", code="being-cleaned"
-        )
+    refusals.check_not_being_cleaned(m.recovery, parent.cleaning)
     discards = commit_window.discards(parent, now=received.at)
     _check_confirmed(m, told(parent).plan, discards)
     start = told(parent)

@@ -17,7 +17,7 @@ from schemas import recovery_steering as steer
 from schemas.common import CommandSettled
 from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
-from services.recovery.domain import prompts, vm_steering
+from services.recovery.domain import prompts, refusals, vm_steering
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery import AUTO_CLEANUP_TIMER, proceed
 from services.recovery.domain.recovery_state import (
@@ -126,7 +126,7 @@ def _asked_elsewhere(state: Recovery, step: str) -> str:
 
 def _check_goes_on(state: Recovery, job: str) -> None:
     if state.started is None:
-        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+        raise refusals.no_job(job)
     if state.finished is not None:
         raise Refused(
             f"job {job} has ended: {state.finished.state}",
@@ -232,14 +232,14 @@ def _streams(states: Mapping[str, Any], job: str, what: str) -> tuple[str, str]:
             remedy="`seawall cleanup RECOVERY` cleans what is left",
         )
     if not isinstance(states[job], Recovery | VmRecovery):
-        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+        raise refusals.no_job(job)
     streams = tuple(states)
     return job, streams[-1]
 
 
 def _check_may_go_on(state: Recovery, job: str) -> None:
     if state.started is None:
-        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+        raise refusals.no_job(job)
     if state.started.dry_run:
         raise Refused(f"{job} was a dry run", code="nothing-failed", remedy="start a recovery")
     if state.cancelling:

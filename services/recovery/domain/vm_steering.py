@@ -13,7 +13,7 @@ from schemas import recovery_steering as steer
 from schemas.common import StepTiming
 from schemas.envelope import Received
 from schemas.steps import MANUAL
-from services.recovery.domain import prompts
+from services.recovery.domain import prompts, refusals
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_recovery import proceed
 from services.recovery.domain.vm_state import WAIT, VmRecovery, definition, halted
@@ -202,7 +202,7 @@ def skipped(state: VmRecovery, *, job: str, step: str) -> str:
 
 def _check_goes_on(state: VmRecovery, job: str) -> None:
     if state.enrolled is None:
-        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+        raise refusals.no_job(job)
     if state.finished:
         raise Refused(
             f"job {job} has ended",
@@ -213,7 +213,7 @@ def _check_goes_on(state: VmRecovery, job: str) -> None:
 
 def _ended(state: VmRecovery, job: str) -> str:
     if state.enrolled is None:
-        raise Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+        raise refusals.no_job(job)
     if not state.finished:
         raise Refused(f"{job} is still running", code="still-running", remedy="wait for its end")
     return definition(state).definition.name
