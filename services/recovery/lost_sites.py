@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from schemas.ids import key_of
 from schemas.lost_sites import Given, LookAtOriginals, Original, OriginalsListed
 from services.recovery.domain import commit_window
 from services.recovery.domain.recovery_state import Recovery, told
@@ -47,7 +48,7 @@ async def look(tools: Tools, effect: EffectRun) -> OriginalsListed:
     for recovery, vms in given.items():
         state, there = states[recovery], [on[vm] for vm in vms if vm in on]
         originals = await _originals(tools, state, there) if there else ()
-        found.append(_found(state, given_up=len(vms), originals=originals, named=left))
+        found.append(_found(recovery, given_up=len(vms), originals=originals, named=left))
         left = max(left - len(originals), 0)
     return OriginalsListed(found=tuple(found), unknown=tuple(sorted(wanted - set(names))))
 
@@ -96,14 +97,13 @@ def _original(
     )
 
 
-def _found(state: Recovery, *, given_up: int, originals: Sequence[Original], named: int) -> Given:
-    start = told(state)
+def _found(recovery: str, *, given_up: int, originals: Sequence[Original], named: int) -> Given:
     digest = hashlib.sha256(f"{given_up}".encode())
     for each in sorted(originals, key=lambda original: original.vm):
         digest.update(f"\n{each.vm} {each.since} {each.instance} {each.doubled}".encode())
     return Given(
-        recovery=start.job,
-        plan=start.plan,
+        recovery=recovery,
+        plan=key_of(recovery),
         given_up=given_up,
         running=len(originals),
         doubled=sum(each.doubled is True for each in originals),

@@ -40,16 +40,22 @@ def plane(box: Mailbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
 
 @pytest.fixture
 def shop(plane: ControlPlane, tmp_path: Path) -> Iterator[Sites]:
-    sites = Sites(plane, tmp_path, "shop")
+    sites = prepared(plane, tmp_path)
+    yield sites
+    for folder in [*(sites.east / "vms").iterdir(), *sites.instances()]:
+        tools.stop(folder, grace_s=0)
+
+
+def prepared(plane: ControlPlane, root: Path) -> Sites:
+    """Three VMs that run and have a copy."""
+    sites = Sites(plane, root, "shop")
     for vm in (*LOST, HOME):
         sites.vm(vm)
     sites.add()
     assert sites.apply(*LOST, HOME).status == 200
     tools.start(sites.east)
     sites.replicate()
-    yield sites
-    for folder in [*(sites.east / "vms").iterdir(), *sites.instances()]:
-        tools.stop(folder, grace_s=0)
+    return sites
 
 
 def say(shop: Sites, *arguments: str) -> Said:
@@ -186,3 +192,31 @@ def check_roll_back(shop: Sites, job: str) -> None:
     assert {d["vm"]: d["bytes"] for d in undone["facts"]["discards"]} == {"app": 0, "db": WRITTEN}
     assert power(shop) == {"app": "on", "db": "on", HOME: "on"}
     assert shop.instances() == []
+
+
+def test_a_watch_outlives_the_death_of_the_control_plane(tmp_path: Path) -> None:
+    """Killed while the site is away: the next one finds it back by itself, at the watch's beat."""
+    home = tmp_path / "plane"
+    home.mkdir()
+    for folder in (tmp_path, home):
+        folder.chmod(0o755)
+    plane = ControlPlane(home)
+    with plane:
+        shop = prepared(plane, tmp_path / "sites")
+        away = shop.east.rename(shop.east.with_name("away"))
+        said = say(shop, "recover", "shop", "--mode", "failover", "--source-gone", "--yes")
+        assert said.code == 0, said
+        wait_until(lambda: plan_of(shop)["quarantined"], "the site is quarantined")
+        assert plane.process is not None
+        plane.process.kill()
+        plane.process.wait()
+    with plane:
+        away.rename(shop.east)
+        wait_until(
+            lambda: alert(shop, "originals-running").get("state") == "open",
+            "the next one looked",
+            within_s=120,
+        )
+        assert "3 of 3 run, 3 BESIDE" in alert(shop, "originals-running")["text"]
+        for folder in shop.instances():
+            tools.stop(folder, grace_s=0)

@@ -30,6 +30,7 @@ class LostWorld(SiteWorld):
         self.sites.watching = False
         self.back = False
         self.restarts: set[str] = set()
+        self.keys: set[str] = set()
         self._do = self.sites.do
         self.sites.do = self.do  # type: ignore[method-assign]
 
@@ -53,6 +54,12 @@ class LostWorld(SiteWorld):
             self.settle(effect_id, code="site-gone")
         else:
             super().act(effect_id)
+
+    def asked(self, effect_id: str, effect: Effect) -> None:
+        """A source's key that was used before would do nothing at its platform."""
+        if effect_id.startswith("vm-source:"):
+            assert effect_id not in self.keys, f"{effect_id} is asked for a second time"
+            self.keys.add(effect_id)
 
     def lost(self) -> LostWorld:
         """The failover has ended, and the scheduler has its site watched."""

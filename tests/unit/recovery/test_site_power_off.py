@@ -13,11 +13,14 @@ import pytest
 
 from schemas import lost_sites as said
 from schemas import operations as said_ops
+from schemas import recovery_steering as steer
 from schemas.common import Problem
+from schemas.plans import ManualStep
 from schemas.recovery import CancelRecoveryJob
 from shared.errors import Refused
 from tests.unit.recovery.lost_world import LOOK, LostWorld
 from tests.unit.recovery.site_world import STEPS_MAX
+from tests.unit.recovery.world import JOB, header
 
 ALL_OFF = {"db": False, "app": False, "web": False}
 ALL_ON = dict.fromkeys(ALL_OFF, True)
@@ -209,3 +212,25 @@ def test_a_roll_back_of_originals_that_nobody_touched_calls_no_lost_site() -> No
     world.roll_back()
     assert world.event(said_ops.RollbackFinished).state == "completed"
     assert world.sites.sources == ALL_ON
+
+
+def test_a_failover_that_is_cancelled_before_it_built_switches_on_what_was_powered_off() -> None:
+    by_hand = ManualStep(
+        name="look", text="look", at="before-boot-order", boot_order=1, operations=("failover",)
+    )
+    policy = header(build_ahead=False, manual_steps=(by_hand,))
+    world = LostWorld(header=policy).begin()
+    world.deliver_all()
+    world.act(next(iter(world.effects)))
+    world.deliver_all()
+    assert world.event(steer.RecoveryAsked) and not world.effects
+    # The question stands as well until somebody answers.
+    world.standing |= set(world.timers)
+    world.watch()
+    world.returns().power_off()
+    assert world.sites.sources == ALL_OFF
+    world.deliver(CancelRecoveryJob(command_id="c", job=JOB))
+    world.live()
+    assert (world.end.state, world.end.awaits_commit) == ("cancelled", False)
+    assert world.sites.sources == ALL_ON
+    world.check_log()
