@@ -323,6 +323,11 @@ def test_a_vm_that_is_usable_but_degraded_is_a_persons_to_judge() -> None:
     assert world.end.undone_by == "" and not world.events(said_ops.RollbackStarted)
 
 
+def test_what_another_job_asked_for_is_that_jobs_to_undo() -> None:
+    world = ending("test", "r1:web/create-instance", parent="recovery-group:shop:g1")
+    assert (world.end.state, world.end.undone_by) == ("partially-completed", "")
+
+
 def test_a_failover_is_never_rolled_back_by_itself() -> None:
     world = ending("failover", "r1:web/create-instance")
     assert world.end.state == "partially-completed" and world.end.undone_by == ""

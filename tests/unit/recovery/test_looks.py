@@ -92,6 +92,7 @@ def platforms() -> Platforms:
 async def test_what_was_given_up_and_runs_is_found_with_what_runs_beside_it(
     platforms: Platforms,
 ) -> None:
+    platforms.made.append(instance("app", job="recovery:shop:a-test"))
     listed = await lost_sites.look(platforms.tools, effect(JOB))
     (found,) = listed.found
     assert (found.plan, found.given_up, found.running, found.doubled) == ("shop", 3, 2, 1)
@@ -160,6 +161,15 @@ async def test_the_digest_changes_with_whatever_a_person_would_be_told(
     platforms.world.roll_back()
     await look()
     assert len(digests) == 5
+
+
+async def test_what_is_being_rolled_back_is_not_given_up_any_more(platforms: Platforms) -> None:
+    undo = said_ops.StartRollback(
+        command_id="c", job="rollback:shop:b1", recovery=JOB, confirm="shop"
+    )
+    platforms.world.deliver(undo)
+    (found,) = (await lost_sites.look(platforms.tools, effect(JOB))).found
+    assert (found.given_up, found.running) == (0, 0)
 
 
 async def test_names_that_nobody_gave_up_are_said(platforms: Platforms) -> None:

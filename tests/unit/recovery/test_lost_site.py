@@ -123,6 +123,6 @@ def test_a_site_that_is_lost_again_is_watched_again() -> None:
 def test_what_is_rolled_back_was_not_given_up() -> None:
     world = LostWorld().lost().returns()
     world.roll_back()
-    world.look()
+    # The watcher looked at once: nobody waits for a beat to hear that it is settled.
     assert (seen(world).found.given_up, seen(world).found.running) == (0, 0)
     world.check_log()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas import lost_sites as said
@@ -234,3 +235,54 @@ def test_a_failover_that_is_cancelled_before_it_built_switches_on_what_was_power
     assert (world.end.state, world.end.awaits_commit) == ("cancelled", False)
     assert world.sites.sources == ALL_ON
     world.check_log()
+
+
+def test_a_step_that_failed_is_told_also_where_the_original_went_off_by_itself() -> None:
+    class Fading(LostWorld):
+        def act(self, effect_id: str) -> None:
+            if "r1:db/look-at-source" in effect_id:
+                self.sites.sources["db"] = False
+                self.settle(effect_id, code="broken")
+            else:
+                super().act(effect_id)
+
+    world = Fading().lost().returns().power_off()
+    end = end_of(world)
+    assert (end.state, end.off, end.running) == ("partially-completed", 2, 0)
+    assert problem_of(world).code == "broken" and world.sites.sources == ALL_OFF
+
+
+def test_what_a_roll_back_switched_on_before_it_failed_can_be_powered_off_again() -> None:
+    class Stuck(LostWorld):
+        def act(self, effect_id: str) -> None:
+            if "r1:web/power-on-source" in effect_id:
+                self.settle(effect_id, code="broken")
+            else:
+                super().act(effect_id)
+
+    world = Stuck().lost().returns().power_off()
+    world.roll_back()
+    assert world.event(said_ops.RollbackFinished).state == "partially-completed"
+    assert world.sites.sources == {"db": True, "app": True, "web": False}
+    world.power_off(2)
+    assert world.sites.sources == ALL_OFF and end_of(world).state == "completed"
+    world.check_log()
+
+
+def test_a_source_that_another_job_acts_on_is_said_to_be_busy_and_left_to_it() -> None:
+    world = LostWorld().lost().returns()
+    world.deliver(
+        said.PowerOffOriginals(command_id="c", job=POWER_OFF, site="east", confirm="east")
+    )
+    world.act(f"{POWER_OFF}/look/1")
+    world.deliver_all()
+    stream = f"vm-source:shop:{JOB.rpartition(':')[2]}:db"
+    assert f"{stream}/look-at-source" in world.effects
+    asked = next(e for e in world.events(said_ops.SourceAsked) if e.vm == "db")
+    fields = msgspec.structs.asdict(asked)
+    world.deliver(said_ops.SecureSource(stream=stream, **{**fields, "job": "cleanup:shop:x"}))
+    (news,) = world.queues["shop"]
+    assert (news.to, news.news, news.problem.code) == ("cleanup:shop:x", "failed", "busy")
+    world.queues["shop"].clear()
+    world.live()
+    assert end_of(world).state == "completed"
