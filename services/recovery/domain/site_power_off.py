@@ -34,7 +34,7 @@ DEFINITION_VERSION: Final = 1
 LOOK: Final = "look"
 VERIFY: Final = "verify"
 STEPS: Final = (LOOK, VERIFY)
-ROUND_MAX: Final = 400
+ROUND_MAX: Final = 300
 """Originals of one look: its event stays below 64 KiB. Looks go on while they bring new ones."""
 
 NAMED_MAX: Final = 10

@@ -15,10 +15,15 @@ import pytest
 from schemas import lost_sites as said
 from schemas import operations as said_ops
 from schemas import recovery_steering as steer
-from schemas.common import Problem
+from schemas import registry
+from schemas.common import Problem, StepTiming
 from schemas.plans import ManualStep
 from schemas.recovery import CancelRecoveryJob
+from services.recovery.domain.lost_site import NAMED_MAX
+from services.recovery.domain.site_power_off import ROUND_MAX
 from shared.errors import Refused
+from shared.fold import EVENT_BYTES_MAX
+from shared.testing.spec import T0
 from tests.unit.recovery.lost_world import LOOK, LostWorld
 from tests.unit.recovery.site_world import STEPS_MAX
 from tests.unit.recovery.world import JOB, header
@@ -287,3 +292,26 @@ def test_a_source_that_another_job_acts_on_is_said_to_be_busy_and_left_to_it() -
     world.queues["shop"].clear()
     world.live()
     assert end_of(world).state == "completed"
+
+
+def test_a_round_and_a_look_of_the_longest_names_fit_their_events() -> None:
+    name, recovery = "v" * 63, f"recovery:{'p' * 63}:{'k' * 26}"
+    timing = StepTiming(name="look", state="completed", started_at=T0, ended_at=T0)
+    round_of = said.SitePowerOffLooked(
+        at=T0, timing=timing, originals=((recovery, name),) * ROUND_MAX, vms=(name,) * 10
+    )
+    original = said.Original(
+        plan="p" * 63, recovery=recovery, vm=name, since=T0, instance="i" * 40, doubled=True
+    )
+    found = said.Given(
+        recovery=recovery,
+        plan="p" * 63,
+        given_up=2000,
+        running=2000,
+        doubled=2000,
+        digest="d" * 16,
+        originals=(original,) * NAMED_MAX,
+    )
+    for event in (round_of, said.OriginalsSeen(site="s" * 63, at=T0, found=found)):
+        _, _, data = registry.encode(event)
+        assert EVENT_BYTES_MAX / 3 < len(data) < EVENT_BYTES_MAX
