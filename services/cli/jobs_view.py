@@ -155,7 +155,9 @@ def details(job: dict[str, Any], console: Console) -> None:
             console.print(f"      {step['output'].rstrip()}", style="dim", markup=False)
     if job.get("note"):
         console.print(f"  note     {job['note']}", markup=False)
-    if job.get("awaits_commit"):
+    if undone := job.get("facts", {}).get("undone_by"):
+        console.print(f"  undone   by itself: {undone}", markup=False)
+    elif job.get("awaits_commit"):
         console.print("  awaits   seawall commit, or seawall rollback", markup=False)
     if job.get("error"):
         console.print(f"  error    {job['error']['message']}", style="red", markup=False)
