@@ -22,6 +22,7 @@ JOB_FAMILIES = frozenset(
         "group-cleanup",
         "commit",
         "rollback",
+        "reversal",
     }
 )
 """Streams that are jobs: their ids are the jobs' ids."""

@@ -31,7 +31,7 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "quarantine-plan", "record-verdict", "recover", "recover-child", "recover-group",
         "recovery-ended", "release-holds", "release-site", "remove-site", "reset-vm",
         "return-vms", "run-plan", "site-inspected", "site-lost", "start-plan", "stop-plan",
-        "sync-last",
+        "sync-last", "mark-direction", "cancel-sync", "turn-vms",
     ),
     "replicator": (
         "cancel-iteration", "cancel-job", "delete-checkpoint", "inspect-site", "make-checkpoint",
@@ -46,7 +46,8 @@ MESSAGES: Final[Mapping[str, tuple[str, ...]]] = {
         "resume-vm", "retry-job", "retry-vm", "rollback", "rollback-cleaned", "rollback-ended",
         "seat-granted", "seat-refused", "secure-source", "skip-step", "source-news",
         "start-clean-point-search", "start-group", "start-recovery", "store-script", "take-seat",
-        "unwatch-instance", "watch-instance",
+        "unwatch-instance", "watch-instance", "direction-marked", "name-sources",
+        "take-instances", "free-instances", "start-reversal",
     ),
     "notifier": ("change-alert", "deliver", "note-alert"),
 }  # fmt: skip
@@ -73,7 +74,8 @@ INTERNAL: Final[Mapping[str, tuple[str, ...]]] = {
         "preflight-report", "prep-nodes", "prepare-windows", "ready-deadline", "rebuild-disk",
         "release-copy", "remove-object", "run-script", "script-ran", "shut-down-source",
         "site-polled", "source-state", "validate-windows", "windows-prepared",
-        "windows-validated", "work-done",
+        "windows-validated", "work-done", "look-at-instances", "instances-seen", "verify-copies",
+        "copies-verified",
     ),
     "notifier": ("digest-due", "send-mail", "snooze-due"),
 }  # fmt: skip

@@ -15,7 +15,14 @@ import msgspec
 from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
-from services.recovery import platform_work, polling, preflight, source_work, windows_work
+from services.recovery import (
+    platform_work,
+    polling,
+    preflight,
+    reversal_work,
+    source_work,
+    windows_work,
+)
 from services.recovery.domain import scripts
 from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.operations import driving
@@ -184,6 +191,8 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         "shut-down-source": step(source_work.shut_down, limit_s=SHUT_DOWN_S_MAX, resumable=True),
         "power-off-source": step(source_work.power_off),
         "power-on-source": step(source_work.power_on),
+        "look-at-instances": step(reversal_work.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
+        "verify-copies": step(reversal_work.verify, limit_s=PREFLIGHT_S_MAX, resumable=True),
         "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),
         "remove-object": step(platform_work.remove_object, policy=REMOVE),
     }

@@ -20,8 +20,10 @@ from schemas.children import (
     ChildStarted,
     CleanupGroup,
 )
+from schemas.directions import DirectionMarked, FreeInstances, NameSources, TakeInstances
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.reversals import StartReversal
 from services.recovery.domain import (
     clean_point,
     cleanup,
@@ -29,10 +31,12 @@ from services.recovery.domain import (
     commit_window,
     group,
     group_cleanup,
+    instances,
     parents,
     prep_pool,
     recovery,
     refusals,
+    reversal,
     rollback,
     scripts,
     steering,
@@ -48,6 +52,7 @@ from services.recovery.domain.group_cleanup import GroupCleanup
 from services.recovery.domain.operations import source
 from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
+from services.recovery.domain.reversal import Reversal
 from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
 from shared.decider import NOTHING, Decide, Decision, Family, Handler, on, on_many
@@ -67,6 +72,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     source.FAMILY,
     commit.FAMILY,
     rollback.FAMILY,
+    reversal.FAMILY,
 )
 
 
@@ -117,6 +123,8 @@ def cancel_job(state: Any, received: Received) -> Decision:
             return cleanup.cancel(state, received)
         case Search():
             return clean_point.cancel(state, received)
+        case Reversal():
+            return reversal.cancel(state, received)
         case Group():
             return group.cancel(state, received)
         case GroupCleanup():
@@ -140,6 +148,13 @@ def cancel_child(state: Any, received: Received) -> Decision:
         return cancel_job(state, received)
     except Refused:
         return NOTHING
+
+
+def sync_ended(state: Any, received: Received) -> Decision:
+    """A VM's last iteration ended, for the recovery or the reversal that asked for it."""
+    if isinstance(state, Reversal):
+        return reversal.sync_ended(state, received)
+    return recovery.last_sync_ended(state, received)
 
 
 def source_news(state: Any, received: Received) -> Decision:
@@ -225,7 +240,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_many(said.StartCleanup, route=_both, decide=cleanup.begin),
     on_many(said_ops.StartCommit, route=_both, decide=commit.begin),
     on_many(said_ops.StartRollback, route=_both, decide=rollback.begin),
-    on(said_ops.LastSyncEnded, route=_to_job, decide=recovery.last_sync_ended),
+    on(said_ops.LastSyncEnded, route=_to_job, decide=sync_ended),
+    on(NameSources, route=_to_job, decide=instances.name_sources),
+    on_many(StartReversal, route=reversal.streams_of_groups, decide=reversal.begin),
+    on(DirectionMarked, route=_to_job, decide=reversal.direction_marked),
+    on(TakeInstances, route=_to_recovery, decide=instances.take),
+    on(FreeInstances, route=_to_recovery, decide=instances.free),
     on_many(CleanupGroup, route=_with_group, decide=group_cleanup.begin),
     on(clean_points.StartCleanPointSearch, route=_to_job, decide=clean_point.start),
     on(recovery_groups.StartRecoveryGroup, route=_to_job, decide=group.start),

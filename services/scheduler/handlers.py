@@ -10,6 +10,7 @@ from typing import Any, Final
 from schemas import scheduler as said
 from schemas.children import ParentEnded, RecoverChild
 from schemas.clean_points import FindCleanPoint, RecordVerdict
+from schemas.directions import CancelSync, MarkDirection, TurnVms
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from schemas.recovery_groups import RecoverGroup
@@ -18,6 +19,7 @@ from services.scheduler.domain import (
     application,
     checkpoints,
     clean_points,
+    direction,
     full_recoveries,
     groups,
     membership,
@@ -174,6 +176,14 @@ HANDLERS: Final[tuple[Handler, ...]] = (
             (said.RecoveryEnded, parents.recovery_ended),
             (said.SyncLast, full_recoveries.sync_last),
             (said.ReturnVms, full_recoveries.return_vms),
+        )
+    ),
+    *(
+        on_many(message, route=_to_plan_only, decide=decide, expand=expand)
+        for message, decide, expand in (
+            (MarkDirection, direction.mark_direction, direction.streams_of_sources),
+            (TurnVms, direction.turn_vms, direction.streams_of_sources),
+            (CancelSync, direction.cancel_sync, recoveries.streams_to_release),
         )
     ),
     on_many(

@@ -47,6 +47,7 @@ RECOVERY_FAMILIES = frozenset(
         "find-clean-point",
         "recovery-group",
         "group-cleanup",
+        "reversal",
     }
 )
 STEERED_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})

@@ -87,6 +87,7 @@ def start(state: Recovery, received: Received) -> Decision:
         actor=m.actor,
         last_sync=m.last_sync,
         source_gone=m.source_gone,
+        homeward=m.homeward,
         definition_version=DEFINITION_VERSION,
         parent=m.parent,
     )
@@ -577,5 +578,5 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=_is_over,
     outcome=outcome,
-    schema=2,
+    schema=3,
 )

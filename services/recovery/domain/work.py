@@ -32,6 +32,8 @@ QUOTAS: Final[dict[str, str]] = {
     "shut-down-source": "StopInstances",
     "power-off-source": "StopInstances",
     "power-on-source": "StartInstances",
+    "look-at-instances": "DescribeInstances",
+    "verify-copies": "DescribeSnapshots",
 }
 """Call → rate quota. Holding and releasing a copy spend none."""
 

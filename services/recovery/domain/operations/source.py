@@ -32,7 +32,9 @@ POWER_OFF: Final = "power-off-source"
 POWER_ON: Final = "power-on-source"
 """Steps; each is the part of its effect too, powering on with the number of its try."""
 
-UNREACHED: Final = frozenset({"site-gone", "no-such-vm", "unreachable", "timed-out"})
+UNREACHED: Final = frozenset(
+    {"site-gone", "no-such-vm", "no-such-instance", "unreachable", "timed-out"}
+)
 """Codes of platforms after which nobody knows whether the source runs. After any other it is
 known to be there, and a person's word that it is gone would be wrong."""
 
@@ -81,6 +83,7 @@ def secure(state: Source, received: Received) -> Decision:
         within_s=m.within_s,
         requested_at=m.requested_at,
         priority=m.priority,
+        instance=m.instance,
     )
     return _step(state, (event,), received.at)
 
@@ -257,6 +260,7 @@ def _effect(state: Source, part: str) -> Effect:
         "plan": asked.plan,
         "job": asked.job,
         "vm": asked.vm,
+        "instance": asked.instance,
     }
     payload: Fact
     match kind:
