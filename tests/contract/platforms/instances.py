@@ -3,6 +3,8 @@ switched off and on, and touched for no plan but their own."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shared.errors import Permanent, Refused
@@ -113,7 +115,7 @@ class InstanceSourceContract:
 
     async def test_an_instance_of_another_plan_is_left_alone(self, world: World) -> None:
         instance = await made(world)
-        of = {"vm": VM, "instance": instance.instance_id}
+        of: dict[str, Any] = {"vm": VM, "instance": instance.instance_id}
         other = Call(key="x", plan="other", vm=VM)
         assert other.plan != PLAN
         for attempt in (
@@ -128,7 +130,7 @@ class InstanceSourceContract:
         assert await world.west.power.state(**of) == "on"
 
     async def test_an_instance_that_is_not_there_is_said(self, world: World) -> None:
-        of = {"vm": VM, "instance": "i-nobody"}
+        of: dict[str, Any] = {"vm": VM, "instance": "i-nobody"}
         for attempt in (
             lambda: world.west.source.open_snapshot(call("s"), **of),
             lambda: world.west.power.state(**of),
