@@ -94,6 +94,15 @@ def plan_state(vms: Sequence[Vm]) -> PlanState:
     return "reversed" if plan_direction(vms) == "reverse" else "running"
 
 
+def copies_at(vm: Vm) -> str:
+    """The site that has the VM's newest copies: that to which it is replicated.
+
+    While a reversal is under way `last_checkpoint_at` is of the direction that it marked.
+    """
+    way = vm.marked_direction or vm.direction
+    return vm.protected_site if way == "reverse" else vm.recovery_site
+
+
 def checkpoint_now(checkpoint: Checkpoint, mark: CheckpointMark | None) -> Checkpoint:
     """A checkpoint with the scheduler's word on whether it is preserved, and its verdict."""
     if mark is None:

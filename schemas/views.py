@@ -261,7 +261,8 @@ class CheckpointVerdict(Document, frozen=True, kw_only=True):
 class Checkpoint(Document, frozen=True, kw_only=True):
     """A PIT checkpoint; its id is also that of the job that makes it.
 
-    Joined: `preserved` and `verdict`, null where no search has tried it.
+    `reverse` are those of its VMs (`*`: all) that were replicated in reverse: their copies are at
+    the protected site. Joined: `preserved` and `verdict`, null where no search has tried it.
     """
 
     id: str
@@ -272,6 +273,7 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     created_at: dt.datetime
     ended_at: dt.datetime | None = None
     vms: tuple[str, ...] = ()
+    reverse: tuple[str, ...] = ()
     copies: tuple[CheckpointCopy, ...] = ()
     error: Error | None = None
     verdict: CheckpointVerdict | None = None
