@@ -1,4 +1,4 @@
-"""Reversals: one job per plan, whose VMs are shown by the iterations of its run."""
+"""Reversals: one job per plan. Its VMs' iterations are children of the run that `facts` names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from schemas import reversals as said
 from schemas.envelope import Recorded
 from schemas.folds import steps
 from schemas.folds.base import Route, at, cancelling, error_of
+from schemas.ids import parts_of, stream_id
 from schemas.views import Counts, Job
 
 _replace = msgspec.structs.replace
@@ -60,7 +61,11 @@ def _marked(
 def _resync_asked(
     doc: Job | None, event: said.ReversalResyncAsked, recorded: Recorded, row: str
 ) -> Job | None:
-    return doc and steps.moved(doc, steps.begun(doc.steps, said.RESYNC, event.at))
+    if doc is None:
+        return None
+    _, plan, key = parts_of(row)
+    facts = {**doc.facts, "run": stream_id("replication-run", plan, f"reverse-{key}")}
+    return steps.moved(doc, steps.begun(doc.steps, said.RESYNC, event.at), facts=facts)
 
 
 def _synced(

@@ -65,6 +65,20 @@ class Shop:
         said = self.plane.say(action, job, "--wait", "-o", "json", *options)
         assert said.code == 0, said
 
+    def start(self, mode: str) -> str:
+        """Start a recovery; gives its job."""
+        started = self.plane.command(f"/v1/plans/{self.name}/recover", {"mode": mode})
+        assert started.status == 202, started
+        return str(started.body["id"])
+
+    def kill(self) -> None:
+        """The whole control plane dies, and starts again."""
+        process = self.plane.process
+        assert process is not None
+        process.kill()
+        process.wait()
+        self.plane.__enter__()
+
     def replicate(self) -> dict[str, Any]:
         iteration = self.sites.replicate()
         assert iteration["state"] == "completed", iteration
@@ -317,3 +331,46 @@ def test_a_reversal_that_cannot_copy_leaves_the_plan_failed_over(shop: Shop) -> 
     (shop.west / "site.yaml").unlink()
     assert shop.well("reverse")["state"] == "completed"
     assert shop.copies(shop.east) == shop.disks(shop.west)
+
+
+def test_there_and_back_again_although_everything_is_killed_on_the_way(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with ControlPlane(tmp_path) as plane:
+        shop = Shop(plane, tmp_path / "sites", "killed")
+        try:
+            _killed_on_the_way(shop)
+        finally:
+            shop.end()
+
+
+def _killed_on_the_way(shop: Shop) -> None:
+    failover = shop.well("failover")
+    shop.decide("commit", failover["id"])
+    left = shop.originals()
+    shop.write(shop.west, 1)
+    shop.sites.settings(shop.east, latency={"finalize": "2s", "power_on": "2s"})
+
+    job = shop.start("reverse")
+    wait_until(lambda: _staged(shop.east), "the first copies are being written")
+    shop.kill()
+    assert shop.plane.ended(job, within_s=60)["state"] == "completed"
+    assert shop.copies(shop.east) == shop.disks(shop.west)
+    assert not _staged(shop.east) and shop.originals() == left
+    shop.settled("reversed")
+
+    job = shop.start("failback")
+    wait_until(lambda: len(shop.made(shop.east)) == len(VMS), "the instances are there")
+    shop.kill()
+    assert shop.plane.ended(job, within_s=60)["state"] == "completed"
+    assert shop.power(shop.west) == OFF and shop.power(shop.east) == ON
+    assert shop.disks(shop.east) == shop.disks(shop.west)
+    moved = shop.disks(shop.east)
+    shop.decide("commit", job)
+    shop.kill()
+    shop.settled("running")
+    wait_until(lambda: shop.copies(shop.west) == moved, "the original direction goes on")
+    assert shop.originals() == left
+
+
+def _staged(site: Path) -> list[Path]:
+    return sorted((site / "replicas").glob("*/*/staged/*"))

@@ -16,6 +16,7 @@ import msgspec
 from schemas import scheduler as said
 from schemas.common import CommandSettled, Problem
 from schemas.definitions import canonical, describe_change, diff
+from schemas.directions import FreeInstances
 from schemas.envelope import Received
 from schemas.operations import LastSyncEnded
 from schemas.plans import PlanDefinition, VmDefinition
@@ -431,8 +432,18 @@ def _leave(state: ProtectedVm, plan: str, vm: str) -> Decision:
         sends=(
             *drop_queued(state, plan, vm),
             *cancel_running(state, plan, reason="the VM left its plan"),
+            *_let_go(state, plan, vm),
         ),
     )
+
+
+def _let_go(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
+    """The recovery that made what the VM runs as hears that nothing is replicated from it now:
+    whether it is still in production is for people to know."""
+    if not state.direction.instance:
+        return ()
+    left = FreeInstances(recovery=state.direction.made_by, by=plan_stream(plan), vms=(vm,))
+    return (Send(to="recovery", key=plan, message=left),)
 
 
 def _check_held(plan: Plan, definition: PlanDefinition) -> None:

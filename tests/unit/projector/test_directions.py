@@ -120,6 +120,7 @@ def test_a_reversal_is_a_job_with_its_steps() -> None:
         said.VERIFY: "pending",
     }
     assert under_way.steps[2].percent == 50.0
+    assert under_way.facts["run"] == "replication-run:shop:reverse-v1"
     assert under_way.vms is not None
     assert (under_way.vms.total, under_way.vms.ended, under_way.vms.ready) == (2, 1, 1)
 

@@ -12,7 +12,15 @@ from schemas import scheduler as said
 from schemas.common import CommandSettled
 from schemas.directions import SourceInstance
 from schemas.operations import LastSyncEnded
-from schemas.plans import CheckpointPolicy, RecoveryNetworks, RecoveryPolicy, Targets
+from schemas.plans import (
+    REPLICATION_OPERATIONS,
+    CheckpointPolicy,
+    RecoveryNetworks,
+    RecoveryPolicy,
+    ReplicationPolicy,
+    ScriptDefinition,
+    Targets,
+)
 from schemas.recovery import EnrolVm, StartRecovery
 from schemas.replicator import CancelIteration, MakeCheckpoint, StartIteration, StartRun
 from schemas.reversals import ReversalGroup, StartReversal
@@ -132,6 +140,7 @@ def test_its_iterations_read_the_instances_and_copy_to_the_original_site() -> No
 
 def test_vms_that_are_verified_turn_and_are_replicated_on_the_grid() -> None:
     desk = failed_over("db", "web", targets=Targets(rpo_s=1800))
+    desk.until(at(61))
     recover(desk, "reverse", REVERSAL)
     mark(desk, "db", "web")
     resync(desk, "db", "web")
@@ -152,9 +161,9 @@ def test_vms_that_are_verified_turn_and_are_replicated_on_the_grid() -> None:
         None,
     )
     assert db.direction.made_by == FAILOVER
-    assert not desk.said(said.TicksMissed), "what fell due meanwhile was not missed"
-    desk.until(at(30))
+    desk.until(at(75))
     (start,) = desk.take(StartIteration)
+    assert not desk.said(said.TicksMissed), "what fell due meanwhile was not missed"
     assert (start.vm, start.instance, start.reverse, start.full) == ("db", "i-db", True, False)
     assert start.operation == "replication"
 
@@ -215,6 +224,32 @@ def test_marking_twice_marks_once_and_is_answered_twice() -> None:
     mark(desk, "db")
     assert len(desk.said(said_dir.VmDirectionMarked)) == 1
     assert len(desk.take(said_dir.DirectionMarked)) == 2
+
+
+def test_scripts_around_replication_run_around_a_reversal_too() -> None:
+    everywhere, ticks_only = (
+        ScriptDefinition(run=run, runtime="sh", sha256="0" * 64, size=1, operations=operations)
+        for run, operations in (("a.sh", REPLICATION_OPERATIONS), ("b.sh", ("replication",)))
+    )
+    policy = ReplicationPolicy(
+        interval_s=900.0, synchronize=True, pre_script=everywhere, post_script=ticks_only
+    )
+    desk = failed_over("db", replication=policy)
+    recover(desk, "reverse", REVERSAL)
+    mark(desk, "db")
+    desk.tell(said.SyncLast(plan="shop", job=REVERSAL, vms=("db",)))
+    (run,), (start,) = desk.take(StartRun), desk.take(StartIteration)
+    assert (run.pre_script, run.post_script) == (everywhere, None)
+    assert start.gated and start.operation == "reverse"
+
+
+def test_a_synchronized_plan_goes_on_by_its_grid() -> None:
+    policy = ReplicationPolicy(interval_s=900.0, start_at=at(0), synchronize=True)
+    desk = reversed_plan("db", "web", replication=policy)
+    desk.until(at(30))
+    (run,) = desk.take(StartRun)
+    assert (run.vms, run.tick_at) == (("db", "web"), at(15))
+    assert {(m.vm, m.reverse) for m in desk.take(StartIteration)} == {("db", True), ("web", True)}
 
 
 def test_a_dry_run_of_a_reversal_holds_nothing() -> None:
@@ -443,6 +478,8 @@ def test_vms_that_a_committed_failback_left_behind_stay_reversed() -> None:
 def test_a_vm_that_leaves_its_plan_in_reverse_comes_back_as_the_vm_of_its_site() -> None:
     desk = reversed_plan("db", "web")
     assert desk.apply(definition("db")).outcome == "done"
+    (free,) = desk.take(said_dir.FreeInstances)
+    assert (free.recovery, free.vms, free.home) == (FAILOVER, ("web",), False)
     assert desk.apply(definition("db", "web")).outcome == "done"
     assert desk.vm("web").direction.reverse is False
     assert desk.vm("db").direction.reverse is True
