@@ -351,7 +351,7 @@ def _killed_on_the_way(shop: Shop) -> None:
     shop.sites.settings(shop.east, latency={"finalize": "2s", "power_on": "2s"})
 
     job = shop.start("reverse")
-    wait_until(lambda: _staged(shop.east), "the first copies are being written")
+    wait_until(lambda: bool(_staged(shop.east)), "the first copies are being written")
     shop.kill()
     assert shop.plane.ended(job, within_s=60)["state"] == "completed"
     assert shop.copies(shop.east) == shop.disks(shop.west)

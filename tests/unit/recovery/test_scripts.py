@@ -40,6 +40,11 @@ def test_a_script_with_a_part_missing_or_wrong_content_is_not_there() -> None:
 
 def test_effects_name_the_quotas_that_the_platform_spends() -> None:
     # A poll lists instances, a look reads a state; all other work is called like its call.
-    calls = {"poll-site": "list_instances", "look-at-source": "source_state"}
+    calls = {
+        "poll-site": "list_instances",
+        "look-at-source": "source_state",
+        "look-at-instances": "list_made",
+        "verify-copies": "list_current",
+    }
     for work, quota in QUOTAS.items():
         assert CALLS[calls.get(work, work.replace("-", "_"))] == (quota,)
