@@ -317,6 +317,35 @@ def test_an_original_that_runs_keeps_its_vm_from_coming_home(shop: Shop) -> None
     assert shop.well("failback")["state"] == "completed"
 
 
+def test_the_site_of_the_instances_may_be_lost_too(shop: Shop) -> None:
+    reversed_shop(shop)
+    copied, left = shop.copies(shop.east), shop.originals()
+    away = shop.west.rename(shop.west.with_name("away"))
+    try:
+        refused = shop.recover("failback")
+        assert refused.code == 5, refused
+        problem = json.loads(refused.out)["error"]
+        assert problem["code"] == "source-unreachable" and "--mode failover" in problem["remedy"]
+        job = shop.well("failover", "--source-gone")
+        assert shop.disks(shop.east) == copied and shop.power(shop.east) == ON
+    finally:
+        away.rename(shop.west)
+    for each in shop.made(shop.west).values():
+        tools.stop(each["folder"], grace_s=0)
+    shop.decide("commit", job["id"])
+    refused = shop.recover("reverse")
+    assert refused.code == 3 and "quarantined" in refused.err
+    site = f"{shop.name}-west"
+    assert shop.plane.say("site", "release", site, "--confirm", site).code == 0
+    shop.write(shop.east, 3)
+    # A reversal of what is reversed is the original direction, from what came up at home.
+    shop.well("reverse")
+    assert shop.copies(shop.west) == shop.disks(shop.east) != copied
+    assert shop.plan()["direction"] == "original" and shop.originals() == left
+    assert shop.plane.say("plan", "start", shop.name).code == 0
+    shop.settled("running")
+
+
 def test_a_reversal_that_cannot_copy_leaves_the_plan_failed_over(shop: Shop) -> None:
     failover = shop.well("failover")
     shop.decide("commit", failover["id"])
