@@ -23,6 +23,7 @@ JOB_FAMILIES = frozenset(
         "commit",
         "rollback",
         "site-power-off",
+        "reversal",
     }
 )
 """Streams that are jobs: their ids are the jobs' ids."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -59,13 +60,26 @@ def plan_now(plan: Plan, vms: Sequence[Vm], *, now: dt.datetime) -> Plan:
     late = achieved is not None and plan.rpo.target_s is not None and achieved > plan.rpo.target_s
     breached = late or any(vm.rpo_breached for vm in members)
     rpo = Rpo(target_s=plan.rpo.target_s, achieved_s=achieved, breached=breached)
-    return _replace(plan, vms=tuple(members), rpo=rpo, state=plan_state(members))
+    return _replace(
+        plan,
+        vms=tuple(members),
+        rpo=rpo,
+        state=plan_state(members),
+        direction=plan_direction(members),
+    )
+
+
+def plan_direction(vms: Sequence[Vm]) -> Literal["original", "reverse", "mixed"]:
+    """Which way the plan's VMs are replicated, once they have turned."""
+    ways = {vm.direction for vm in vms}
+    return "mixed" if len(ways) > 1 else next(iter(ways), "original")
 
 
 def plan_state(vms: Sequence[Vm]) -> PlanState:
     """The plan's state from its VMs: all on, some on, none; initializing before first copies.
 
-    Once none is replicated any more, VMs that run at the recovery site say why.
+    Once none is replicated any more, VMs that run at the other site say why. A plan that runs the
+    other way is *reversed*.
     """
     on = sum(vm.replicating for vm in vms)
     if not on:
@@ -75,7 +89,18 @@ def plan_state(vms: Sequence[Vm]) -> PlanState:
         return "migrated" if "migrated" in moved else "stopped"
     if on < len(vms):
         return "partial"
-    return "initializing" if any(vm.last_checkpoint_at is None for vm in vms) else "running"
+    if any(vm.last_checkpoint_at is None for vm in vms):
+        return "initializing"
+    return "reversed" if plan_direction(vms) == "reverse" else "running"
+
+
+def copies_at(vm: Vm) -> str:
+    """The site that has the VM's newest copies: that to which it is replicated.
+
+    While a reversal is under way `last_checkpoint_at` is of the direction that it marked.
+    """
+    way = vm.marked_direction or vm.direction
+    return vm.protected_site if way == "reverse" else vm.recovery_site
 
 
 def checkpoint_now(checkpoint: Checkpoint, mark: CheckpointMark | None) -> Checkpoint:

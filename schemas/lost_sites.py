@@ -21,14 +21,16 @@ from schemas.scheduler import SiteRef
 class Original(msgspec.Struct, frozen=True, kw_only=True):
     """A VM that a failover gave up and that runs at its site again.
 
-    `since` where the platform knows. `instance` is what took its place, where that is there;
-    `doubled`: it runs as well, None where that could not be found out.
+    `since` where the platform knows. `runs_as`: the instance that it is there, where it is no VM
+    of the site's own. `instance` is what took its place, where that is there; `doubled`: it runs
+    as well, None where that could not be found out.
     """
 
     plan: str
     recovery: str
     vm: str
     since: dt.datetime | None = None
+    runs_as: str = ""
     instance: str = ""
     doubled: bool | None = False
 
@@ -224,7 +226,7 @@ class SitePowerOffStarted(Fact, frozen=True, kw_only=True):
 
 @published("recovery.site-power-off-looked")
 class SitePowerOffLooked(Fact, frozen=True, kw_only=True):
-    """A look ended; `originals` (recovery, vm) run and were not asked for before.
+    """A look ended; `originals` (recovery, vm, what it runs as) run and were not asked for before.
 
     `running` counts all that run, `vms` names the first of them. The last look, which brings
     none anew, is the proof.
@@ -232,7 +234,7 @@ class SitePowerOffLooked(Fact, frozen=True, kw_only=True):
 
     at: dt.datetime
     timing: StepTiming
-    originals: tuple[tuple[str, str], ...] = ()
+    originals: tuple[tuple[str, str, str], ...] = ()
     running: int = 0
     vms: tuple[str, ...] = ()
     problem: Problem | None = None

@@ -41,7 +41,10 @@ class Discard(msgspec.Struct, frozen=True, kw_only=True):
 
 @published("recovery.secure-source")
 class SecureSource(Fact, frozen=True, kw_only=True):
-    """Parent to a VM's source: shut it down. `force`: power it off where that does not help."""
+    """Parent to a VM's source: shut it down. `force`: power it off where that does not help.
+
+    `instance` is what the VM runs as, where that is no VM of the site's own.
+    """
 
     stream: str
     job: str
@@ -52,6 +55,7 @@ class SecureSource(Fact, frozen=True, kw_only=True):
     within_s: float
     requested_at: dt.datetime
     priority: int = 3
+    instance: str = ""
 
 
 @published("recovery.restore-source")
@@ -315,6 +319,7 @@ class SourceAsked(Fact, frozen=True, kw_only=True):
     within_s: float
     requested_at: dt.datetime
     priority: int = 3
+    instance: str = ""
 
 
 @published("recovery.source-seen")

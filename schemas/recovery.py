@@ -67,7 +67,8 @@ class EnrolVm(Fact, frozen=True, kw_only=True):
 class StartRecovery(Fact, frozen=True, kw_only=True):
     """Start a recovery whose holds are taken. `requested_at` is the operator's command (RTO).
 
-    `parent` is the job that asked for it, where no person did.
+    `parent` is the job that asked for it, where no person did. `homeward`: the VMs come up at
+    the site that their plan protects, where their shut-down originals are.
     """
 
     job: str
@@ -86,6 +87,7 @@ class StartRecovery(Fact, frozen=True, kw_only=True):
     last_sync: bool = False
     source_gone: bool = False
     auto_rollback: bool = False
+    homeward: bool = False
 
 
 @published("recovery.cleanup")
@@ -268,6 +270,7 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
     last_sync: bool = False
     source_gone: bool = False
     auto_rollback: bool = False
+    homeward: bool = False
 
 
 @published("recovery.preflight-finished")

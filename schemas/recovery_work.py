@@ -29,7 +29,8 @@ class SiteWork(Fact, frozen=True, kw_only=True):
 class Preflight(SiteWork, frozen=True, kw_only=True):
     """Look whether the recovery can work; reads only. `scripts` are the plan's chosen ones.
 
-    `source` is the site whose VMs are to be shut down, None where they are left alone.
+    `source` is the site whose VMs are to be shut down, None where they are left alone; `instances`
+    (by VM) are what they run as there. `homeward`: originals of the VMs at `site` must be off.
     """
 
     mode: RecoveryMode
@@ -43,6 +44,8 @@ class Preflight(SiteWork, frozen=True, kw_only=True):
     source: SiteRef | None = None
     source_gone: bool = False
     last_sync: bool = False
+    instances: dict[str, str] = {}
+    homeward: bool = False
 
 
 @published("recovery.preflight-report")
@@ -268,8 +271,14 @@ class WindowsValidated(Fact, frozen=True, kw_only=True):
     disks_online: int
 
 
+class SourcePower(SiteWork, frozen=True, kw_only=True):
+    """Something done to a VM's source; `instance` is what it runs as, if we made that."""
+
+    instance: str = ""
+
+
 @published("recovery.look-at-source")
-class LookAtSource(SiteWork, frozen=True, kw_only=True):
+class LookAtSource(SourcePower, frozen=True, kw_only=True):
     """Whether a source VM is on."""
 
 
@@ -281,17 +290,17 @@ class SourceState(Fact, frozen=True, kw_only=True):
 
 
 @published("recovery.shut-down-source")
-class ShutDownSource(SiteWork, frozen=True, kw_only=True):
+class ShutDownSource(SourcePower, frozen=True, kw_only=True):
     """Ask the guest of a source VM to end, and wait `within_s` until it is off."""
 
     within_s: float
 
 
 @published("recovery.power-off-source")
-class PowerOffSource(SiteWork, frozen=True, kw_only=True):
+class PowerOffSource(SourcePower, frozen=True, kw_only=True):
     """Power a source VM off."""
 
 
 @published("recovery.power-on-source")
-class PowerOnSource(SiteWork, frozen=True, kw_only=True):
+class PowerOnSource(SourcePower, frozen=True, kw_only=True):
     """Power a source VM on again."""

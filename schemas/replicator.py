@@ -30,13 +30,14 @@ class SnapshotDisk(Fact, frozen=True, kw_only=True):
 
 
 class SnapshotFacts(Fact, frozen=True, kw_only=True):
-    """An open source snapshot, as its platform gave it."""
+    """An open source snapshot, as its platform gave it; of an `instance`, where that is given."""
 
     snapshot_id: str
     vm: str
     taken_at: dt.datetime
     mark: str
     disks: tuple[SnapshotDisk, ...]
+    instance: str = ""
 
 
 class GenerationFacts(Fact, frozen=True, kw_only=True):
@@ -115,7 +116,9 @@ class StartIteration(Fact, frozen=True, kw_only=True):
     """Replicate one VM now; the write-copy hold is taken. `full`: the copy is invalid or absent.
 
     `due_at` orders it in the queue. `gated`: wait for the run's pre-replication script.
-    `operation`: what it is part of, by which its scripts are chosen.
+    `operation`: what it is part of, by which its scripts are chosen. `protected` is the site it
+    is copied from: with `reverse` that is where a recovery brought the VM up, whose `instance`
+    (also after it came back to its own site) is the source in place of the site's own VM.
     """
 
     iteration: str
@@ -134,6 +137,8 @@ class StartIteration(Fact, frozen=True, kw_only=True):
     run: str = ""
     gated: bool = False
     operation: Operation = "replication"
+    instance: str = ""
+    reverse: bool = False
 
 
 @published("replicator.start-run")
@@ -173,7 +178,10 @@ class RunMemberEnded(Fact, frozen=True, kw_only=True):
 
 @published("replicator.make-checkpoint")
 class MakeCheckpoint(Fact, frozen=True, kw_only=True):
-    """Make an immutable copy of the latest copy of each VM, with the recovery configuration."""
+    """Make an immutable copy of the latest copy of each VM, with the recovery configuration.
+
+    The copies of `reverse` VMs are at the header's protected site.
+    """
 
     checkpoint: str
     plan: str
@@ -182,6 +190,7 @@ class MakeCheckpoint(Fact, frozen=True, kw_only=True):
     vms: tuple[str, ...]
     preserved: bool = False
     requested_at: dt.datetime
+    reverse: tuple[str, ...] = ()
 
 
 @published("replicator.delete-checkpoint")
@@ -299,6 +308,8 @@ class IterationStarted(Fact, frozen=True, kw_only=True):
     steps: tuple[str, ...] = ()
     definition_version: int = 1
     operation: Operation = "replication"
+    instance: str = ""
+    reverse: bool = False
 
 
 @published("replication.gate-opened")
@@ -421,7 +432,7 @@ class IterationFinished(Fact, frozen=True, kw_only=True):
 
 @published("replication.checkpoint-started")
 class CheckpointStarted(Fact, frozen=True, kw_only=True):
-    """A PIT checkpoint is being made."""
+    """A PIT checkpoint is being made; the copies of `reverse` VMs are at the protected site."""
 
     plan: str
     plan_version: int
@@ -429,6 +440,7 @@ class CheckpointStarted(Fact, frozen=True, kw_only=True):
     vms: tuple[str, ...]
     preserved: bool = False
     requested_at: dt.datetime
+    reverse: tuple[str, ...] = ()
 
 
 @published("replication.vm-checkpointed")

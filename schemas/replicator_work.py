@@ -30,12 +30,16 @@ class Carried(Fact, frozen=True, kw_only=True):
 
 @published("replicator.open-snapshot")
 class OpenSnapshot(Fact, frozen=True, kw_only=True):
-    """Open one snapshot over all disks of a VM. `quiesce`: ask the guest to settle first."""
+    """Open one snapshot over all disks of a VM, or of the `instance` that it is.
+
+    `quiesce`: ask the guest to settle first.
+    """
 
     site: SiteRef
     plan: str
     vm: str
     quiesce: bool = False
+    instance: str = ""
 
 
 @published("replicator.snapshot-taken")

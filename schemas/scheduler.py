@@ -356,12 +356,17 @@ class GroupTickEnded(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.checkpoint-requested")
 class CheckpointRequested(Fact, frozen=True, kw_only=True):
-    """A PIT checkpoint job was started, by schedule or by hand."""
+    """A PIT checkpoint job was started, by schedule or by hand.
+
+    `reverse` are those of its VMs that are replicated in reverse: their copies are at the
+    protected site.
+    """
 
     checkpoint: str
     vms: tuple[str, ...]
     preserved: bool = False
     requested_at: dt.datetime
+    reverse: tuple[str, ...] = ()
 
 
 @published("scheduler.checkpoint-recorded")

@@ -13,7 +13,7 @@ from schemas.registry import published
 from schemas.scheduler_inbox import Recover
 
 Moved = Literal["failed-over", "migrated"]
-"""Where a VM runs that does not run at its protected site: at the recovery site, by which way."""
+"""By which way a VM came to the other site, that does not run where it is replicated from."""
 
 
 @published("scheduler.recovery-awaited")
@@ -55,7 +55,7 @@ class HoldDropped(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.vm-moved")
 class VmMoved(Fact, frozen=True, kw_only=True):
-    """The VM runs at the recovery site: it is not replicated until it returns.
+    """The VM runs at the other site: it is not replicated until it returns, or is reversed.
 
     `was_on`: its replication was on, and is turned on again should it be rolled back.
     """

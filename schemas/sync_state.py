@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from schemas import directions
 from schemas import scheduler as said
 
 SyncState = Literal[
@@ -88,6 +89,10 @@ def fold_sync(facts: SyncFacts, event: Any) -> SyncFacts:
         return NEW if event.lost else _with(facts, resync=True)
     if kind is said.VmProtected and event.last_checkpoint_at is not None:
         return _with(facts, has_copy=True)
+    if kind in (directions.VmDirectionMarked, directions.VmDirectionDropped):
+        # What there is of that direction is from before: all of it is to be compared.
+        there = event.copy_at is not None
+        return SyncFacts(has_copy=there, resync=there)
     if kind in (said.VmStopped, said.VmReleased):
         return _with(facts, exceeded=False)
     return facts

@@ -38,7 +38,15 @@ JobKind = Literal[
     "rollback",
     "site-power-off",
 ]
-PlanState = Literal["initializing", "running", "partial", "stopped", "failed-over", "migrated"]
+PlanState = Literal[
+    "initializing",
+    "running",
+    "partial",
+    "stopped",
+    "failed-over",
+    "migrated",
+    "reversed",
+]
 AlertState = Literal["open", "acknowledged", "snoozed", "resolved"]
 CheckpointState = Literal["creating", "available", "failed", "expiring", "deleted"]
 
@@ -162,8 +170,11 @@ class Vm(Document, frozen=True, kw_only=True):
     `last_checkpoint_at` is the moment of that copy's source snapshot. `iteration` is the running
     job's id or empty; `queued` says that a tick waits for it; `missed` counts ticks since the last
     success. `error` is the last failure until the next success. `priority` is the one that holds,
-    and `priority_from` who gave it. `moved`: it runs at the recovery site since the job
-    `moved_by`. `recovery_scripts` are the hooks at which it has a script.
+    and `priority_from` who gave it. `moved`: it runs at the other site since the job
+    `moved_by`. `direction`: *reverse* where it runs, and is replicated from, the plan's recovery
+    site; `instance` is what it runs as, where that is no VM of the site's own. `marked_…` are what
+    both become once a reversal under way has ended well.
+    `recovery_scripts` are the hooks at which it has a script.
     """
 
     name: str
@@ -192,6 +203,10 @@ class Vm(Document, frozen=True, kw_only=True):
     holds: tuple[VmHold, ...] = ()
     moved: Literal["", "failed-over", "migrated"] = ""
     moved_by: str = ""
+    direction: Literal["original", "reverse"] = "original"
+    instance: str = ""
+    marked_direction: Literal["", "original", "reverse"] = ""
+    marked_instance: str = ""
     error: Error | None = None
     protected_at: dt.datetime
 
@@ -200,12 +215,14 @@ class Plan(Document, frozen=True, kw_only=True):
     """A protection plan. Joined: `state`, `vms`, and within `rpo`.
 
     `definition` is the plan without its VMs, as it was applied; `vm_names` are those of this
-    version. `quarantined` are those of its sites that nothing may replicate from or to.
+    version. `quarantined` are those of its sites that nothing may replicate from or to. Joined:
+    `direction`, *mixed* where some of its VMs are replicated in reverse.
     """
 
     name: str
     version: int
     state: PlanState = "stopped"
+    direction: Literal["original", "reverse", "mixed"] = "original"
     protected_site: str
     recovery_site: str
     rpo: Rpo = Rpo()
@@ -250,7 +267,8 @@ class CheckpointVerdict(Document, frozen=True, kw_only=True):
 class Checkpoint(Document, frozen=True, kw_only=True):
     """A PIT checkpoint; its id is also that of the job that makes it.
 
-    Joined: `preserved` and `verdict`, null where no search has tried it.
+    `reverse` are those of its VMs (`*`: all) that were replicated in reverse: their copies are at
+    the protected site. Joined: `preserved` and `verdict`, null where no search has tried it.
     """
 
     id: str
@@ -261,6 +279,7 @@ class Checkpoint(Document, frozen=True, kw_only=True):
     created_at: dt.datetime
     ended_at: dt.datetime | None = None
     vms: tuple[str, ...] = ()
+    reverse: tuple[str, ...] = ()
     copies: tuple[CheckpointCopy, ...] = ()
     error: Error | None = None
     verdict: CheckpointVerdict | None = None

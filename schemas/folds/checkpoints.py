@@ -29,6 +29,7 @@ def _started(
         preserved=event.preserved,
         created_at=event.requested_at,
         vms=event.vms,
+        reverse=event.reverse,
     )
 
 

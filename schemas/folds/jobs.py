@@ -24,6 +24,7 @@ from schemas.folds import (
     operation_jobs,
     recovery_jobs,
     replication_jobs,
+    reversal_jobs,
     site_jobs,
     steering_jobs,
     steps,
@@ -46,6 +47,7 @@ SERVICES: Mapping[str, str] = {
     "commit": "recovery",
     "rollback": "recovery",
     "site-power-off": "recovery",
+    "reversal": "recovery",
 }
 """Families of jobs, by the service in whose log they are."""
 
@@ -72,6 +74,7 @@ VIEW = View(
         **clean_point_jobs.ROUTES,
         **group_jobs.ROUTES,
         **operation_jobs.ROUTES,
+        **reversal_jobs.ROUTES,
         **site_jobs.ROUTES,
         **steering_jobs.ROUTES,
     },

@@ -35,7 +35,7 @@ def _looked(
     if doc is None:
         return None
     after = steps.ended(doc.steps, event.timing)
-    for _, vm in event.originals:
+    for _, vm, _ in event.originals:
         after = steps.begun(after, f"{POWER_OFF}{vm}", event.at)
     proof = [step for step in after if step.name == VERIFY]
     return steps.moved(doc, (*(step for step in after if step.name != VERIFY), *proof))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from schemas import directions
 from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
 from schemas.common import HoldMode
@@ -16,6 +17,12 @@ from schemas.sync_state import NEW, fold_sync, sync_state
 from schemas.views import Vm, VmHold
 
 _replace = msgspec.structs.replace
+_ORIGINAL: dict[str, Any] = {
+    "direction": "original",
+    "instance": "",
+    "marked_direction": "",
+    "marked_instance": "",
+}
 
 
 def _protected(doc: Vm | None, event: said.VmProtected, recorded: Recorded, row: str) -> Vm:
@@ -67,7 +74,9 @@ def _prioritised(doc: Vm, event: said.VmPrioritised, recorded: Recorded) -> Vm:
 
 def _reset(doc: Vm, event: said.VmReset, recorded: Recorded) -> Vm:
     # Without a copy at its sites it is no longer what a recovery moved there either.
-    return _replace(doc, last_checkpoint_at=None, moved="", moved_by="") if event.lost else doc
+    if not event.lost:
+        return doc
+    return _replace(doc, last_checkpoint_at=None, moved="", moved_by="", **_ORIGINAL)
 
 
 def _dispatched(doc: Vm, event: said.IterationDispatched, recorded: Recorded) -> Vm:
@@ -131,6 +140,32 @@ def _moved(doc: Vm, event: said_ops.VmMoved, recorded: Recorded) -> Vm:
     return _replace(doc, moved=event.to, moved_by=event.job)
 
 
+def _marked(doc: Vm, event: directions.VmDirectionMarked, recorded: Recorded) -> Vm:
+    # What is marked comes to stand, or is dropped: until then the document keeps both.
+    return _replace(
+        doc,
+        last_checkpoint_at=event.copy_at,
+        marked_direction="reverse" if event.reverse else "original",
+        marked_instance=event.instance,
+    )
+
+
+def _dropped(doc: Vm, event: directions.VmDirectionDropped, recorded: Recorded) -> Vm:
+    return _replace(doc, last_checkpoint_at=event.copy_at, marked_direction="", marked_instance="")
+
+
+def _turned(doc: Vm, event: directions.VmTurned, recorded: Recorded) -> Vm:
+    return _replace(
+        doc,
+        direction=doc.marked_direction or doc.direction,
+        instance=doc.marked_instance,
+        marked_direction="",
+        marked_instance="",
+        moved="",
+        moved_by="",
+    )
+
+
 def _returned(doc: Vm, event: said_ops.VmReturned, recorded: Recorded) -> Vm:
     return _replace(doc, moved="", moved_by="")
 
@@ -169,6 +204,9 @@ _CHANGES: dict[type, Any] = {
     said.RpoRestored: _restored,
     said_ops.VmMoved: _moved,
     said_ops.VmReturned: _returned,
+    directions.VmDirectionMarked: _marked,
+    directions.VmDirectionDropped: _dropped,
+    directions.VmTurned: _turned,
 }
 
 VIEW = View(

@@ -29,6 +29,13 @@ async def with_calls(client: Client, job: dict[str, Any]) -> dict[str, Any]:
 def tell(job: dict[str, Any]) -> None:
     """Print what the recovery would do; nothing where preflight found what is wrong."""
     facts = job.get("facts", {})
+    if "differential" in facts:
+        out.print(
+            f"{facts['vms']} VMs, {facts['disks']} disks, {size(facts['disk_bytes'])}: "
+            f"{facts['full']} VMs are copied whole, {facts['differential']} compared with the "
+            f"copies that {facts['to']} has",
+            soft_wrap=True,
+        )
     if "calls" not in facts:
         return
     table(("#", "CALL", "VM", "BOOT", "DISK, NODE"), _calls(facts["calls"]), empty="no calls")

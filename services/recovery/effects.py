@@ -20,6 +20,7 @@ from services.recovery import (
     platform_work,
     polling,
     preflight,
+    reversal_work,
     source_work,
     windows_work,
 )
@@ -206,6 +207,8 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
             lost_sites.look, limit_s=LOOK_S_MAX, policy=ONCE, resumable=True
         ),
         "look-at-originals": step(lost_sites.look, resumable=True),
+        "look-at-instances": step(reversal_work.look, limit_s=PREFLIGHT_S_MAX, resumable=True),
+        "verify-copies": step(reversal_work.verify, limit_s=PREFLIGHT_S_MAX, resumable=True),
         "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),
         "remove-object": step(platform_work.remove_object, policy=REMOVE),
     }

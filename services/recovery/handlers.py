@@ -20,8 +20,10 @@ from schemas.children import (
     ChildStarted,
     CleanupGroup,
 )
+from schemas.directions import DirectionMarked, FreeInstances, NameSources, TakeInstances
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.reversals import StartReversal
 from services.recovery.domain import (
     clean_point,
     cleanup,
@@ -29,11 +31,13 @@ from services.recovery.domain import (
     commit_window,
     group,
     group_cleanup,
+    instances,
     lost_site,
     parents,
     prep_pool,
     recovery,
     refusals,
+    reversal,
     rollback,
     scripts,
     site_power_off,
@@ -51,6 +55,7 @@ from services.recovery.domain.lost_site import lost_site_stream
 from services.recovery.domain.operations import source
 from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
+from services.recovery.domain.reversal import Reversal
 from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.site_power_off import SitePowerOff
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
@@ -73,6 +78,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     rollback.FAMILY,
     lost_site.FAMILY,
     site_power_off.FAMILY,
+    reversal.FAMILY,
 )
 
 
@@ -136,6 +142,8 @@ def cancel_job(state: Any, received: Received) -> Decision:
             return cleanup.cancel(state, received)
         case Search():
             return clean_point.cancel(state, received)
+        case Reversal():
+            return reversal.cancel(state, received)
         case Group():
             return group.cancel(state, received)
         case GroupCleanup():
@@ -166,6 +174,13 @@ def cancel_child(state: Any, received: Received) -> Decision:
         return cancel_job(state, received)
     except Refused:
         return NOTHING
+
+
+def sync_ended(state: Any, received: Received) -> Decision:
+    """A VM's last iteration ended, for the recovery or the reversal that asked for it."""
+    if isinstance(state, Reversal):
+        return reversal.sync_ended(state, received)
+    return recovery.last_sync_ended(state, received)
 
 
 def source_news(state: Any, received: Received) -> Decision:
@@ -258,7 +273,12 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(lost_sites.WatchLostSite, route=_to_watched_site, decide=lost_site.watch),
     on(lost_sites.LookAtLostSite, route=_to_lost_site, decide=lost_site.look_now),
     on(lost_sites.SiteReleased, route=_to_lost_site, decide=lost_site.released),
-    on(said_ops.LastSyncEnded, route=_to_job, decide=recovery.last_sync_ended),
+    on(said_ops.LastSyncEnded, route=_to_job, decide=sync_ended),
+    on(NameSources, route=_to_job, decide=instances.name_sources),
+    on_many(StartReversal, route=reversal.streams_of_groups, decide=reversal.begin),
+    on(DirectionMarked, route=_to_job, decide=reversal.direction_marked),
+    on(TakeInstances, route=_to_recovery, decide=instances.take),
+    on(FreeInstances, route=_to_recovery, decide=instances.free),
     on_many(CleanupGroup, route=_with_group, decide=group_cleanup.begin),
     on(clean_points.StartCleanPointSearch, route=_to_job, decide=clean_point.start),
     on(recovery_groups.StartRecoveryGroup, route=_to_job, decide=group.start),

@@ -40,8 +40,11 @@ async def look(tools: Tools, effect: EffectRun) -> OriginalsListed:
         every = commit_window.given_up(states[recovery])
         given[recovery] = tuple(vm for vm in every if not wanted or vm in wanted)
     names = tuple(dict.fromkeys(vm for vms in given.values() for vm in vms))
+    instances = {vm: made for state in states.values() for vm, made in _runs_as(state).items()}
     power = tools.open_site(payload.site).power
-    running = await _answer_of(payload.site.site, lambda: power.list_running(names))
+    running = await _answer_of(
+        payload.site.site, lambda: power.list_running(names, instances=instances)
+    )
     on = {each.name: each for each in running}
     found: list[Given] = []
     left = payload.count_max
@@ -51,6 +54,11 @@ async def look(tools: Tools, effect: EffectRun) -> OriginalsListed:
         found.append(_found(recovery, given_up=len(vms), originals=originals, named=left))
         left = max(left - len(originals), 0)
     return OriginalsListed(found=tuple(found), unknown=tuple(sorted(wanted - set(names))))
+
+
+def _runs_as(state: Recovery) -> Mapping[str, str]:
+    """VM → the instance that it was at the site that was lost, where it was one."""
+    return {vm: source.instance for vm, source in state.instances.items()}
 
 
 async def _answer_of(site: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -79,11 +87,19 @@ async def _originals(
     except (Transient, Permanent):
         # That something runs must be told, also where what took its place cannot be seen.
         instances = None
-    return tuple(_original(start.plan, start.job, each, instances) for each in running)
+    runs_as = _runs_as(state)
+    return tuple(
+        _original(start.plan, start.job, each, runs_as.get(each.name, ""), instances)
+        for each in running
+    )
 
 
 def _original(
-    plan: str, recovery: str, running: RunningVm, instances: Mapping[str, Instance] | None
+    plan: str,
+    recovery: str,
+    running: RunningVm,
+    runs_as: str,
+    instances: Mapping[str, Instance] | None,
 ) -> Original:
     made = None if instances is None else instances.get(running.name)
     doubled = None if instances is None else made is not None and made.power == "on"
@@ -92,6 +108,7 @@ def _original(
         recovery=recovery,
         vm=running.name,
         since=running.since,
+        runs_as=runs_as,
         instance="" if made is None else made.instance_id,
         doubled=doubled,
     )

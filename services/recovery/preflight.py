@@ -99,7 +99,8 @@ async def _at_site(
     """The copies and what is wrong at the site; no copies at all where it cannot be asked."""
     try:
         copies, problems = await _copies(site, work)
-        return copies, problems + await _site(site, work, copies)
+        problems += await _site(site, work, copies)
+        return copies, problems + await source_checks.originals(site, work)
     except (Permanent, Refused) as error:
         return None, [_problem(error, code="site-unreachable")]
 

@@ -7,6 +7,7 @@ stands that its VMs are gone: that is what failovers are for.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from schemas.common import Problem
@@ -14,8 +15,10 @@ from schemas.recovery_work import Preflight
 from schemas.units import some_of
 from services.recovery.domain.operations import of
 from services.recovery.platform_work import Tools
+from services.recovery.reversal_work import cannot_replicate_from
 from shared.errors import Permanent, Transient
 from shared.platforms.pacing import paced
+from shared.platforms.ports import Platform, VmFacts
 
 REACH_S_MAX: Final = 10.0
 """How long the source site may take to answer. It counts towards the RTO of a disaster."""
@@ -31,7 +34,10 @@ async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
     try:
         async with asyncio.timeout(REACH_S_MAX):
             site = tools.open_site(work.source)
-            found = await paced(lambda: site.inventory.list_vms(names))
+            unable = cannot_replicate_from(site, work.source) if work.instances else None
+            if unable is not None:
+                return False, [unable]
+            found = await _found(site, names, work.instances)
     except TimeoutError:
         silent = Transient(f"no answer within {REACH_S_MAX:g} s", code="timed-out")
         return _unreachable(work, silent)
@@ -51,6 +57,39 @@ async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
         remedy=_remedy(work),
     )
     return False, [problem]
+
+
+async def _found(
+    site: Platform, names: Sequence[str], instances: Mapping[str, str]
+) -> tuple[VmFacts, ...]:
+    """The sources that are there: VMs of the site, or the instances that VMs run as."""
+    own = [name for name in names if name not in instances]
+    made = [instances[name] for name in names if name in instances]
+    found: tuple[VmFacts, ...] = ()
+    if own:
+        found = await paced(lambda: site.inventory.list_vms(own))
+    if made:
+        found += await paced(lambda: site.inventory.list_made(made))
+    return found
+
+
+async def originals(site: Platform, work: Preflight) -> list[Problem]:
+    """VMs that come home find their originals off: no VM may run twice."""
+    if not work.homeward:
+        return []
+    names = [member.vm for member in work.members]
+    found = await paced(lambda: site.inventory.list_vms(names))
+    running = [vm.name for vm in found if vm.power == "on"]
+    if not running:
+        return []
+    return [
+        Problem(
+            code="original-runs",
+            message=f"the original of VM {some_of(running, NAMED_MAX)} is on at "
+            f"{work.site.site}, and would run beside what comes up there",
+            remedy="power it off at its site, then try again",
+        )
+    ]
 
 
 def _unreachable(work: Preflight, error: Transient) -> tuple[bool, list[Problem]]:

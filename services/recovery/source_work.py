@@ -13,27 +13,35 @@ from shared.effects.running import EffectRun
 async def look(tools: Tools, effect: EffectRun) -> work.SourceState:
     """Whether the source is on."""
     payload: work.LookAtSource = effect.payload
+    return work.SourceState(on=await _state(tools, payload) == "on")
+
+
+async def _state(tools: Tools, payload: work.LookAtSource) -> str:
     power = tools.open_site(payload.site).power
-    return work.SourceState(on=await power.state(vm=payload.vm) == "on")
+    return await power.state(vm=payload.vm, instance=payload.instance)
 
 
 async def shut_down(tools: Tools, effect: EffectRun) -> work.WorkDone:
     """Ask the guest to end; Permanent `shutdown-timed-out` where it does not."""
     payload: work.ShutDownSource = effect.payload
     power = tools.open_site(payload.site).power
-    await power.shut_down(call_of(effect), vm=payload.vm, within_s=payload.within_s)
+    await power.shut_down(
+        call_of(effect), vm=payload.vm, within_s=payload.within_s, instance=payload.instance
+    )
     return work.WorkDone()
 
 
 async def power_off(tools: Tools, effect: EffectRun) -> work.WorkDone:
     """Off, as by a power cut."""
     payload: work.PowerOffSource = effect.payload
-    await tools.open_site(payload.site).power.power_off(call_of(effect), vm=payload.vm)
+    power = tools.open_site(payload.site).power
+    await power.power_off(call_of(effect), vm=payload.vm, instance=payload.instance)
     return work.WorkDone()
 
 
 async def power_on(tools: Tools, effect: EffectRun) -> work.WorkDone:
     """On again."""
     payload: work.PowerOnSource = effect.payload
-    await tools.open_site(payload.site).power.power_on(call_of(effect), vm=payload.vm)
+    power = tools.open_site(payload.site).power
+    await power.power_on(call_of(effect), vm=payload.vm, instance=payload.instance)
     return work.WorkDone()

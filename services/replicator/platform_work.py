@@ -22,7 +22,9 @@ async def open_snapshot(tools: Tools, effect: EffectRun) -> work.SnapshotTaken:
     site = tools.open_site(payload.site)
     facts = await _look_up(tools, site, payload)
     snapshot = await landed(
-        site.source.open_snapshot(call_of(effect), vm=payload.vm, quiesce=payload.quiesce),
+        site.source.open_snapshot(
+            call_of(effect), vm=payload.vm, quiesce=payload.quiesce, instance=payload.instance
+        ),
         what=f"the snapshot of {payload.vm}",
         timeout_s=tools.settings.call_timeout_s,
         landing_s=tools.settings.landing_s,
@@ -33,14 +35,21 @@ async def open_snapshot(tools: Tools, effect: EffectRun) -> work.SnapshotTaken:
 
 
 async def _look_up(tools: Tools, site: Platform, payload: work.OpenSnapshot) -> VmFacts:
+    listing = site.inventory.list_vms([payload.vm])
+    if payload.instance:
+        listing = site.inventory.list_made([payload.instance])
     found = await within(
-        site.inventory.list_vms([payload.vm]),
-        what=f"looking up {payload.vm}",
-        timeout_s=tools.settings.call_timeout_s,
+        listing, what=f"looking up {payload.vm}", timeout_s=tools.settings.call_timeout_s
     )
     for facts in found:
         if facts.name == payload.vm:
             return facts
+    if payload.instance:
+        raise Permanent(
+            f"instance {payload.instance} of {payload.vm} is not at {payload.site.site} any more",
+            code="no-such-instance",
+            remedy="somebody deleted it: recover the VM from its newest copy",
+        )
     raise Permanent(
         f"there is no VM {payload.vm} at site {payload.site.site}",
         code="no-such-vm",
@@ -58,6 +67,7 @@ def _snapshot_facts(snapshot: Snapshot) -> said.SnapshotFacts:
             said.SnapshotDisk(name=disk.name, size=disk.size, file=disk.file)
             for disk in snapshot.disks
         ),
+        instance=snapshot.instance,
     )
 
 

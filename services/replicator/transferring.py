@@ -200,6 +200,7 @@ def port_snapshot(facts: said.SnapshotFacts) -> Snapshot:
         disks=tuple(
             DiskFacts(name=disk.name, size=disk.size, file=disk.file) for disk in facts.disks
         ),
+        instance=facts.instance,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from schemas import scheduler as said
 from schemas.children import ParentEnded, RecoverChild
 from schemas.clean_points import FindCleanPoint, RecordVerdict
+from schemas.directions import CancelSync, MarkDirection, TurnVms
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
 from schemas.lost_sites import OriginalsFound
@@ -19,6 +20,7 @@ from services.scheduler.domain import (
     application,
     checkpoints,
     clean_points,
+    direction,
     full_recoveries,
     groups,
     membership,
@@ -175,6 +177,14 @@ HANDLERS: Final[tuple[Handler, ...]] = (
             (said.RecoveryEnded, parents.recovery_ended),
             (said.SyncLast, full_recoveries.sync_last),
             (said.ReturnVms, full_recoveries.return_vms),
+        )
+    ),
+    *(
+        on_many(message, route=_to_plan_only, decide=decide, expand=expand)
+        for message, decide, expand in (
+            (MarkDirection, direction.mark_direction, direction.streams_of_sources),
+            (TurnVms, direction.turn_vms, direction.streams_of_sources),
+            (CancelSync, direction.cancel_sync, recoveries.streams_to_release),
         )
     ),
     on_many(

@@ -9,7 +9,7 @@ that was already done returns the first result and does nothing.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -33,13 +33,17 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a platform can do. Deciders read this instead of the platform's name."""
+    """What a platform can do. Deciders read this instead of the platform's name.
+
+    `instance_sources`: instances that were made here can be replicated from, as its own VMs can.
+    """
 
     changed_blocks: bool
     create_powered_off: bool
     consistent_groups: bool
     retention_lock: bool = False
     guest_agent: bool = False
+    instance_sources: bool = False
 
 
 class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +55,11 @@ class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A source VM as the inventory lists it. `configuration` is opaque, stored with copies."""
+    """A source as the inventory lists it. `configuration` is opaque, stored with copies.
+
+    `instance` is the id of one that we made, whose `name` is the VM that it is; "" for the site's
+    own VMs.
+    """
 
     name: str
     os: str
@@ -61,6 +69,7 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[str, ...]
     power: str
     configuration: dict[str, Any]
+    instance: str = ""
 
 
 class RunningVm(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,13 +80,14 @@ class RunningVm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """An open source snapshot: one moment across all disks of a VM."""
+    """An open source snapshot: one moment across all disks of a VM, or of its `instance`."""
 
     snapshot_id: str
     vm: str
     taken_at: dt.datetime
     mark: str
     disks: tuple[DiskFacts, ...]
+    instance: str = ""
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
@@ -241,16 +251,28 @@ class Inventory(Protocol):
 
     async def check(self) -> SiteFacts: ...
     async def list_vms(self, names: Sequence[str] | None = None) -> tuple[VmFacts, ...]: ...
+    async def list_made(self, instance_ids: Sequence[str]) -> tuple[VmFacts, ...]:
+        """Instances that we made, as the sources they can be; those that exist, in any order.
+
+        `configuration` is the VM's own, so that what is made from a copy of it is the VM again.
+        Permanent (`no-instance-sources`) where the platform cannot replicate from instances.
+        """
 
 
 class Source(Protocol):
     """Reads disks of protected VMs at one moment.
 
+    With `instance` the source is that instance, which we made for the call's plan (Refused
+    `not-ours` for any other), and `vm` the VM that it is. Its marks are its own: one of the VM it
+    was made from, or of an instance before it, is not known and the whole disk is listed.
+
     `extents` and `read` change nothing: their keys name the range and need not be remembered.
     The same open snapshot gives the same extents and bytes again, to any process.
     """
 
-    async def open_snapshot(self, call: Call, *, vm: str, quiesce: bool = False) -> Snapshot: ...
+    async def open_snapshot(
+        self, call: Call, *, vm: str, quiesce: bool = False, instance: str = ""
+    ) -> Snapshot: ...
     async def extents(
         self, call: Call, *, snapshot: Snapshot, disk: str, since: str | None, start: int = 0
     ) -> Extents:
@@ -269,33 +291,37 @@ class Source(Protocol):
 
 
 class Power(Protocol):
-    """Turns protected VMs off and on: fencing, and taking it back. The source's own VMs only.
+    """Turns sources off and on: fencing, and taking it back.
 
-    All three leave a VM alone that is as it should be. A VM that the site does not have is
-    Permanent (`no-such-vm`).
+    A source is a VM of the site or, where `instance` is given, that instance of the call's plan,
+    which `vm` runs as. All three leave one alone that is as it should be. One that the site does
+    not have is Permanent (`no-such-vm`, `no-such-instance`).
     """
 
-    async def state(self, *, vm: str) -> str:
+    async def state(self, *, vm: str, instance: str = "") -> str:
         """`on` or `off`, as the platform sees it."""
 
-    async def list_running(self, vms: Sequence[str]) -> tuple[RunningVm, ...]:
+    async def list_running(
+        self, vms: Sequence[str], *, instances: Mapping[str, str] = {}
+    ) -> tuple[RunningVm, ...]:
         """Those of the VMs that are on, in the order asked for: one call for them all.
 
+        `instances`: VM → the instance that it runs as there, where it is no VM of the site's own.
         One that the site does not have is left out, also where all are: a site that answers.
         Transient where the site cannot be reached.
         """
 
-    async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
+    async def shut_down(self, call: Call, *, vm: str, within_s: float, instance: str = "") -> None:
         """Ask the guest to end, and return once the VM is off.
 
         Permanent (`shutdown-timed-out`) where it is still on after `within_s`: then nothing but
         the asking was done. A repeat of its key asks no second time, and waits again.
         """
 
-    async def power_off(self, call: Call, *, vm: str) -> None:
+    async def power_off(self, call: Call, *, vm: str, instance: str = "") -> None:
         """Off now, as by a power cut."""
 
-    async def power_on(self, call: Call, *, vm: str) -> None:
+    async def power_on(self, call: Call, *, vm: str, instance: str = "") -> None:
         """On; returns without waiting for the guest."""
 
 

@@ -275,7 +275,7 @@ def recover(
     timeout: Timeout = "10m",
     output: Output = Format.TABLE,
 ) -> None:
-    """Recover a plan's VMs at its recovery site."""
+    """Recover a plan's VMs, replicate them the other way (reverse), or bring them back."""
     if mode != "test" and not yes and not dry_run:
         confirm(f"{mode} of plan {plan} acts on production. Go on?")
 
@@ -335,7 +335,7 @@ def cleanup(
 def commit(
     job: JobId, wait: Wait = False, timeout: Timeout = "10m", output: Output = Format.TABLE
 ) -> None:
-    """Keep what a failover or migration brought up: its instances are the VMs for good."""
+    """Keep what a failover, migration or failback brought up: these are the VMs for good."""
 
     async def work(client: Client) -> int:
         answer = await client.command(job_path(job, "commit"))
@@ -351,7 +351,7 @@ def rollback(
     timeout: Timeout = "10m",
     output: Output = Format.TABLE,
 ) -> None:
-    """Undo a failover or migration: instances go, sources come back, replication goes on."""
+    """Undo a failover, migration or failback: sources come back, replication goes on."""
     _decide(job, "rollback", confirmation, wait=wait, within=timeout, form=output)
 
 

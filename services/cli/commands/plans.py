@@ -122,7 +122,7 @@ def list_plans(
         )
         if not machine(page, output):
             rows = [
-                (p["name"], p["state"], p["protected_site"], p["recovery_site"], len(p["vms"]),
+                (p["name"], p["state"], *_sites(p), len(p["vms"]),
                  seconds(p["rpo"]["achieved_s"]), seconds(p["rpo"]["target_s"]),
                  seconds(p["rto"]["last_s"]), p["version"])
                 for p in page["items"]
@@ -153,7 +153,9 @@ def show(plan: str, at: At = None, output: Output = Format.TABLE) -> None:
         if not machine(found, output):
             rpo, rto = found["rpo"], found["rto"]
             out.print(
-                f"{found['name']}  {found['state']}  version {found['version']}", markup=False
+                f"{found['name']}  {found['state']}  version {found['version']}"
+                f"  {' → '.join(_sites(found))}",
+                markup=False,
             )
             out.print(
                 f"  RPO {seconds(rpo['achieved_s'])} of {seconds(rpo['target_s'])}"
@@ -266,14 +268,20 @@ def list_vms(
     run(work)
 
 
+def _sites(plan: dict[str, Any]) -> tuple[str, str]:
+    """From where to where a plan is replicated; a plan whose VMs go both ways as it is defined."""
+    sites = (plan["protected_site"], plan["recovery_site"])
+    return (sites[1], sites[0]) if plan.get("direction") == "reverse" else sites
+
+
 def _vm_table(vms: Any) -> None:
     rows = [
-        (vm["name"], vm["plan"], vm["sync_state"], seconds(vm["rpo_s"]),
+        (vm["name"], vm["plan"], vm["sync_state"], vm.get("instance"), seconds(vm["rpo_s"]),
          moment(vm["last_checkpoint_at"]), moment(vm["next_due_at"]), vm["boot_order"],
          (vm["error"] or {}).get("message"))
         for vm in vms
     ]  # fmt: skip
-    columns = ("VM", "PLAN", "SYNC", "RPO", "COPY OF", "NEXT", "BOOT", "ERROR")
+    columns = ("VM", "PLAN", "SYNC", "RUNS AS", "RPO", "COPY OF", "NEXT", "BOOT", "ERROR")
     table(columns, rows, empty="no protected VMs")
 
 

@@ -12,9 +12,11 @@ from typing import Final, Literal
 import msgspec
 
 from schemas import leftovers
+from schemas.directions import is_reverse
 from schemas.ids import family_of, parts_of
+from schemas.joins import copies_at
 from schemas.units import format_moment
-from schemas.views import ENDED, Checkpoint, Job, Vm
+from schemas.views import ENDED, Checkpoint, Job, Plan, Vm
 from services.cli.reconcile.beliefs import Installation, Work
 from services.cli.reconcile.holdings import Held
 from shared.platforms.ports import CopyFacts, Owned
@@ -186,7 +188,7 @@ def _lost_instances(
 
 def _copies(site: str, held: Held, installation: Installation, work: Work) -> Iterator[Difference]:
     for vm in installation.vms.values():
-        if vm.recovery_site != site or (vm.plan, vm.name) not in held.copies:
+        if copies_at(vm) != site or (vm.plan, vm.name) not in held.copies:
             continue
         copy = held.copies[vm.plan, vm.name]
         if (told := _copy(vm, copy, work)) is not None:
@@ -264,15 +266,18 @@ def _checkpoints(
             )  # fmt: skip
     for checkpoint in installation.checkpoints.values():
         plan = installation.plans.get(checkpoint.plan)
-        if plan is not None and plan.recovery_site == site and checkpoint.state == "available":
-            yield from _missing(site, checkpoint, listed)
+        if plan is not None and checkpoint.state == "available":
+            yield from _missing(site, plan, checkpoint, listed)
 
 
 def _missing(
-    site: str, checkpoint: Checkpoint, listed: set[tuple[str, str, str]]
+    site: str, plan: Plan, checkpoint: Checkpoint, listed: set[tuple[str, str, str]]
 ) -> Iterator[Difference]:
     name = parts_of(checkpoint.id)[-1]
     for copy in checkpoint.copies:
+        reverse = is_reverse(checkpoint.reverse, copy.vm)
+        if site != (plan.protected_site if reverse else plan.recovery_site):
+            continue
         if copy.error is None and (checkpoint.plan, name, copy.vm) not in listed:
             yield _checkpoint_difference(
                 site, checkpoint.plan, copy.vm, name, code="checkpoint-missing",

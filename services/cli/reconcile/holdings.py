@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from schemas.joins import copies_at
 from schemas.views import Site
 from services.cli.reconcile.beliefs import Installation
 from shared.errors import SeawallError, Throttled, Transient
@@ -70,9 +71,10 @@ async def list_sites(installation: Installation) -> dict[str, Held]:
 
 async def _list_site(sites: Sites, site: Site, installation: Installation) -> Held:
     vms = [(vm.plan, vm.name) for vm in installation.vms.values()
-           if vm.recovery_site == site.name]  # fmt: skip
+           if copies_at(vm) == site.name]  # fmt: skip
+    # Checkpoints of a plan that was reversed at any time may be at either of its sites.
     plans = [plan.name for plan in installation.plans.values()
-             if plan.recovery_site == site.name]  # fmt: skip
+             if site.name in (plan.recovery_site, plan.protected_site)]  # fmt: skip
     address = _Address(site=site.name, platform=site.platform, settings=site.settings)
     try:
         return await _held(sites.open(address), vms, plans)

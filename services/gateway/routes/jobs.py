@@ -48,6 +48,7 @@ RECOVERY_FAMILIES = frozenset(
         "recovery-group",
         "group-cleanup",
         "site-power-off",
+        "reversal",
     }
 )
 STEERED_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})

@@ -213,7 +213,8 @@ async def recover(request: web.Request) -> web.Response:
         raise Invalid(f"mode: found {mode!r}", remedy=f"mode is one of {', '.join(MODES)}")
     if on_error not in (None, "continue", "stop"):
         raise Invalid(f"on_error: found {on_error!r}", remedy="on_error is continue or stop")
-    job = stream_id("recovery", plan, new_id())
+    family = "reversal" if mode == "reverse" else "recovery"
+    job = stream_id(family, plan, new_id())
     command = Recover(
         command_id=new_command_id(),
         plan=plan,

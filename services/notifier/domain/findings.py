@@ -19,6 +19,7 @@ from schemas.replicator import (
     ThrottledForLong,
     ThrottlingEased,
 )
+from schemas.reversals import ReversalFinished
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration, some_of
 from services.notifier.domain import full_recoveries, leftovers, lost_sites, questions
@@ -65,6 +66,14 @@ def _search(received: Received) -> tuple[Finding, ...]:
     return _job_ended(received, body, subject="find-clean-point", title=title)
 
 
+def _reversal(received: Received) -> tuple[Finding, ...]:
+    body: ReversalFinished = received.body
+    if body.dry_run:
+        return ()
+    title = f"reversal of {body.plan} {body.state.replace('-', ' ')}"
+    return _job_ended(received, body, subject="reverse", title=title)
+
+
 def _group(received: Received) -> tuple[Finding, ...]:
     body: RecoveryGroupFinished = received.body
     if body.dry_run:
@@ -76,7 +85,7 @@ def _group(received: Received) -> tuple[Finding, ...]:
 
 def _job_ended(
     received: Received,
-    body: CleanPointSearchFinished | RecoveryGroupFinished,
+    body: CleanPointSearchFinished | RecoveryGroupFinished | ReversalFinished,
     *,
     subject: str,
     title: str,
@@ -265,6 +274,7 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     RecoveryFinished: _recovery,
     CleanPointSearchFinished: _search,
     RecoveryGroupFinished: _group,
+    ReversalFinished: _reversal,
     IterationFinished: _iteration,
     CheckpointFinished: _checkpoint,
     CleanupFinished: _cleanup,

@@ -15,6 +15,8 @@ from schemas.envelope import Received
 from schemas.lost_sites import LookAtLostSite
 from schemas.recovery import RecoveryFinished
 from schemas.scheduler import ReleaseHolds
+from schemas.units import some_of
+from services.recovery.domain import instances
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery_state import Recovery, told
 from shared.decider import NOTHING, Decision, Send, Timer
@@ -24,6 +26,8 @@ REMIND_AFTER_S: Final = 24 * 3600.0
 """A window that is open for longer is an alert: instances drift away from what they replaced."""
 
 REMINDER: Final = "commit-reminder"
+
+NAMED_MAX: Final = 10
 
 
 # ── Who may decide ───────────────────────────────────────────────────────────────────────────
@@ -68,7 +72,9 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
 def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:
     """Whether a person may clean up after a full recovery that has ended.
 
-    Raises Refused: `awaits-commit`, `being-rolled-back`, `already-cleaned`, `confirm`.
+    Nothing is to be typed once a committed failback brought all of them back.
+    Raises Refused: `awaits-commit`, `being-rolled-back`, `already-cleaned`, `in-production`,
+    `confirm`.
     """
     start, window = told(state), state.window
     if window.rolled_back:
@@ -81,6 +87,17 @@ def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:
             code="awaits-commit",
             remedy=f"`seawall rollback {job}` removes them and brings the sources back",
         )
+    if window.taken:
+        raise Refused(
+            f"{job} made the instances that VM {some_of(sorted(window.taken), NAMED_MAX)} runs "
+            "as, and is replicated from",
+            code="in-production",
+            remedy=f"`seawall recover {start.plan} --mode failback`, committed, brings it back; "
+            "then its instances may go",
+        )
+    usable = {vm for vm, member in state.members.items() if member.outcome == "ready"}
+    if usable and usable <= window.home:
+        return
     if confirm != start.plan:
         raise Refused(
             f"{job} is committed: its instances are VMs in production, and would be deleted",
@@ -113,7 +130,10 @@ def commit_ended(state: Recovery, received: Received) -> Decision:
     if not m.done:
         return Decision(events=(said.RecoveryCommitRefuted(commit=m.commit),))
     event = said.RecoveryCommitted(plan=told(state).plan, commit=m.commit)
-    return Decision(events=(event,), sends=(given_back(state),), cancel_timers=(REMINDER,))
+    facts, sends = instances.committed(state, commit=m.commit)
+    return Decision(
+        events=(event, *facts), sends=(*sends, given_back(state)), cancel_timers=(REMINDER,)
+    )
 
 
 def rollback_ended(state: Recovery, received: Received) -> Decision:

@@ -73,6 +73,8 @@ def _preflight(state: Recovery) -> Fact:
         source=start.header.protected if operation.source_step else None,
         source_gone=start.source_gone and operation.trusts_word,
         last_sync=start.last_sync,
+        instances={vm: source.instance for vm, source in state.instances.items()},
+        homeward=start.homeward,
     )
 
 

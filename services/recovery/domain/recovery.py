@@ -88,6 +88,7 @@ def start(state: Recovery, received: Received) -> Decision:
         last_sync=m.last_sync,
         source_gone=m.source_gone,
         auto_rollback=m.auto_rollback,
+        homeward=m.homeward,
         definition_version=DEFINITION_VERSION,
         parent=m.parent,
     )
@@ -582,5 +583,5 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=_is_over,
     outcome=outcome,
-    schema=2,
+    schema=3,
 )

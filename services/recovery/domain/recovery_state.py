@@ -16,6 +16,7 @@ from schemas import operations as said_ops
 from schemas import recovery as said
 from schemas import recovery_steering as steer
 from schemas.common import Problem, StepTiming
+from schemas.directions import InstancesFreed, InstancesTaken, SourceInstance, SourcesNamed
 from schemas.plans import ManualPoint, ManualStep, ScriptDefinition
 from services.recovery.domain import manual, prompts, scripts
 from services.recovery.domain.operations import securing, window
@@ -76,7 +77,8 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     `running` is the effect part of its own under way. `question` waits for a person, the
     `asked`-th of this stream; `by_hand` are the manual steps that are over, `passed` the steps
     that were gone on without. `problems` are why it is not *completed*, by step or VM, in the
-    order they came. `retrying`: it ended, is to go on, and its holds are asked for.
+    order they came. `retrying`: it ended, is to go on, and its holds are asked for. `instances`
+    are what VMs run as whose source is no VM of a site's own.
     """
 
     started: said.RecoveryStarted | None = None
@@ -114,6 +116,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     waits: Waits = Waits()
     tried: dict[str, int] = {}
     retrying: steer.RetryRequested | None = None
+    instances: dict[str, SourceInstance] = {}
 
 
 def told(state: Recovery) -> said.RecoveryStarted:
@@ -332,6 +335,9 @@ def evolve(state: Recovery, event: Any) -> Recovery:
             return replace(state, cleaning="")
         case said.RecoveryCleaned():
             return replace(state, cleaning="", cleaned=True)
+        case SourcesNamed():
+            named = {source.vm: source for source in event.sources}
+            return replace(state, instances={**state.instances, **named})
         case _ if type(event) in _ABOUT_SOURCES:
             return _about_sources(state, event)
         case _ if type(event) in _ABOUT_WINDOW:
@@ -362,6 +368,8 @@ _ABOUT_WINDOW: Final = frozenset(
         said_ops.RecoveryRollbackIncomplete,
         said_ops.RecoveryRolledBack,
         said_ops.CommitOverdue,
+        InstancesTaken,
+        InstancesFreed,
     }
 )
 

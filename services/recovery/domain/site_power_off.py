@@ -34,7 +34,7 @@ DEFINITION_VERSION: Final = 1
 LOOK: Final = "look"
 VERIFY: Final = "verify"
 STEPS: Final = (LOOK, VERIFY)
-ROUND_MAX: Final = 300
+ROUND_MAX: Final = 250
 """Originals of one look: its event stays below 64 KiB. Looks go on while they bring new ones."""
 
 NAMED_MAX: Final = 10
@@ -153,7 +153,7 @@ def _applied(state: SitePowerOff, event: Any) -> SitePowerOff:
         case said.SitePowerOffStarted():
             return replace(state, started=event)
         case said.SitePowerOffLooked():
-            asked = {**state.asked, **{vm: event.at for _, vm in event.originals}}
+            asked = {**state.asked, **{vm: event.at for _, vm, _ in event.originals}}
             return replace(
                 state,
                 looking=0,
@@ -205,15 +205,18 @@ def _step(state: SitePowerOff, events: tuple[Any, ...], now: dt.datetime) -> Dec
         send = Send(to="recovery", key=start.site.site, message=told)
         return Decision(events=(*events, end), sends=(send,))
     sends = tuple(
-        _ask(start, recovery, vm, now)
+        _ask(start, original, now)
         for event in events
         if isinstance(event, said.SitePowerOffLooked)
-        for recovery, vm in event.originals
+        for original in event.originals
     )
     return Decision(events=events, sends=sends)
 
 
-def _ask(start: said.SitePowerOffStarted, recovery: str, vm: str, now: dt.datetime) -> Send:
+def _ask(
+    start: said.SitePowerOffStarted, original: tuple[str, str, str], now: dt.datetime
+) -> Send:
+    recovery, vm, runs_as = original
     plan = key_of(recovery)
     message = SecureSource(
         stream=source_stream(recovery, vm),
@@ -225,6 +228,7 @@ def _ask(start: said.SitePowerOffStarted, recovery: str, vm: str, now: dt.dateti
         within_s=SHUT_DOWN_WITHIN_S,
         requested_at=now,
         priority=1,
+        instance=runs_as,
     )
     return Send(to="recovery", key=plan, message=message)
 
@@ -274,7 +278,9 @@ def _looked(state: SitePowerOff, ended: EffectOutcome) -> said.SitePowerOffLooke
         )
         return said.SitePowerOffLooked(at=ended.at, timing=failed, problem=problem)
     running = [each for found in listed.found for each in found.originals]
-    fresh = [(each.recovery, each.vm) for each in running if each.vm not in state.asked]
+    fresh = [
+        (each.recovery, each.vm, each.runs_as) for each in running if each.vm not in state.asked
+    ]
     return said.SitePowerOffLooked(
         at=ended.at,
         timing=timing,

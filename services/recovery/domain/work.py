@@ -35,6 +35,8 @@ QUOTAS: Final[dict[str, str]] = {
     "measure-written": "DescribeInstances",
     "look-at-lost-site": "DescribeInstances",
     "look-at-originals": "DescribeInstances",
+    "look-at-instances": "DescribeInstances",
+    "verify-copies": "DescribeSnapshots",
 }
 """Call → rate quota. Holding and releasing a copy spend none."""
 

@@ -13,9 +13,10 @@ import msgspec
 from schemas import replicator as said
 from schemas import replicator_work as work
 from schemas.common import Problem
+from schemas.directions import ALL, is_reverse
 from schemas.envelope import Received
 from schemas.ids import parts_of
-from schemas.scheduler import CheckpointEnded
+from schemas.scheduler import CheckpointEnded, SiteRef
 from schemas.units import format_moment
 from services.replicator.domain.work import again, needs, problem_of
 from shared.decider import (
@@ -34,6 +35,7 @@ CREATE: Final = "create"
 UNDO: Final = "undo"
 DELETE: Final = "delete"
 VERIFY: Final = "verify-deleted"
+AWAY: Final = "away"
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
@@ -70,6 +72,7 @@ def make(state: Checkpoint, received: Received) -> Decision:
         vms=m.vms,
         preserved=m.preserved,
         requested_at=m.requested_at,
+        reverse=m.reverse,
     )
     if not m.vms:
         nothing = Problem(
@@ -107,7 +110,7 @@ def delete(state: Checkpoint, received: Received) -> Decision:
         return NOTHING
     event = said.CheckpointDeletionStarted(plan=start.plan)
     if not start.vms:
-        return Decision(events=(event,), effects=(_verify(start, m.checkpoint, received),))
+        return Decision(events=(event,), effects=_verify(start, m.checkpoint, received))
     effects = tuple(_remove(start, vm, m.checkpoint, DELETE, received) for vm in start.vms)
     return Decision(events=(event,), effects=effects)
 
@@ -148,8 +151,14 @@ def trouble(state: Checkpoint, received: Received) -> Decision:
 # ── Creation ─────────────────────────────────────────────────────────────────────────────────
 
 
+def _site_of(start: said.CheckpointStarted, vm: str) -> SiteRef:
+    """Where a VM's copies are: in reverse at the site that it came from."""
+    header = start.header
+    return header.protected if is_reverse(start.reverse, vm) else header.recovery_site
+
+
 def _create(start: said.CheckpointStarted, vm: str, checkpoint: str) -> Effect:
-    site = start.header.recovery_site
+    site = _site_of(start, vm)
     payload = work.CreateVmCheckpoint(
         target=site,
         plan=start.plan,
@@ -247,7 +256,7 @@ def _ended(
 def _remove(
     start: said.CheckpointStarted, vm: str, checkpoint: str, step: str, received: Received
 ) -> Effect:
-    site = start.header.recovery_site
+    site = _site_of(start, vm)
     return Effect(
         part=f"{step}/{vm}",
         kind="delete-checkpoint",
@@ -273,13 +282,31 @@ def _vm_removed(
     event = said.VmCheckpointDeleted(vm=vm)
     if len(state.removed) + 1 < len(start.vms):
         return Decision(events=(event,))
-    return Decision(events=(event,), effects=(_verify(start, received.stream, received),))
+    return Decision(events=(event,), effects=_verify(start, received.stream, received))
 
 
-def _verify(start: said.CheckpointStarted, checkpoint: str, received: Received) -> Effect:
+def _verify(
+    start: said.CheckpointStarted, checkpoint: str, received: Received, *, away: bool = False
+) -> tuple[Effect, ...]:
+    """Look at the listing; with VMs of both directions first at the recovery site, then `away`
+    at the other one."""
     site = start.header.recovery_site
+    if away or start.reverse == ALL:
+        site = start.header.protected
+    effect = _look(start, checkpoint, received, site, part=f"{VERIFY}/{AWAY}" if away else VERIFY)
+    return (effect,)
+
+
+def _look(
+    start: said.CheckpointStarted,
+    checkpoint: str,
+    received: Received,
+    site: SiteRef,
+    *,
+    part: str,
+) -> Effect:
     return Effect(
-        part=VERIFY,
+        part=part,
         kind=VERIFY,
         payload=work.VerifyCheckpointDeleted(
             target=site, plan=start.plan, checkpoint_id=platform_id(checkpoint)
@@ -295,9 +322,12 @@ def _verify(start: said.CheckpointStarted, checkpoint: str, received: Received) 
 def _verified(state: Checkpoint, start: said.CheckpointStarted, received: Received) -> Decision:
     if not state.deleting:
         return NOTHING
+    away = received.body.part.endswith(f"/{AWAY}")
     if not received.body.ok:
-        effect = _verify(start, received.stream, received)
+        (effect,) = _verify(start, received.stream, received, away=away)
         return Decision(effects=(again(effect, received.body),))
+    if not away and start.reverse and start.reverse != ALL:
+        return Decision(effects=_verify(start, received.stream, received, away=True))
     news = CheckpointEnded(
         plan=start.plan,
         checkpoint=received.stream,

@@ -85,6 +85,8 @@ def start(state: Iteration, received: Received) -> Decision:
         steps=steps,
         definition_version=DEFINITION_VERSION,
         operation=m.operation,
+        instance=m.instance,
+        reverse=m.reverse,
     )
     after = evolve(state, event)
     if after.cancelling:

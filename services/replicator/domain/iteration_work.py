@@ -61,6 +61,7 @@ def open_snapshot(state: Iteration) -> Effect:
         plan=start.plan,
         vm=start.vm,
         quiesce=start.replication.quiesce if asked is None else asked,
+        instance=start.instance,
     )
     needed = needs("open-snapshot", start.protected.site)
     return _effect(state, SNAPSHOT, "open-snapshot", payload, needed)
@@ -118,6 +119,7 @@ def _manifest(state: Iteration, carried: work.Carried, *, iteration: str) -> dic
         "iteration": iteration,
         "protected_site": start.protected.site,
         "recovery_site": start.recovery_site.site,
+        "instance": start.instance,
         "taken_at": format_moment(carried.snapshot.taken_at),
         "mark": carried.snapshot.mark,
         "configuration": carried.configuration,
@@ -178,6 +180,7 @@ def script(
     context: dict[str, Any] = {
         "hook": "pre-replication" if step == PRE_STEP else "post-replication",
         "operation": start.operation,
+        "direction": "reverse" if start.reverse else "original",
         "job": iteration,
         "tick_at": format_moment(start.tick_at),
         "plan": {

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from schemas import scheduler as said
+from schemas.directions import in_short
 from schemas.envelope import Received
 from schemas.plans import CheckpointPolicy
 from schemas.replicator import DeleteCheckpoint, MakeCheckpoint
 from services.scheduler.domain.names import checkpoint_id, plan_stream, vm_stream
 from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import CheckpointEntry, Plan, jobs_using, standing
-from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming
+from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming, heading
 from services.scheduler.domain.retention import CheckpointFacts, expired, next_checkpoint
 from shared.decider import NEW_STORY, NOTHING, Decision, Send, Timer
 from shared.errors import Refused
@@ -41,7 +42,10 @@ def checkpoint_due(states: Mapping[str, Any], received: Received) -> Mapping[str
     being_made = any(entry.state == "creating" for entry in plan.checkpoints.values())
     if not vms or being_made or job in plan.checkpoints:
         return {received.stream: Decision(timers=timers)}
-    decision = _make(plan, header, job=job, vms=vms, preserved=False, at=received.at)
+    reverse = _in_reverse(states, header.name, vms)
+    decision = _make(
+        plan, header, job=job, vms=vms, reverse=reverse, preserved=False, at=received.at
+    )
     return {received.stream: Decision(events=decision.events, sends=decision.sends, timers=timers)}
 
 
@@ -62,7 +66,14 @@ def create_checkpoint(states: Mapping[str, Any], received: Received) -> Mapping[
             remedy=f"`seawall plan run {m.plan}` makes the first copies",
         )
     at = asked_at(received)
-    return {stream: _make(plan, header, job=m.job, vms=vms, preserved=m.preserved, at=at)}
+    reverse = _in_reverse(states, m.plan, vms)
+    made = _make(plan, header, job=m.job, vms=vms, reverse=reverse, preserved=m.preserved, at=at)
+    return {stream: made}
+
+
+def _in_reverse(states: Mapping[str, Any], plan: str, vms: tuple[str, ...]) -> tuple[str, ...]:
+    """Those whose copies are at the protected site, as a checkpoint remembers it."""
+    return in_short(vms, {vm for vm in vms if heading(states[vm_stream(plan, vm)]).reverse})
 
 
 def checkpoint_ended(state: Plan, received: Received) -> Decision:
@@ -179,11 +190,12 @@ def _make(
     *,
     job: str,
     vms: tuple[str, ...],
+    reverse: tuple[str, ...],
     preserved: bool,
     at: dt.datetime,
 ) -> Decision:
     requested = said.CheckpointRequested(
-        checkpoint=job, vms=vms, preserved=preserved, requested_at=at
+        checkpoint=job, vms=vms, preserved=preserved, requested_at=at, reverse=reverse
     )
     message = MakeCheckpoint(
         checkpoint=job,
@@ -193,6 +205,7 @@ def _make(
         vms=vms,
         preserved=preserved,
         requested_at=at,
+        reverse=reverse,
     )
     return Decision(
         events=(requested,), sends=(Send(to="replicator", key=header.name, message=message),)

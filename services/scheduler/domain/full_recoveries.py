@@ -17,6 +17,8 @@ from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
 from schemas.common import Problem
 from schemas.envelope import Received
+from schemas.ids import family_of
+from services.scheduler.domain import direction
 from services.scheduler.domain.answers import refused_by
 from services.scheduler.domain.grid import grid_for, next_tick
 from services.scheduler.domain.groups import start_run
@@ -42,12 +44,11 @@ from services.scheduler.domain.ticks import (
 from shared.decider import Decision, Send, Timer
 from shared.errors import Refused
 
-AVAILABLE: Final[tuple[said.RecoveryMode, ...]] = ("test", "failover", "migrate")
-"""The modes of this version."""
-
 MOVES: Final[Mapping[said.RecoveryMode, said_ops.Moved]] = {
     "failover": "failed-over",
     "migrate": "migrated",
+    # A migration the other way: the direction says which.
+    "failback": "migrated",
 }
 """What the VMs of a full recovery are when it has ended."""
 
@@ -62,13 +63,13 @@ RELEASE_S_MAX: Final = 60.0
 
 
 def check(m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
-    """Raise Refused where a full recovery cannot be what is asked: `not-available`, `invalid`,
-    `failed-over`, `migrated`."""
-    if m.mode not in AVAILABLE:
+    """Raise Refused where a full recovery cannot be what is asked: `invalid`, `failed-over`,
+    `migrated`, `reversed`, `not-reversed`, and as `direction.check_reverse`."""
+    if (m.mode == "reverse") != (family_of(m.job) == direction.REVERSAL):
         raise Refused(
-            f"recovery in mode {m.mode!r} is not available in this version",
-            code="not-available",
-            remedy=f"modes: {', '.join(AVAILABLE)}",
+            f"{m.job} is no job of mode {m.mode!r}",
+            code="invalid",
+            remedy="ask again by a gateway of this version",
         )
     if m.auto_rollback and m.mode not in UNDONE_BY_THEMSELVES:
         raise Refused(
@@ -80,8 +81,14 @@ def check(m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
     if m.mode == "test":
         _check_test(m)
         return
+    if m.mode == "reverse":
+        direction.check_reverse(m, members)
+        return
     if m.mode == "migrate":
         _check_migration(m)
+        direction.check_migration(m.plan, members)
+    if m.mode == "failback":
+        direction.check_failback(m, members)
     for state in members.values():
         if state.moved:
             raise moved_elsewhere(state)
@@ -123,7 +130,7 @@ def syncs_last(m: said.Recover) -> bool:
 
     A point in time is chosen because what came after it is not wanted.
     """
-    if m.mode == "test":
+    if m.mode in ("test", "reverse"):
         return False
     return m.checkpoint == "latest" if m.last_sync is None else m.last_sync
 
@@ -133,7 +140,7 @@ def syncs_last(m: said.Recover) -> bool:
 
 def must_wait(m: said.Recover, members: Mapping[str, ProtectedVm]) -> bool:
     """Whether running iterations are in the way. With a last sync they may end by themselves."""
-    if m.mode == "test" or syncs_last(m):
+    if m.mode in ("test", "reverse") or syncs_last(m):
         return False
     return any(state.iteration for state in members.values())
 

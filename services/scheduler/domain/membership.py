@@ -16,6 +16,7 @@ import msgspec
 from schemas import scheduler as said
 from schemas.common import CommandSettled, Problem
 from schemas.definitions import canonical, describe_change, diff
+from schemas.directions import FreeInstances
 from schemas.envelope import Received
 from schemas.operations import LastSyncEnded
 from schemas.plans import PlanDefinition, VmDefinition
@@ -110,6 +111,7 @@ def apply_members(
             )
         }
     _check_held(plan, definition)
+    _check_turned(states, plan, definition)
     header = header_of(definition, refs)
     version = plan.version + 1
     decisions = {stream: _plan_decision(plan, header, definition, pending, digest, now=now)}
@@ -430,8 +432,18 @@ def _leave(state: ProtectedVm, plan: str, vm: str) -> Decision:
         sends=(
             *drop_queued(state, plan, vm),
             *cancel_running(state, plan, reason="the VM left its plan"),
+            *_let_go(state, plan, vm),
         ),
     )
+
+
+def _let_go(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
+    """The recovery that made what the VM runs as hears that nothing is replicated from it now:
+    whether it is still in production is for people to know."""
+    if not state.direction.instance:
+        return ()
+    left = FreeInstances(recovery=state.direction.made_by, by=plan_stream(plan), vms=(vm,))
+    return (Send(to="recovery", key=plan, message=left),)
 
 
 def _check_held(plan: Plan, definition: PlanDefinition) -> None:
@@ -451,6 +463,26 @@ def _check_held(plan: Plan, definition: PlanDefinition) -> None:
                 f"VM {held[0]!r} is held by {job}",
                 code="busy",
                 remedy="let the job end and clean it up before the plan lets go of the VM",
+            )
+
+
+def _check_turned(states: Mapping[str, Any], plan: Plan, definition: PlanDefinition) -> None:
+    """A plan keeps its sites while VMs of it run, or were brought up, on the other side."""
+    before = plan.header
+    if before is None or (
+        before.protected.site == definition.protected_site
+        and before.recovery_site.site == definition.recovery_site
+    ):
+        return
+    for key in vm_streams(definition.name, plan.vms):
+        state: ProtectedVm = states[key]
+        if state.direction.reverse or state.direction.instance:
+            assert state.setup is not None, "it was protected before it turned"
+            raise Refused(
+                f"VM {state.setup.vm!r} runs as instance {state.direction.instance}, and is "
+                "replicated between the plan's sites as they are",
+                code="reversed",
+                remedy="keep the plan's sites as they are",
             )
 
 

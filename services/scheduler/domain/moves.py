@@ -12,6 +12,7 @@ from typing import Any
 from schemas.plans import PlanDefinition
 from schemas.scheduler_operations import PlanQuarantined, PlanQuarantineEnded
 from services.scheduler.domain.names import site_stream, vm_stream
+from services.scheduler.domain.patience import NotYet
 from services.scheduler.domain.plan import Plan
 from services.scheduler.domain.protected_vm import ProtectedVm
 from services.scheduler.domain.site import Site
@@ -55,12 +56,15 @@ def at_home(
 def moved_elsewhere(state: ProtectedVm) -> Refused:
     """The refusal for a VM that does not run where the plan protects it."""
     assert state.setup is not None and state.moved, "it was protected before it moved"
-    words = state.moved.replace("-", " ")
-    return Refused(
-        f"VM {state.setup.vm!r} is {words}: it runs at {state.setup.recovery_site.site} since "
-        f"{state.moved_by}",
+    words, setup = state.moved.replace("-", " "), state.setup
+    site = setup.protected if state.direction.reverse else setup.recovery_site
+    # A committed failback turns its VMs; that it was committed may not have been heard of yet.
+    refusal = NotYet if state.direction.reverse else Refused
+    return refusal(
+        f"VM {setup.vm!r} is {words}: it runs at {site.site} since {state.moved_by}",
         code=state.moved,
-        remedy=f"`seawall rollback {state.moved_by}` brings it back while that is not committed",
+        remedy=f"`seawall rollback {state.moved_by}` brings it back while that is not committed; "
+        f"afterwards `seawall recover {setup.plan} --mode reverse` replicates it from there",
     )
 
 

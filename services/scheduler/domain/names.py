@@ -69,7 +69,8 @@ def key_of_job(job: str) -> str:
 def recovery_of(run: str) -> str:
     """The recovery whose last sync a run is; empty for any other run, and for none."""
     mode, _, key = tick_of_run(run).partition("-") if run else ("", "", "")
-    return f"recovery:{parts_of(run)[1]}:{key}" if mode in _MODES else ""
+    family = "reversal" if mode == "reverse" else "recovery"
+    return f"{family}:{parts_of(run)[1]}:{key}" if mode in _MODES else ""
 
 
 def operation_of(run: str) -> Operation:

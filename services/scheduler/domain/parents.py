@@ -164,12 +164,19 @@ def recover_group(states: Mapping[str, Any], received: Received) -> Mapping[str,
     """Start the recovery of a plan and all it comes after.
 
     Holds are taken plan by plan, when its turn comes. Raises Refused: `unknown-plan`, `version`;
-    `prerequisites` for plans that are not there or come after one another in a circle.
+    `invalid` for a reversal, `prerequisites` for plans that are not there or come after one
+    another in a circle.
     """
     m: RecoverGroup = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
     standing(plan, m.plan, expected_version=m.expected_version)
+    if m.recover.mode == "reverse":
+        raise Refused(
+            "a reversal brings nothing up, so that no plan comes after another",
+            code="invalid",
+            remedy="reverse the plans one by one, without --with-prerequisites",
+        )
     if m.job in plan.parents:
         return {}
     order = prerequisites.order_of(states, m.plan, code="prerequisites")

@@ -43,12 +43,13 @@ class Application(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class CheckpointEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A PIT checkpoint that exists or is being made or deleted."""
+    """A PIT checkpoint that exists or is being made or deleted; `reverse` as told when made."""
 
     created_at: dt.datetime
     state: Literal["creating", "available", "expiring"] = "creating"
     preserved: bool = False
     vms: tuple[str, ...] = ()
+    reverse: tuple[str, ...] = ()
 
 
 class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -254,7 +255,10 @@ def _ticks_missed(state: Plan, event: said.TicksMissed) -> None:
 
 def _checkpoint_requested(state: Plan, event: said.CheckpointRequested) -> None:
     entry = CheckpointEntry(
-        created_at=event.requested_at, preserved=event.preserved, vms=event.vms
+        created_at=event.requested_at,
+        preserved=event.preserved,
+        vms=event.vms,
+        reverse=event.reverse,
     )
     state.checkpoints = {**state.checkpoints, event.checkpoint: entry}
 

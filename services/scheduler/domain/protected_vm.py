@@ -15,6 +15,7 @@ import msgspec
 from schemas import scheduler as said
 from schemas import scheduler_operations as said_ops
 from schemas.common import HoldMode
+from schemas.directions import VmDirectionDropped, VmDirectionMarked, VmTurned
 from schemas.plans import ReplicationPolicy
 from schemas.sync_state import NEW, SyncFacts, fold_sync
 from services.scheduler.domain.holds import without
@@ -23,14 +24,28 @@ from shared.decider import Family
 _US: Final = dt.timedelta(microseconds=1)
 
 
+class Direction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which way a VM is replicated, and from what: the `instance` that the recovery `made_by`
+    made of it, or the VM of its site."""
+
+    reverse: bool = False
+    instance: str = ""
+    made_by: str = ""
+
+
+ORIGINAL: Final = Direction()
+
+
 class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What is known of one VM of one plan; changed in place by `evolve`.
 
     `setup` is what the plan last said of it. `cursor`: every grid tick up to here is accounted
     for. `iteration` is the running one (it holds write-copy) and `run` its group job, if any.
     `queued_at` is the one tick that waits for it. `holds` are other jobs' modes, `claim` is the
-    job that holds it next. `moved`: it runs at the recovery site since the job `moved_by`, and
-    its replication was on before (`moved_on`).
+    job that holds it next. `moved`: it runs at the other site since the job `moved_by`, and
+    its replication was on before (`moved_on`). `direction` is the one that stands, `turning` the
+    one that the job `turning_by` marked. `last_checkpoint_at` and `sync` are of the direction
+    iterations go, `elsewhere` is the newest copy of the other one.
     """
 
     setup: said.VmProtected | None = None
@@ -51,6 +66,15 @@ class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
     sync: SyncFacts = NEW
     last_checkpoint_at: dt.datetime | None = None
     rpo_breached: bool = False
+    direction: Direction = ORIGINAL
+    turning: Direction | None = None
+    turning_by: str = ""
+    elsewhere: dt.datetime | None = None
+
+
+def heading(state: ProtectedVm) -> Direction:
+    """The direction that iterations go: the marked one, where there is one."""
+    return state.turning or state.direction
 
 
 def blocker(state: ProtectedVm) -> str:
@@ -128,6 +152,11 @@ def _released(state: ProtectedVm, event: said.VmReleased) -> None:
     _unqueue(state)
     _home(state)
     state.sync = fold_sync(state.sync, event)
+    if heading(state).reverse:
+        # Should it come back, it is the VM of its own site, whose copies are the other ones.
+        state.last_checkpoint_at = state.elsewhere
+        state.sync = SyncFacts(has_copy=state.elsewhere is not None)
+    _forget_direction(state)
 
 
 def _started(state: ProtectedVm, event: said.VmStarted) -> None:
@@ -159,6 +188,7 @@ def _reset(state: ProtectedVm, event: said.VmReset) -> None:
     if event.lost:
         state.last_checkpoint_at = None
         _home(state)
+        _forget_direction(state)
 
 
 def _dispatched(state: ProtectedVm, event: said.IterationDispatched) -> None:
@@ -220,6 +250,38 @@ def _home(state: ProtectedVm) -> None:
     state.moved_on = False
 
 
+def _direction_marked(state: ProtectedVm, event: VmDirectionMarked) -> None:
+    state.turning = Direction(
+        reverse=event.reverse, instance=event.instance, made_by=event.made_by
+    )
+    state.turning_by = event.job
+    _other_copies(state, event)
+
+
+def _direction_dropped(state: ProtectedVm, event: VmDirectionDropped) -> None:
+    state.turning, state.turning_by = None, ""
+    _other_copies(state, event)
+
+
+def _other_copies(state: ProtectedVm, event: VmDirectionMarked | VmDirectionDropped) -> None:
+    state.elsewhere, state.last_checkpoint_at = state.last_checkpoint_at, event.copy_at
+    state.sync = fold_sync(state.sync, event)
+
+
+def _turned(state: ProtectedVm, event: VmTurned) -> None:
+    assert state.turning is not None, "a direction is marked before it stands"
+    state.direction = state.turning
+    state.turning, state.turning_by = None, ""
+    _home(state)
+    # The grid begins anew: what fell due while the VM ran elsewhere was not missed.
+    state.cursor = None
+
+
+def _forget_direction(state: ProtectedVm) -> None:
+    state.direction, state.turning, state.turning_by = ORIGINAL, None, ""
+    state.elsewhere = None
+
+
 def _given_back(state: ProtectedVm, event: said.HoldReleased) -> None:
     left = without(state.holds.get(event.job, ()), event.modes)
     others = {job: modes for job, modes in state.holds.items() if job != event.job}
@@ -258,6 +320,9 @@ _APPLY: Final[dict[type, Callable[[ProtectedVm, Any], None]]] = {
     said_ops.HoldDropped: _unclaimed,
     said_ops.VmMoved: _moved,
     said_ops.VmReturned: _returned,
+    VmDirectionMarked: _direction_marked,
+    VmDirectionDropped: _direction_dropped,
+    VmTurned: _turned,
 }
 
 FAMILY = Family(
@@ -267,5 +332,5 @@ FAMILY = Family(
     evolve=evolve,
     # A released VM may come back to its plan: the stream never ends.
     is_terminal=lambda state: False,
-    schema=2,
+    schema=3,
 )

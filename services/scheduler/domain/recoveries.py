@@ -14,6 +14,7 @@ import msgspec
 
 from schemas import scheduler as said
 from schemas.common import HoldMode, Problem
+from schemas.directions import NameSources, is_reverse
 from schemas.envelope import Received
 from schemas.recovery import EnrolVm, Member, StartRecovery
 from schemas.sync_state import SyncFacts
@@ -21,7 +22,17 @@ from schemas.units import some_of
 from services.scheduler.domain import full_recoveries
 from services.scheduler.domain.answers import done
 from services.scheduler.domain.checkpoints import tidy
+from services.scheduler.domain.direction import (
+    common,
+    homeward,
+    in_parts,
+    oriented,
+    reversal_ended,
+    sources_of,
+    start_message,
+)
 from services.scheduler.domain.holds import MODES, excluding_job, without
+from services.scheduler.domain.moves import check_quarantine
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
 from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
@@ -58,13 +69,39 @@ def recover(states: Mapping[str, Any], received: Received) -> Mapping[str, Decis
     members: dict[str, ProtectedVm] = {vm: states[vm_stream(m.plan, vm)] for vm in vms}
     full_recoveries.check(m, members)
     check_skipped(m.skip_scripts, header, members)
+    reverse = _way(plan, m, members)
     _check_copies(plan, m, members)
     asked = _Asked(command=m, at=asked_at(received), actor=received.meta.actor)
     if not m.dry_run:
         _check_holds(plan, m, members)
         if full_recoveries.must_wait(m, members):
             return full_recoveries.wait(m, members, received, asked_at=asked.at)
-    return _begin(plan, header, members, asked)
+    return _begin(plan, oriented(header, reverse=reverse), members, asked)
+
+
+def _way(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> bool:
+    """Whether the recovery reads copies of the reverse direction.
+
+    A checkpoint stays where it was made. One of the other direction may be tested there; to bring
+    VMs up from it for good is refused: their site would be both source and target.
+    """
+    if m.mode in ("reverse", "failback"):
+        check_quarantine(plan, m.plan)
+    reverse = common(members)
+    entry = plan.checkpoints.get(m.checkpoint)
+    if entry is None:
+        return reverse
+    of_checkpoint = {vm: is_reverse(entry.reverse, vm) for vm in members}
+    ways = set(of_checkpoint.values())
+    if ways == {reverse}:
+        return reverse
+    if m.mode == "test" and len(ways) == 1:
+        return not reverse
+    raise Refused(
+        f"checkpoint {m.checkpoint!r} was made while its VMs were replicated the other way",
+        code="other-direction",
+        remedy="test it with --mode test where it is, or choose a newer one",
+    )
 
 
 def claim_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
@@ -82,7 +119,8 @@ def claim_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Dec
             return {}
         return full_recoveries.give_up(awaited, members, now=received.at)
     asked = _Asked(command=m, at=awaited.asked_at, actor=awaited.actor)
-    decisions = _begin(plan, plan.header, members, asked)
+    header = oriented(plan.header, reverse=_way(plan, m, members))
+    decisions = _begin(plan, header, members, asked)
     decisions[stream] = msgspec.structs.replace(
         decisions[stream],
         answers=(done(m.command_id, stream=stream, details={}),),
@@ -100,7 +138,13 @@ def _begin(
         job=m.job, mode=m.mode, checkpoint=m.checkpoint, vms=tuple(members), dry_run=m.dry_run
     )
     # All messages are the plan's: the VMs enrol before the recovery starts.
-    sends = (*_enrolments(m, header, members), _start(plan, header, members, asked))
+    sends = (
+        *_enrolments(m, header, members),
+        *_named_sources(m, members),
+        _start(plan, header, members, asked),
+    )
+    if m.mode == "reverse":
+        sends = (start_message(m, plan, members, at=asked.at, actor=asked.actor),)
     decisions = {plan_stream(m.plan): Decision(events=(requested,), sends=sends)}
     if not m.dry_run:
         held = said.Held(job=m.job, modes=MODES[m.mode])
@@ -165,6 +209,10 @@ def recovery_ended(states: Mapping[str, Any], received: Received) -> Mapping[str
         job=m.job, mode=m.mode, state=m.state, rto_s=m.rto_s, dry_run=entry.dry_run
     )
     decisions: dict[str, Decision] = {}
+    if m.mode == "reverse":
+        decisions = reversal_ended(states, m, entry.vms, now=received.at)
+        own = decisions.pop(stream, NOTHING)
+        return {stream: Decision(events=(recorded,), timers=own.timers), **decisions}
     checks: list[Timer] = []
     for vm in entry.vms if m.moved else ():
         if vm in m.stayed:
@@ -177,6 +225,9 @@ def recovery_ended(states: Mapping[str, Any], received: Received) -> Mapping[str
 
 
 def _check_copies(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
+    if m.mode == "reverse":
+        # It makes copies; it needs none.
+        return
     if m.checkpoint == LATEST:
         without_copy = [vm for vm, s in members.items() if not usable(s.sync)]
     else:
@@ -263,6 +314,16 @@ def _enrolments(
     )
 
 
+def _named_sources(m: said.Recover, members: Mapping[str, ProtectedVm]) -> tuple[Send, ...]:
+    """What VMs run as whose sources are to be shut down, where that is no VM of a site's own."""
+    if m.mode == "test":
+        return ()
+    return tuple(
+        Send(to="recovery", key=m.plan, message=NameSources(job=m.job, sources=part))
+        for part in in_parts(sources_of(members))
+    )
+
+
 def _start(
     plan: Plan, header: said.PlanHeader, members: Mapping[str, ProtectedVm], asked: _Asked
 ) -> Send:
@@ -289,6 +350,7 @@ def _start(
         last_sync=full_recoveries.syncs_last(m),
         source_gone=m.source_gone,
         auto_rollback=full_recoveries.rolls_back_by_itself(m, header),
+        homeward=homeward(m, members),
     )
     return Send(to="recovery", key=m.plan, message=message)
 

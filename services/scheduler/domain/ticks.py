@@ -52,6 +52,7 @@ from services.scheduler.domain.protected_vm import (
     ProtectedVm,
     blocker,
     copy_taken_by,
+    heading,
     priority_of,
 )
 from services.scheduler.domain.rpo import judge_rpo
@@ -133,6 +134,9 @@ def dispatch(
     iteration = iteration_id(setup.plan, setup.vm, tick_of_run(run) if run else tick_id(tick_at))
     full = needs_full(sync)
     operation = operation_of(run)
+    way = heading(state)
+    sites = (setup.protected, setup.recovery_site)
+    source, target = sites[::-1] if way.reverse else sites
     event = IterationDispatched(
         iteration=iteration,
         tick_at=tick_at,
@@ -148,8 +152,8 @@ def dispatch(
         vm=setup.vm,
         tick_at=tick_at,
         due_at=tick_at,
-        protected=setup.protected,
-        recovery_site=setup.recovery_site,
+        protected=source,
+        recovery_site=target,
         definition=setup.definition,
         replication=setup.replication,
         priority=priority_of(state, setup),
@@ -158,6 +162,8 @@ def dispatch(
         run=run,
         gated=bool(run) and tick_script(setup.replication.pre_script, operation) is not None,
         operation=operation,
+        instance=way.instance,
+        reverse=way.reverse,
     )
     return event, Send(to="replicator", key=setup.plan, message=message, story=story)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.errors import Permanent, Refused
-from shared.platforms.lab import copies, machines, sparse, written
+from shared.errors import Permanent
+from shared.platforms.lab import copies, machines, sources, sparse, written
 from shared.platforms.lab.calls import Frame
 from shared.platforms.lab.copies import CopyFolder
 from shared.platforms.lab.folder import component, locked, remove_tree, replace_file, short_hash
@@ -153,6 +153,7 @@ class LabCompute:
             port=vm.guest.port,
             isolated=spec.isolated,
             disk_ids=tuple(disk.disk_id for disk in spec.disks),
+            disk_names=tuple(disk.name for disk in spec.disks),
         )
         building = path.with_name(f".{path.name}")
         remove_tree(building)
@@ -179,17 +180,10 @@ class LabCompute:
     async def power_on(self, call: Call, *, instance_id: str) -> Instance:
         def work(pause: sparse.Checkpoint) -> Instance:
             path = self._root / "instances" / component(instance_id)
-            self._owned(call, path)
+            sources.owned_instance(self._frame.folder, call, path)
             with machines.lock_machine(path):
-                record = self._owned(call, path)
-                vm = msgspec.json.decode((path / ".lab" / "vm.json").read_bytes(), type=VmSpec)
-                on = machines.switched_on(record.machine(), vm)
-                record = machines.save_instance(path, record, on)
-                hosts = machines.hosts_path(self._frame.folder, record.hosts_name())
-                started = machines.start_guest(
-                    path, on, vm, record.disks, hosts=hosts, address=record.addresses[0]
-                )
-                return machines.save_instance(path, record, started).facts(_now())
+                record = sources.owned_instance(self._frame.folder, call, path)
+                return machines.boot_instance(self._frame.folder, path, record).facts(_now())
 
         return await self._frame.mutate("power_on", call, work, Instance, scope=instance_id)
 
@@ -199,9 +193,9 @@ class LabCompute:
             if not path.is_dir():
                 self._frame.folder.require()
                 return
-            self._owned(call, path)
+            sources.owned_instance(self._frame.folder, call, path)
             with machines.lock_machine(path):
-                record = self._owned(call, path)
+                record = sources.owned_instance(self._frame.folder, call, path)
                 machines.save_instance(path, record, machines.power_off(path, record.machine()))
 
         await self._frame.mutate("power_off", call, work, type(None), scope=instance_id)
@@ -211,9 +205,9 @@ class LabCompute:
             path = self._root / "instances" / component(instance_id)
             gone = path.with_name(f".gone-{path.name}")
             if path.is_dir():
-                self._owned(call, path)
+                sources.owned_instance(self._frame.folder, call, path)
                 with machines.lock_machine(path):
-                    record = self._owned(call, path)
+                    record = sources.owned_instance(self._frame.folder, call, path)
                     machines.power_off(path, record.machine())
                     remove_tree(gone)
                     os.rename(path, gone)
@@ -229,7 +223,7 @@ class LabCompute:
             path = self._root / "disks" / component(disk_id)
             found = _read_disk(path)
             if found is not None and call.plan and found.plan != call.plan:
-                raise _not_ours(disk_id, found.plan)
+                raise sources.not_ours(disk_id, found.plan)
             remove_tree(path)
 
         await self._frame.mutate("delete_disk", call, work, type(None), scope=disk_id)
@@ -324,22 +318,6 @@ class LabCompute:
         record = read_flat(path, InstanceRecord)
         return None if record is None else (stamp, record)
 
-    def _owned(self, call: Call, path: Path) -> InstanceRecord:
-        """The instance, if it is ours and of the call's plan."""
-        record = read_flat(path / "instance.yaml", InstanceRecord)
-        if record is None:
-            self._frame.folder.require()
-            if path.is_dir():
-                raise _not_ours(path.name, "nobody known")
-            raise Permanent(
-                f"there is no instance {path.name}",
-                code="no-such-instance",
-                remedy="run the recovery again; somebody deleted its instance",
-            )
-        if call.plan and record.plan != call.plan:
-            raise _not_ours(path.name, record.plan)
-        return record
-
     def _all_owned(self) -> tuple[Owned, ...]:
         owned = [_as_owned("instance", record.id, record) for record in self._records()]
         root = self._root / "disks"
@@ -370,13 +348,6 @@ def _read_disk(path: Path) -> DiskRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return msgspec.json.decode(raw, type=DiskRecord)
-
-
-def _not_ours(object_id: str, owner: str) -> Refused:
-    return Refused(
-        f"{object_id} was not made for this plan (it belongs to {owner or 'nobody known'})",
-        code="not-ours",
-    )
 
 
 def _now() -> dt.datetime:

@@ -1,4 +1,4 @@
-"""`Inventory` of the lab: the VMs under `vms/`, and the facts a site check reads."""
+"""`Inventory` of the lab: VMs under `vms/`, instances as sources, the facts a check reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from shared.errors import Permanent
 from shared.platforms.lab.calls import Frame
 from shared.platforms.lab.folder import component
-from shared.platforms.lab.machines import read_state
+from shared.platforms.lab.machines import InstanceRecord, instance_spec, read_state
+from shared.platforms.lab.records import read_flat
 from shared.platforms.lab.settings import VmSpec, read_vm
 from shared.platforms.lab.snapshots import disk_missing
 from shared.platforms.lab.space import Space
@@ -46,6 +47,17 @@ class LabInventory:
             "list_vms", None, lambda: tuple(_facts(path) for path in self._folders(names))
         )
 
+    async def list_made(self, instance_ids: Sequence[str]) -> tuple[VmFacts, ...]:
+        """Instances that exist. Permanent for a bad `instance.yaml` or a missing disk."""
+
+        def work() -> tuple[VmFacts, ...]:
+            root = self._frame.folder.root / "instances"
+            paths = (root / component(each) for each in instance_ids)
+            found = ((path, read_flat(path / "instance.yaml", InstanceRecord)) for path in paths)
+            return tuple(_made_facts(path, record) for path, record in found if record is not None)
+
+        return await self._frame.read("list_made", None, work)
+
     def _folders(self, names: Sequence[str] | None) -> list[Path]:
         root = self._frame.folder.root / "vms"
         if names is None:
@@ -59,6 +71,15 @@ class LabInventory:
 
 def _facts(folder: Path) -> VmFacts:
     spec = read_vm(folder)
+    return _as_source(folder, spec, power=read_state(folder).power)
+
+
+def _made_facts(folder: Path, record: InstanceRecord) -> VmFacts:
+    spec = instance_spec(folder, record)
+    return _as_source(folder, spec, power=record.power, instance=record.id)
+
+
+def _as_source(folder: Path, spec: VmSpec, *, power: str, instance: str = "") -> VmFacts:
     return VmFacts(
         name=spec.name,
         os=spec.os,
@@ -66,8 +87,9 @@ def _facts(folder: Path) -> VmFacts:
         memory=spec.memory,
         disks=tuple(disk_facts(folder, spec)),
         networks=spec.networks,
-        power=read_state(folder).power,
+        power=power,
         configuration=spec.configuration(),
+        instance=instance,
     )
 
 

@@ -19,7 +19,7 @@ import msgspec
 from shared.platforms.lab.folder import SiteFolder, component, locked, replace_file
 from shared.platforms.lab.guests import Guest, runs
 from shared.platforms.lab.records import read_flat, write_flat
-from shared.platforms.lab.settings import VmSpec
+from shared.platforms.lab.settings import DiskSpec, VmSpec
 from shared.platforms.ports import Instance
 
 _BOOT_LOCK_S_MAX: Final = 10.0
@@ -67,6 +67,7 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     isolated: bool = False
     disk_ids: tuple[str, ...] = ()
+    disk_names: tuple[str, ...] = ()
 
     def machine(self) -> Machine:
         """The power part."""
@@ -154,6 +155,29 @@ def save_instance(path: Path, record: InstanceRecord, machine: Machine) -> Insta
     if changed != record:
         write_flat(path / "instance.yaml", changed)
     return changed
+
+
+def instance_spec(path: Path, record: InstanceRecord) -> VmSpec:
+    """The VM that an instance is, with the disks that it has."""
+    spec = msgspec.json.decode((path / ".lab" / "vm.json").read_bytes(), type=VmSpec)
+    # One that an older build made does not say what its disks are called.
+    names = record.disk_names or tuple(Path(file).stem for file in record.disks)
+    known = {disk.file: disk.name for disk in spec.disks}
+    disks = tuple(
+        DiskSpec(name=known.get(file, name), file=file)
+        for name, file in zip(names, record.disks, strict=True)
+    )
+    return msgspec.structs.replace(spec, name=record.vm, disks=disks)
+
+
+def boot_instance(site: SiteFolder, path: Path, record: InstanceRecord) -> InstanceRecord:
+    """The instance, on, with its guest started; the caller holds its lock."""
+    spec = instance_spec(path, record)
+    on = switched_on(record.machine(), spec)
+    record = save_instance(path, record, on)
+    hosts = hosts_path(site, record.hosts_name())
+    started = start_guest(path, on, spec, record.disks, hosts=hosts, address=record.addresses[0])
+    return save_instance(path, record, started)
 
 
 # -- source VMs -------------------------------------------------------------------------------

@@ -24,7 +24,11 @@ prepare_structs()
 NAME: Final = "lab"
 SETTINGS: Final[Mapping[str, str]] = {"path": "the site's folder on this machine"}
 CAPABILITIES: Final = Capabilities(
-    changed_blocks=True, create_powered_off=True, consistent_groups=True, guest_agent=True
+    changed_blocks=True,
+    create_powered_off=True,
+    consistent_groups=True,
+    guest_agent=True,
+    instance_sources=True,
 )
 
 

@@ -1,4 +1,4 @@
-"""`Power` of the lab: source VMs under `vms/`, shut down, switched off, switched on.
+"""`Power` of the lab: sources, a site's VMs or instances, shut down, switched off and on.
 
 Owns what switching a source VM means for its `state.yaml`, its guest and its network's host file;
 processes are `guests`', the file's shape is `machines`'.
@@ -7,16 +7,16 @@ processes are `guests`', the file's shape is `machines`'.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from shared.errors import Permanent
-from shared.platforms.lab import machines, sparse
+from shared.platforms.lab import machines, sources, sparse
 from shared.platforms.lab.calls import Frame
-from shared.platforms.lab.folder import SiteFolder, component
+from shared.platforms.lab.folder import SiteFolder
 from shared.platforms.lab.guests import Guest, runs
-from shared.platforms.lab.machines import Machine
+from shared.platforms.lab.machines import InstanceRecord, Machine
 from shared.platforms.lab.settings import read_vm
 from shared.platforms.ports import Call, RunningVm
 
@@ -24,43 +24,47 @@ _POLL_S: Final = 0.05
 
 
 class LabPower:
-    """Switches the VMs under `vms/` of a site folder."""
+    """Switches the VMs under `vms/` of a site folder, and the instances that were made there."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
 
-    async def state(self, *, vm: str) -> str:
+    async def state(self, *, vm: str, instance: str = "") -> str:
         def work() -> str:
-            return machines.read_state(self._folder(vm)).power
+            return self._source(None, vm, instance).machine().power
 
         return await self._frame.read("source_state", Call(key="", vm=vm), work)
 
-    async def list_running(self, vms: Sequence[str]) -> tuple[RunningVm, ...]:
+    async def list_running(
+        self, vms: Sequence[str], *, instances: Mapping[str, str] = {}
+    ) -> tuple[RunningVm, ...]:
         def work() -> tuple[RunningVm, ...]:
             self._frame.folder.require()
-            root = self._frame.folder.root / "vms"
-            there = (vm for vm in vms if (root / component(vm) / "vm.yaml").exists())
-            states = ((vm, machines.read_state(root / component(vm))) for vm in there)
+            machines_there = ((vm, self._machine(vm, instances.get(vm, ""))) for vm in vms)
             return tuple(
-                RunningVm(name=vm, since=state.powered_on_at)
-                for vm, state in states
-                if state.power == "on"
+                RunningVm(name=vm, since=machine.powered_on_at)
+                for vm, machine in machines_there
+                if machine is not None and machine.power == "on"
             )
 
         return await self._frame.read("source_state", None, work)
 
-    async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
+    async def shut_down(self, call: Call, *, vm: str, within_s: float, instance: str = "") -> None:
         def ask(pause: sparse.Checkpoint) -> None:
-            folder = self._folder(vm)
-            with machines.lock_machine(folder):
-                machine = machines.read_state(folder)
+            source = self._source(call, vm, instance)
+            with machines.lock_machine(source.folder):
+                machine = source.machine()
                 if machine.power == "on" and machine.boots:
-                    Guest(folder, machine.boots).ask_to_end()
+                    Guest(source.folder, machine.boots).ask_to_end()
 
-        await self._frame.mutate("shut_down_source", call, ask, type(None), scope=vm)
+        def is_off() -> bool:
+            return self._is_off(self._source(call, vm, instance))
+
+        scope = instance or vm
+        await self._frame.mutate("shut_down_source", call, ask, type(None), scope=scope)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
-        while not await self._frame.look("shut_down_source", call, lambda: self._is_off(vm)):
+        while not await self._frame.look("shut_down_source", call, is_off):
             if loop.time() >= deadline:
                 raise Permanent(
                     f"the guest of {vm} did not end within {within_s:g} s of being asked to",
@@ -69,43 +73,84 @@ class LabPower:
                 )
             await asyncio.sleep(_POLL_S)
 
-    async def power_off(self, call: Call, *, vm: str) -> None:
+    async def power_off(self, call: Call, *, vm: str, instance: str = "") -> None:
         def work(pause: sparse.Checkpoint) -> None:
-            folder = self._folder(vm)
-            with machines.lock_machine(folder):
-                switch_off(folder, machines.read_state(folder))
+            source = self._source(call, vm, instance)
+            with machines.lock_machine(source.folder):
+                source.switch_off()
 
-        await self._frame.mutate("power_off_source", call, work, type(None), scope=vm)
+        scope = instance or vm
+        await self._frame.mutate("power_off_source", call, work, type(None), scope=scope)
 
-    async def power_on(self, call: Call, *, vm: str) -> None:
+    async def power_on(self, call: Call, *, vm: str, instance: str = "") -> None:
         def work(pause: sparse.Checkpoint) -> None:
-            folder = self._folder(vm)
-            with machines.lock_machine(folder):
-                switch_on(folder)
+            source = self._source(call, vm, instance)
+            with machines.lock_machine(source.folder):
+                source.switch_on()
 
-        await self._frame.mutate("power_on_source", call, work, type(None), scope=vm)
+        scope = instance or vm
+        await self._frame.mutate("power_on_source", call, work, type(None), scope=scope)
 
-    def _is_off(self, vm: str) -> bool:
+    def _is_off(self, source: _Vm | _Instance) -> bool:
         """Whether nothing of the guest runs; then the machine is recorded as off."""
-        folder = self._folder(vm)
-        with machines.lock_machine(folder):
-            machine = machines.read_state(folder)
+        with machines.lock_machine(source.folder):
+            machine = source.machine()
             if machine.power != "off":
-                if machine.boots and Guest(folder, machine.boots).is_running():
+                if machine.boots and Guest(source.folder, machine.boots).is_running():
                     return False
-                switch_off(folder, machine)
+                source.switch_off()
             return True
 
-    def _folder(self, vm: str) -> Path:
-        folder = self._frame.folder.root / "vms" / component(vm)
-        if not (folder / "vm.yaml").exists():
-            self._frame.folder.require()
-            raise Permanent(
-                f"there is no VM {vm} at {self._frame.folder.root}",
-                code="no-such-vm",
-                remedy="bring its folder back, or take the VM out of the plan",
-            )
-        return folder
+    def _machine(self, vm: str, instance: str) -> Machine | None:
+        try:
+            return self._source(None, vm, instance).machine()
+        except Permanent as missing:
+            if missing.code in ("no-such-vm", "no-such-instance"):
+                return None
+            raise
+
+    def _source(self, call: Call | None, vm: str, instance: str) -> _Vm | _Instance:
+        site = self._frame.folder
+        path = sources.require(site, call, vm=vm, instance=instance)
+        return _Instance(site, path) if instance else _Vm(path)
+
+
+class _Vm:
+    """A VM of the site. Whoever changes it holds its lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def machine(self) -> Machine:
+        return machines.read_state(self.folder)
+
+    def switch_off(self) -> None:
+        switch_off(self.folder, self.machine())
+
+    def switch_on(self) -> None:
+        switch_on(self.folder)
+
+
+class _Instance:
+    """An instance that we made. Whoever changes it holds its lock."""
+
+    def __init__(self, site: SiteFolder, folder: Path) -> None:
+        self._site = site
+        self.folder = folder
+
+    def record(self) -> InstanceRecord:
+        return sources.owned_instance(self._site, None, self.folder)
+
+    def machine(self) -> Machine:
+        return self.record().machine()
+
+    def switch_off(self) -> None:
+        record = self.record()
+        off = machines.power_off(self.folder, record.machine())
+        machines.save_instance(self.folder, record, off)
+
+    def switch_on(self) -> None:
+        machines.boot_instance(self._site, self.folder, self.record())
 
 
 def switch_off(folder: Path, machine: Machine, *, grace_s: float = 0.0) -> None:

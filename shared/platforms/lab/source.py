@@ -1,4 +1,4 @@
-"""`Source` of the lab: snapshots of source VMs, what changed since a mark, chunked reads.
+"""`Source` of the lab: snapshots of source VMs or instances, what changed since a mark, reads.
 
 Owns the port and this process's open readers; what a snapshot is on disk is `snapshots`.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.errors import Permanent, Refused
-from shared.platforms.lab import sparse
+from shared.platforms.lab import sources, sparse
 from shared.platforms.lab.calls import Frame
-from shared.platforms.lab.folder import component, short_hash
-from shared.platforms.lab.settings import read_vm
+from shared.platforms.lab.folder import short_hash
+from shared.platforms.lab.settings import VmSpec
 from shared.platforms.lab.snapshots import (
     OpenSnapshot,
     SnapshotReader,
@@ -43,7 +43,7 @@ _READER_COUNT_MAX: Final = 128
 
 
 class LabSource:
-    """Reads the VMs under `vms/` of a site folder."""
+    """Reads the VMs under `vms/` of a site folder, and the instances that were made there."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
@@ -56,9 +56,13 @@ class LabSource:
             reader.retire()
         self._readers.clear()
 
-    async def open_snapshot(self, call: Call, *, vm: str, quiesce: bool = False) -> Snapshot:
+    async def open_snapshot(
+        self, call: Call, *, vm: str, quiesce: bool = False, instance: str = ""
+    ) -> Snapshot:
         def work(pause: sparse.Checkpoint) -> Snapshot:
-            return _open(self._tracked(vm), call, vm)
+            path = sources.require(self._frame.folder, call, vm=vm, instance=instance)
+            spec = sources.spec_of(self._frame.folder, path)
+            return _open(TrackedFolder(path), spec, call, vm, instance)
 
         def hashes(snapshot: Snapshot) -> dict[str, Any]:
             extra: dict[str, Any] = {"snapshot": snapshot.snapshot_id}
@@ -72,7 +76,7 @@ class LabSource:
         self, call: Call, *, snapshot: Snapshot, disk: str, since: str | None, start: int = 0
     ) -> Extents:
         def work() -> Extents:
-            tracked = self._tracked(snapshot.vm)
+            tracked = self._tracked(snapshot)
             facts = _disk(snapshot, disk)
             reader = self._reader(snapshot, disk)
             with reader.use():
@@ -124,35 +128,23 @@ class LabSource:
 
     # -- helpers ------------------------------------------------------------------------------
 
-    def _tracked(self, vm: str) -> TrackedFolder:
-        path = self._frame.folder.root / "vms" / component(vm)
+    def _tracked(self, snapshot: Snapshot) -> TrackedFolder:
+        path = sources.folder_of(self._frame.folder, vm=snapshot.vm, instance=snapshot.instance)
         if not path.is_dir():
-            self._frame.folder.require()
-            raise Permanent(
-                f"there is no VM {vm} at {self._frame.folder.root}",
-                code="no-such-vm",
-                remedy="bring its folder back, or take the VM out of the plan",
-            )
+            sources.require(self._frame.folder, None, vm=snapshot.vm, instance=snapshot.instance)
         return TrackedFolder(path)
 
-    def _folders(self) -> list[Path]:
-        root = self._frame.folder.root / "vms"
-        try:
-            return [root / name for name in sorted(os.listdir(root))]
-        except FileNotFoundError:
-            return []
-
     def _states(self) -> list[TrackState]:
-        found = (TrackedFolder(path).load() for path in self._folders())
+        found = (TrackedFolder(path).load() for path in sources.all_folders(self._frame.folder))
         return [state for state in found if state is not None]
 
     def _holders(self, vm: str, snapshot_id: str) -> list[TrackedFolder]:
         """The folders that hold the snapshot: the call's VM, else all are looked at."""
         if vm:
-            path = self._frame.folder.root / "vms" / component(vm)
+            path = sources.folder_of(self._frame.folder, vm=vm)
             if _holds(TrackedFolder(path), snapshot_id):
                 return [TrackedFolder(path)]
-        all_of_them = (TrackedFolder(path) for path in self._folders())
+        all_of_them = map(TrackedFolder, sources.all_folders(self._frame.folder))
         return [tracked for tracked in all_of_them if _holds(tracked, snapshot_id)]
 
     def _reader(self, snapshot: Snapshot, disk: str) -> SnapshotReader:
@@ -163,7 +155,7 @@ class LabSource:
                 self._readers.move_to_end(key)
                 return reader
             facts = _disk(snapshot, disk)
-            tracked = self._tracked(snapshot.vm)
+            tracked = self._tracked(snapshot)
             reader = SnapshotReader(tracked, snapshot.snapshot_id, facts.file, facts.size)
             self._readers[key] = reader
             if len(self._readers) > _READER_COUNT_MAX:
@@ -191,13 +183,12 @@ class LabSource:
         return digest.hexdigest()
 
 
-def _open(tracked: TrackedFolder, call: Call, vm: str) -> Snapshot:
-    spec = read_vm(tracked.folder)
+def _open(tracked: TrackedFolder, spec: VmSpec, call: Call, vm: str, instance: str) -> Snapshot:
     snapshot_id = f"s-{short_hash(call.key, vm)}" if call.key else f"s-{secrets.token_hex(6)}"
     with tracked.lock() as state:
         for found in state.snapshots:
             if found.snapshot_id == snapshot_id:
-                return _as_snapshot(found, state)
+                return _as_snapshot(found, state, instance)
         disks: dict[str, int] = {}
         try:
             for disk in spec.disks:
@@ -217,7 +208,7 @@ def _open(tracked: TrackedFolder, call: Call, vm: str) -> Snapshot:
         finally:
             for fd in disks.values():
                 os.close(fd)
-        return _as_snapshot(opened, state)
+        return _as_snapshot(opened, state, instance)
 
 
 def _open_disk(path: Path) -> int:
@@ -227,7 +218,7 @@ def _open_disk(path: Path) -> int:
         raise disk_missing(path) from None
 
 
-def _as_snapshot(found: OpenSnapshot, state: TrackState) -> Snapshot:
+def _as_snapshot(found: OpenSnapshot, state: TrackState, instance: str) -> Snapshot:
     return Snapshot(
         snapshot_id=found.snapshot_id,
         vm=found.vm,
@@ -237,6 +228,7 @@ def _as_snapshot(found: OpenSnapshot, state: TrackState) -> Snapshot:
             DiskFacts(name=name, size=found.sizes[file], file=file)
             for name, file in found.names.items()
         ),
+        instance=instance,
     )
 
 

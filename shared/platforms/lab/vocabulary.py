@@ -11,6 +11,7 @@ from typing import Final
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "check": ("DescribeInstances",),
     "list_vms": ("DescribeInstances",),
+    "list_made": ("DescribeInstances",),
     "open_snapshot": ("CreateSnapshots",),
     "extents": ("ListChangedBlocks",),
     "read_chunk": ("GetBlock",),

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.errors import Permanent, Refused
-from shared.platforms.memory.site import Frame, HeldCopy, LooseDisk, MadeInstance, moment, owned_by
+from shared.platforms.memory.site import (
+    Frame,
+    HeldCopy,
+    LooseDisk,
+    MadeInstance,
+    MemoryVm,
+    moment,
+    owned_by,
+)
 from shared.platforms.ports import (
     Call,
     DiskRef,
@@ -59,12 +67,18 @@ class MemoryCompute:
                 disks=tuple(disk.disk_id for disk in spec.disks),
                 heartbeat=False,
             )
-            content = {d.file: self._site.disks.pop(d.disk_id).content for d in spec.disks}
+            boots_in_s = float(spec.configuration.get("guest", {}).get("boots_in_s", 0.0))
+            content = {d.name: self._site.disks.pop(d.disk_id).content for d in spec.disks}
             self._site.instances[facts.instance_id] = MadeInstance(
                 facts=facts,
                 owned=owned_by("instance", facts.instance_id, call),
-                boots_in_s=float(spec.configuration.get("guest", {}).get("boots_in_s", 0.0)),
-                content=content,
+                boots_in_s=boots_in_s,
+                machine=MemoryVm(
+                    facts.vm,
+                    content,
+                    boots_in_s=boots_in_s,
+                    os=str(spec.configuration.get("os", "linux")),
+                ),
             )
             return facts
 

@@ -34,12 +34,26 @@ class MemoryInventory:
             "list_vms",
             None,
             lambda: tuple(
-                _vm_facts(vm) for name, vm in vms.items() if names is None or name in names
+                _vm_facts(vm, power=vm.power)
+                for name, vm in vms.items()
+                if names is None or name in names
+            ),
+        )
+
+    async def list_made(self, instance_ids: Sequence[str]) -> tuple[VmFacts, ...]:
+        made = self._frame.site.instances
+        return await self._frame.run(
+            "list_made",
+            None,
+            lambda: tuple(
+                _vm_facts(made[each].machine, power=made[each].facts.power, instance=each)
+                for each in instance_ids
+                if each in made
             ),
         )
 
 
-def _vm_facts(vm: MemoryVm) -> VmFacts:
+def _vm_facts(vm: MemoryVm, *, power: str, instance: str = "") -> VmFacts:
     return VmFacts(
         name=vm.name,
         os=vm.os,
@@ -47,6 +61,7 @@ def _vm_facts(vm: MemoryVm) -> VmFacts:
         memory=1 << 30,
         disks=disk_facts(vm.disks),
         networks=("prod",),
-        power=vm.power,
+        power=power,
         configuration=vm.configuration(),
+        instance=instance,
     )

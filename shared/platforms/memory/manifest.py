@@ -25,6 +25,7 @@ class MemoryPlatform:
             create_powered_off=True,
             consistent_groups=True,
             guest_agent=True,
+            instance_sources=True,
         )
         self.limits = LabLimits(lambda: site.settings)
         self.inventory = MemoryInventory(frame)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from shared.errors import Busy, Refused, SeawallError, Throttled, Transient
+from shared.errors import Busy, Permanent, Refused, SeawallError, Throttled, Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS, SEATS
 from shared.platforms.ports import (
@@ -92,10 +92,20 @@ class LooseDisk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MadeInstance(msgspec.Struct, kw_only=True):
+    """An instance; `machine` is the VM that it is, with its disks and what was written to them.
+
+    Whether it is on is said by `facts`, here as everywhere.
+    """
+
     facts: Instance
     owned: Owned
     boots_in_s: float
-    content: dict[str, bytes]
+    machine: MemoryVm
+
+    @property
+    def content(self) -> dict[str, bytes]:
+        """Its disks by file."""
+        return {f"{name}.raw": bytes(disk) for name, disk in self.machine.disks.items()}
 
 
 class MemorySite:
@@ -151,6 +161,20 @@ class MemorySite:
         """A name that was never used at this site."""
         self.count += 1
         return f"{prefix}-{self.count}"
+
+
+def made_instance(site: MemorySite, call: Call | None, instance_id: str) -> MadeInstance:
+    """An instance of the call's plan, as a source. Permanent or Refused where it is none."""
+    made = site.instances.get(instance_id)
+    if made is None:
+        raise Permanent(
+            f"there is no instance {instance_id}",
+            code="no-such-instance",
+            remedy="run the recovery again; somebody deleted its instance",
+        )
+    if call is not None and call.plan and made.facts.plan != call.plan:
+        raise Refused(f"{instance_id} was not made for this plan", code="not-ours")
+    return made
 
 
 def moment() -> dt.datetime:

@@ -11,6 +11,7 @@ from shared.platforms.memory.site import (
     Opened,
     check_chunk,
     disk_facts,
+    made_instance,
     moment,
     owned_by,
     unkeyed,
@@ -31,15 +32,18 @@ class MemorySource:
         self._frame = frame
         self._site = frame.site
 
-    async def open_snapshot(self, call: Call, *, vm: str, quiesce: bool = False) -> Snapshot:
+    async def open_snapshot(
+        self, call: Call, *, vm: str, quiesce: bool = False, instance: str = ""
+    ) -> Snapshot:
         def work() -> Snapshot:
-            machine = self._vm(vm)
+            machine = self._source(call, vm, instance)
             facts = Snapshot(
                 snapshot_id=self._site.next_id("s"),
                 vm=vm,
                 taken_at=moment(),
-                mark=f"{vm}:{machine.epoch}",
+                mark=f"{instance or vm}:{machine.epoch}",
                 disks=disk_facts(machine.disks),
+                instance=instance,
             )
             self._site.snapshots[facts.snapshot_id] = Opened(
                 facts=facts,
@@ -58,9 +62,10 @@ class MemorySource:
         def work() -> Extents:
             opened = self._opened(snapshot.snapshot_id)
             content = opened.content[disk]
-            machine = self._vm(snapshot.vm)
-            prefix, _, number = (since or f"{snapshot.vm}:0").rpartition(":")
-            known = prefix == snapshot.vm and number.isdecimal()
+            machine = self._source(None, snapshot.vm, snapshot.instance)
+            own = snapshot.instance or snapshot.vm
+            prefix, _, number = (since or f"{own}:0").rpartition(":")
+            known = prefix == own and number.isdecimal()
             ranges = [(0, len(content))]
             if since is not None and known:
                 ranges = _joined(
@@ -102,7 +107,9 @@ class MemorySource:
             "list_snapshots", None, lambda: tuple(s.owned for s in self._site.snapshots.values())
         )
 
-    def _vm(self, name: str) -> MemoryVm:
+    def _source(self, call: Call | None, name: str, instance: str) -> MemoryVm:
+        if instance:
+            return made_instance(self._site, call, instance).machine
         if name not in self._site.vms:
             raise Permanent(f"there is no VM {name}", code="no-such-vm", remedy="bring it back")
         return self._site.vms[name]

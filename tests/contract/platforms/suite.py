@@ -11,6 +11,7 @@ from shared.errors import Permanent, Refused, SeawallError, Throttled, Transient
 from shared.platforms.lab.settings import Quota, SiteSettings
 from shared.platforms.lab.vocabulary import CALLS
 from shared.platforms.ports import Extents
+from tests.contract.platforms.instances import InstanceSourceContract
 from tests.contract.platforms.power import PowerContract
 from tests.contract.platforms.windows import WindowsContract
 from tests.contract.platforms.world import (
@@ -585,6 +586,7 @@ class LimitsContract:
 
 class PlatformContract(
     SourceContract,
+    InstanceSourceContract,
     PowerContract,
     TargetContract,
     ComputeContract,

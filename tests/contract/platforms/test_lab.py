@@ -86,6 +86,10 @@ class LabWorld:
     def instance_disk(self, instance_id: str, file: str) -> bytes:
         return (self.root / "west" / "instances" / instance_id / file).read_bytes()
 
+    def instance_write(self, instance_id: str, disk: str, offset: int, data: bytes) -> None:
+        folder = self.root / "west" / "instances" / instance_id
+        LabWriter(folder).write(f"{disk}.raw", offset, data)
+
     def deafen(self) -> None:
         deaf = "trap '' TERM; echo deaf > deaf; while :; do sleep 0.05; done"
         guest = f'guest: {{command: [sh, -c, "{deaf}"]}}\n'

@@ -38,6 +38,9 @@ class MemoryWorld:
     def instance_disk(self, instance_id: str, file: str) -> bytes:
         return _site(self.west).instances[instance_id].content[file]
 
+    def instance_write(self, instance_id: str, disk: str, offset: int, data: bytes) -> None:
+        _site(self.west).instances[instance_id].machine.write(disk, offset, data)
+
     def deafen(self) -> None:
         self.vm.deaf = True
 

@@ -263,6 +263,18 @@ def test_checkpoints_are_compared_by_name(
     assert codes(compare(installation(vm(), checkpoints=kept), work(), held)) == told
 
 
+def test_copies_of_a_vm_in_reverse_are_looked_for_at_the_site_that_it_came_from() -> None:
+    reverse = vm(direction="reverse", instance="i-1")
+    checkpoint = msgspec.structs.replace(a_checkpoint("available"), reverse=("*",))
+    kept = Held(copies={("shop", "db"): copy(T0)}, checkpoints=(copy(T0),))
+    there = installation(reverse, checkpoints=(checkpoint,))
+    assert codes(compare(there, work(), {"east": kept, "west": Held()})) == []
+    gone = Held(copies={("shop", "db"): None})
+    found = compare(there, work(), {"east": gone, "west": Held()})
+    assert sorted(codes(found)) == ["checkpoint-missing", "copy-missing"]
+    assert {each.site for each in found} == {"east"}
+
+
 def test_a_site_that_is_not_listed_says_nothing_else() -> None:
     held = {"east": Held(), "west": Held(problem="no answer")}
     (found,) = compare(installation(vm()), work(), held)

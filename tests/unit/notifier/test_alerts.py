@@ -28,6 +28,7 @@ from schemas.replicator import (
     ThrottledForLong,
     ThrottlingEased,
 )
+from schemas.reversals import ReversalFinished
 from schemas.scheduler import (
     PlanApplied,
     PlanDeleted,
@@ -59,11 +60,15 @@ def checkpoint(state: Any) -> CheckpointFinished:
     return CheckpointFinished(plan="shop", state=state)
 
 
-@pytest.mark.parametrize("kind", ["find-clean-point", "recovery-group"])
-def test_a_search_or_a_group_that_fails_is_critical_until_one_completes(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["find-clean-point", "recovery-group", "reverse"])
+def test_a_search_a_group_or_a_reversal_that_fails_is_critical_until_one_completes(
+    kind: str,
+) -> None:
     def ended(state: Any) -> Any:
         if kind == "find-clean-point":
             return CleanPointSearchFinished(plan="shop", state=state, problem=BROKEN)
+        if kind == "reverse":
+            return ReversalFinished(plan="shop", state=state, problem=BROKEN)
         return RecoveryGroupFinished(plan="shop", mode="test", state=state, problem=BROKEN)
 
     desk = Desk()
@@ -77,10 +82,12 @@ def test_a_search_or_a_group_that_fails_is_critical_until_one_completes(kind: st
     assert desk.events(AlertOpened)[-1].condition == "job-partially-completed"
 
 
-def test_a_dry_run_of_a_group_says_nothing() -> None:
+def test_a_dry_run_of_a_group_or_a_reversal_says_nothing() -> None:
     desk = Desk()
     ended = RecoveryGroupFinished(plan="shop", mode="test", state="failed", dry_run=True)
     desk.hear(ended, stream="recovery-group:shop:1")
+    looked = ReversalFinished(plan="shop", state="failed", dry_run=True)
+    desk.hear(looked, stream="reversal:shop:1")
     assert desk.events(AlertOpened) == []
 
 

@@ -108,12 +108,14 @@ class LostWorld(SiteWorld):
 
     def _given(self, recovery: str, vms: list[str], running: list[str]) -> said.Given:
         on = {owner for (kind, _), (owner, on) in self.sites.made.items() if kind == "instance"}
+        sources = self.state(recovery).instances
         originals = tuple(
             said.Original(
                 plan="shop",
                 recovery=recovery,
                 vm=vm,
                 since=T0,
+                runs_as=sources[vm].instance if vm in sources else "",
                 instance=f"i-{vm}" if vm in on else "",
                 doubled=vm in on,
             )

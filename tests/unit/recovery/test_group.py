@@ -187,13 +187,13 @@ def test_a_plan_that_is_refused_stops_the_group_with_its_reason() -> None:
     assert end.problem is not None and end.problem.message.startswith("plan mail: VM 'mx'")
 
 
-def test_a_mode_that_is_not_there_yet_is_the_childs_refusal() -> None:
+def test_a_mode_that_a_plan_is_not_ready_for_is_the_childs_refusal() -> None:
     pair = plans()
-    recover(pair, mode="reverse")
+    recover(pair, mode="failback")
     pair.run()
     end = end_of(pair)
-    assert (end.state, end.mode) == ("failed", "reverse")
-    assert end.problem is not None and end.problem.code == "not-available"
+    assert (end.state, end.mode) == ("failed", "failback")
+    assert end.problem is not None and end.problem.code == "not-reversed"
 
 
 def test_a_group_fails_over_plan_by_plan_and_each_awaits_its_own_commit() -> None:

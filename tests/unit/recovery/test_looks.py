@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from schemas import lost_sites as said
 from schemas import operations as said_ops
+from schemas.directions import NameSources, SourceInstance
 from services.recovery import lost_sites, platform_work
 from shared.errors import Permanent, Throttled, Transient
 from shared.platforms.ports import Instance, RunningVm
@@ -47,9 +48,13 @@ class Platforms:
         self.made: list[Instance] = [instance("db"), instance("app", power="off")]
         self.raises: dict[str, list[Exception]] = {"east": [], "west": []}
         self.asked: list[str] = []
+        self.instances: dict[str, str] = {}
 
-    async def list_running(self, vms: Sequence[str]) -> tuple[RunningVm, ...]:
+    async def list_running(
+        self, vms: Sequence[str], *, instances: Mapping[str, str]
+    ) -> tuple[RunningVm, ...]:
         self._answer("east")
+        self.instances = dict(instances)
         on = self.running
         return tuple(RunningVm(name=vm, since=on[vm]) for vm in vms if vm in on)
 
@@ -101,6 +106,26 @@ async def test_what_was_given_up_and_runs_is_found_with_what_runs_beside_it(
         ("app", None, "i-app", False),
     ]
     assert listed.unknown == ()
+
+
+async def test_what_ran_as_an_instance_there_is_looked_for_as_that_instance() -> None:
+    """The site was lost while its instances were replicated home."""
+    world = LostWorld()
+    sources = (SourceInstance("db", "i-old", "recovery:shop:before"),)
+    world.deliver(NameSources(job=JOB, sources=sources))
+    platforms = Platforms(world.lost())
+    listed = await lost_sites.look(platforms.tools, effect(JOB))
+    assert platforms.instances == {"db": "i-old"}
+    (found,) = listed.found
+    assert [(o.vm, o.runs_as, o.instance) for o in found.originals] == [
+        ("db", "i-old", "i-db"),
+        ("app", "", "i-app"),
+    ]
+    world.returns().power_off()
+    asked = {
+        sent.vm: sent.instance for sent in world.events(said_ops.SourceAsked) if sent.job != JOB
+    }
+    assert (asked["db"], asked["app"]) == ("i-old", "")
 
 
 async def test_where_nothing_runs_the_recovery_site_is_not_asked(platforms: Platforms) -> None:

@@ -18,7 +18,7 @@ from shared.errors import Refused
 from tests.unit.recovery.site_world import STEPS_MAX, SiteWorld
 from tests.unit.recovery.world import JOB
 
-MODES = ("failover", "migrate")
+MODES = ("failover", "migrate", "failback")
 ALL_ON = {"db": True, "app": True, "web": True}
 ALL_OFF = dict.fromkeys(ALL_ON, False)
 

@@ -298,11 +298,12 @@ def test_a_round_and_a_look_of_the_longest_names_fit_their_events() -> None:
     name, recovery = "v" * 63, f"recovery:{'p' * 63}:{'k' * 26}"
     timing = StepTiming(name="look", state="completed", started_at=T0, ended_at=T0)
     round_of = said.SitePowerOffLooked(
-        at=T0, timing=timing, originals=((recovery, name),) * ROUND_MAX, vms=(name,) * 10
+        at=T0, timing=timing, originals=((recovery, name, "i" * 40),) * ROUND_MAX, vms=(name,) * 10
     )
     original = said.Original(
-        plan="p" * 63, recovery=recovery, vm=name, since=T0, instance="i" * 40, doubled=True
-    )
+        plan="p" * 63, recovery=recovery, vm=name, since=T0, runs_as="i" * 40,
+        instance="i" * 40, doubled=True,
+    )  # fmt: skip
     found = said.Given(
         recovery=recovery,
         plan="p" * 63,

@@ -14,6 +14,7 @@ import msgspec
 from schemas import recovery as said
 from schemas import recovery_steering as steer
 from schemas import recovery_work as work
+from schemas import reversals
 from schemas.common import Problem, ScriptReport
 from schemas.ids import family_of
 from schemas.plans import (
@@ -115,6 +116,10 @@ def answer(effect: Effect, now: dt.datetime) -> Any:
             return work.WindowsPrepared(target="lab", changes=("viostor: Start 3 → 0",))
         case work.ValidateWindows():
             return work.WindowsValidated(disks_online=payload.disks)
+        case reversals.LookAtInstances():
+            return reversals.InstancesSeen(facts={"vms": len(payload.sources)})
+        case reversals.VerifyCopies():
+            return reversals.CopiesVerified()
         case work.ListOwned():
             return work.OwnedListed(objects=(), total=0)
     return work.WorkDone()

@@ -8,6 +8,7 @@ import pytest
 
 from schemas import registry
 from schemas import replicator as said
+from schemas.directions import ALL
 from schemas.scheduler import CheckpointEnded
 from shared.decider import WorkClass
 from shared.errors import Refused
@@ -19,7 +20,7 @@ JOB = "checkpoint:shop:20261122T200000Z"
 VMS = ("db", "app")
 
 
-def begun(vms: tuple[str, ...] = VMS) -> World:
+def begun(vms: tuple[str, ...] = VMS, *, reverse: tuple[str, ...] = ()) -> World:
     world = World()
     world.deliver(
         said.MakeCheckpoint(
@@ -29,6 +30,7 @@ def begun(vms: tuple[str, ...] = VMS) -> World:
             header=header(),
             vms=vms,
             requested_at=T0,
+            reverse=reverse,
         )
     )
     return world
@@ -106,6 +108,39 @@ def test_a_deletion_is_verified_before_it_is_told() -> None:
     world.run()
     assert [news.state for news in world.told(CheckpointEnded)] == ["available", "deleted"]
     assert world.event(said.CheckpointDeleted)
+
+
+def sites(world: World) -> dict[str, str]:
+    return {effect.part: effect.payload.target.site for effect in world.effects.values()}
+
+
+def test_copies_of_vms_in_reverse_are_at_the_site_that_they_came_from() -> None:
+    world = begun(reverse=("app",))
+    assert sites(world) == {"create/db": "west", "create/app": "east"}
+    world.run()
+    world.deliver(said.DeleteCheckpoint(checkpoint=JOB, plan="shop"))
+    assert sites(world) == {"delete/db": "west", "delete/app": "east"}
+    world.settle(f"{JOB}/delete/db")
+    world.settle(f"{JOB}/delete/app")
+    assert sites(world) == {"verify-deleted": "west"}
+    world.settle(f"{JOB}/verify-deleted")
+    # Both sites are looked at before it is told.
+    assert sites(world) == {"verify-deleted/away": "east"}
+    assert len(world.told(CheckpointEnded)) == 1
+    world.run()
+    assert [news.state for news in world.told(CheckpointEnded)] == ["available", "deleted"]
+
+
+def test_a_checkpoint_of_a_reversed_plan_is_looked_for_at_one_site() -> None:
+    world = begun(reverse=ALL)
+    assert set(sites(world).values()) == {"east"}
+    world.run()
+    world.deliver(said.DeleteCheckpoint(checkpoint=JOB, plan="shop"))
+    for vm in VMS:
+        world.settle(f"{JOB}/delete/{vm}")
+    assert sites(world) == {"verify-deleted": "east"}
+    world.settle(f"{JOB}/verify-deleted")
+    assert [news.state for news in world.told(CheckpointEnded)] == ["available", "deleted"]
 
 
 @pytest.mark.parametrize("part", ["delete/db", "verify-deleted"])

@@ -171,11 +171,6 @@ def test_what_a_mode_cannot_be_is_refused(mode: str, fields: dict[str, Any]) -> 
     assert answer is not None and answer.remedy
 
 
-@pytest.mark.parametrize("mode", ["reverse", "failback"])
-def test_modes_that_are_not_there_are_refused(mode: str) -> None:
-    assert code(recover(ready("db"), mode)) == "not-available"
-
-
 def test_a_point_in_time_is_recovered_without_a_last_sync_unless_asked_for() -> None:
     desk = ready("db")
     desk.command(said.CreateCheckpoint, plan="shop", job="checkpoint:shop:a")

@@ -99,13 +99,6 @@ def test_a_first_copy_that_runs_is_no_copy_yet() -> None:
     assert recover(desk).code == "no-copy"
 
 
-@pytest.mark.parametrize("mode", ["reverse", "failback"])
-def test_other_modes_are_refused_with_what_there_is(mode: str) -> None:
-    answer = recover(ready("db"), mode=mode)
-    assert answer.code == "not-available"
-    assert answer.remedy
-
-
 def test_names_that_do_not_exist_are_refused() -> None:
     desk = ready("db")
     assert recover(desk, vms=("x",)).code == "unknown-vm"

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from schemas.scheduler import RecoveryMode
+from services.recovery.domain.operations.failback import FAILBACK
 from services.recovery.domain.operations.failover import FAILOVER
 from services.recovery.domain.operations.migration import MIGRATION
 from services.recovery.domain.operations.operation import Operation
 from services.recovery.domain.operations.test_recovery import TEST_RECOVERY
 
 OPERATIONS: Final[Mapping[RecoveryMode, Operation]] = {
-    each.mode: each for each in (TEST_RECOVERY, FAILOVER, MIGRATION)
+    each.mode: each for each in (TEST_RECOVERY, FAILOVER, MIGRATION, FAILBACK)
 }
-"""The modes this build has; the scheduler refuses others."""
+"""The modes that bring VMs up. A reversal brings none up: it is a saga of its own."""
 
 
 def of(mode: RecoveryMode) -> Operation:

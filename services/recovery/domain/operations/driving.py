@@ -112,8 +112,15 @@ def _begin_fence(draft: Draft) -> None:
             within_s=SHUT_DOWN_WITHIN_S,
             requested_at=start.requested_at,
             priority=start.header.replication.priority,
+            instance=_instance(state, vm),
         )
         draft.sends.append(Send(to="recovery", key=start.plan, message=message))
+
+
+def _instance(state: Recovery, vm: str) -> str:
+    """What a VM runs as, where that is no VM of its site's own."""
+    source = state.instances.get(vm)
+    return source.instance if source is not None else ""
 
 
 def _leave_out(draft: Draft, vm: str) -> None:

@@ -17,7 +17,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     that ignores the shut-down is powered off. `trusts_word`: the operator's word stands for a
     source that cannot be reached. `together`: one source that cannot be secured, or one last sync
     that fails, undoes what was done to all of them. `undoes_itself`: the plan may want that it is
-    undone where a VM did not come up. `ends_with` is what its instances wait for.
+    undone where a VM did not come up. `turns`: committed, its VMs are replicated the other way.
+    `ends_with` is what its instances wait for.
     """
 
     mode: RecoveryMode
@@ -27,4 +28,5 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     trusts_word: bool = False
     together: bool = False
     undoes_itself: bool = False
+    turns: bool = False
     ends_with: Literal["cleanup", "commit"] = "commit"

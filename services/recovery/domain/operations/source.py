@@ -35,7 +35,9 @@ POWER_ON: Final = "power-on-source"
 """Steps; each is the part of its effect too, powering on with the number of its try, the others
 with that of their round from the second one on: a key that is used again does nothing."""
 
-UNREACHED: Final = frozenset({"site-gone", "no-such-vm", "unreachable", "timed-out"})
+UNREACHED: Final = frozenset(
+    {"site-gone", "no-such-vm", "no-such-instance", "unreachable", "timed-out"}
+)
 """Codes of platforms after which nobody knows whether the source runs. After any other it is
 known to be there, and a person's word that it is gone would be wrong."""
 
@@ -89,6 +91,7 @@ def secure(state: Source, received: Received) -> Decision:
         within_s=m.within_s,
         requested_at=m.requested_at,
         priority=m.priority,
+        instance=m.instance,
     )
     return _step(state, (event,), received.at)
 
@@ -290,6 +293,7 @@ def _effect(state: Source, part: str) -> Effect:
         "plan": asked.plan,
         "job": asked.job,
         "vm": asked.vm,
+        "instance": asked.instance,
     }
     payload: Fact
     match kind:
