@@ -15,7 +15,7 @@ from services.gateway.problems import Invalid
 
 LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "sites": ("platform", "state"),
-    "nodes": (),
+    "nodes": ("site", "kind", "state"),
     "plans": ("protected_site", "recovery_site"),
     "vms": ("plan", "vm", "sync_state"),
     "checkpoints": ("plan", "state"),
@@ -28,8 +28,10 @@ LISTINGS: Final[Mapping[str, tuple[str, ...]]] = {
 TIMED: Final = frozenset({"checkpoints", "jobs", "alerts", "events"})
 """Listings of what has a moment: they take `since` and `until`. The others are of what stands."""
 
-TRAVELLED: Final = frozenset({"/v1/plans/{name}", "/v1/jobs/{job}"})
-"""What is also shown as it was at a moment: they take `at`."""
+PLAN: Final = "/v1/plans/{name}"
+TRAVELLED: Final = frozenset({PLAN, "/v1/jobs/{job}"})
+"""What is also shown as it was at a moment: they take `at`; a plan of many VMs and a
+long past also takes the one `vm` that is wanted."""
 
 PAGING: Final = ("limit", "cursor")
 STREAM: Final = ("plan", "job", "type", "after")
@@ -42,10 +44,12 @@ def allowed(method: str, path: str) -> tuple[str, ...]:
         return ("wait",)
     if path == "/v1/events/stream":
         return STREAM
-    if path == "/v1/queue" or path.endswith("/calls"):
+    if path == "/v1/queue":
+        return ("plan", *PAGING)
+    if path.endswith("/calls"):
         return PAGING
     if path in TRAVELLED:
-        return ("at",)
+        return ("at", "vm") if path == PLAN else ("at",)
     view = path.removeprefix(_PREFIX)
     if view not in LISTINGS:
         return ()
