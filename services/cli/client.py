@@ -90,6 +90,8 @@ class Client:
         self.url = url or default_url()
         self._token = token or default_token()
         self._session: aiohttp.ClientSession | None = None
+        self.following = ""
+        """The job whose end is waited for: who interrupts the wait is told that it goes on."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -136,19 +138,36 @@ class Client:
         chosen = {name: value for name, value in query.items() if value is not None}
         return await self.request("GET", path, query=chosen)
 
-    async def command(self, path: str, body: Any = None, *, method: str = "POST") -> Any:
-        """Ask for something and wait for the owner's decision. Raises Undecided after 10 s."""
+    async def command(
+        self, path: str, body: Any = None, *, method: str = "POST", within_s: float = 0.0
+    ) -> Any:
+        """Ask for something and wait for the owner's decision, 10 s and, where that is longer,
+        `within_s`. Raises Undecided afterwards: the command stands."""
         answer = await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
         if answer.get("state") in ("accepted", "parked") and "command_id" in answer:
-            raise await self._undecided(answer)
+            return await self._decided(answer, within_s=within_s)
         return answer
+
+    async def _decided(self, answer: dict[str, Any], *, within_s: float) -> dict[str, Any]:
+        """The answer once its command is decided; raises ApiError where it is refused."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while answer["state"] == "accepted" and loop.time() < deadline:
+            await asyncio.sleep(JOB_POLL_S)
+            found = await self.get(f"/v1/commands/{answer['command_id']}")
+            if found["state"] == "refused":
+                raise ApiError(_status_of(found["code"]), found)
+            if found["state"] == "done":
+                return {**answer, "state": "queued", "id": answer["job"], "command": found}
+            answer = {**answer, "state": found["state"]}
+        raise await self._undecided(answer)
 
     async def _undecided(self, answer: dict[str, Any]) -> Undecided:
         command = answer["command_id"]
         if answer["state"] == "accepted":
             return Undecided(
                 f"command {command} is not decided after {DECISION_WAIT}",
-                remedy="it will be; see `seawall doctor` for what is behind",
+                remedy="it will be; --wait waits for it, `seawall doctor` tells what is behind",
             )
         found = await self.get(f"/v1/commands/{command}")
         return Undecided(
@@ -172,6 +191,7 @@ class Client:
 
     async def wait_job(self, job: str, *, timeout_s: float) -> dict[str, Any]:
         """The job once it has ended. Raises TimeoutError; the job goes on."""
+        self.following = job
         async with asyncio.timeout(timeout_s):
             while True:
                 found = await self.job(job)
@@ -229,6 +249,13 @@ class Client:
                         yield position, orjson.loads(line[6:])
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
+
+
+def _status_of(code: str) -> int:
+    """The HTTP status that a refusal would have had, had it come in time."""
+    if code.startswith("unknown-") or code == "not-found":
+        return 404
+    return {"version": 412, "invalid": 422}.get(code, 409)
 
 
 def _decoded(status: int, raw: bytes) -> Any:

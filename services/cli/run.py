@@ -52,22 +52,29 @@ VmNames = Annotated[list[str] | None, typer.Option("--vm", help="only this VM; m
 def run(work: Callable[[Client], Awaitable[int]], *, going: str = "") -> NoReturn:
     """Run `work` with a client and exit with its code. `going` names a job that goes on."""
 
+    clients: list[Client] = []
+
     async def main() -> int:
         async with Client() as client:
+            clients.append(client)
             return await work(client)
 
-    sys.exit(guarded(lambda: asyncio.run(main()), going=going))
+    def followed() -> str:
+        return next((client.following for client in clients if client.following), going)
+
+    sys.exit(guarded(lambda: asyncio.run(main()), going=followed))
 
 
-def guarded(work: Callable[[], int], *, going: str = "") -> int:
-    """The exit code of `work`, errors told on standard error."""
+def guarded(work: Callable[[], int], *, going: Callable[[], str] = str) -> int:
+    """The exit code of `work`, errors told on standard error. `going` names a job that goes on
+    where the wait for it ends early."""
     try:
         return work()
     except KeyboardInterrupt:
-        err.print("interrupted" + (f"; job {going} goes on" if going else "; jobs go on"))
+        _say_it_goes_on("interrupted", going())
         return INTERRUPTED
     except TimeoutError:
-        err.print("timed out waiting; the job goes on")
+        _say_it_goes_on("timed out waiting", going())
         return TIMED_OUT
     except UnitError as wrong_value:
         err.print(f"error: {wrong_value}", markup=False, soft_wrap=True)
@@ -78,6 +85,13 @@ def guarded(work: Callable[[], int], *, going: str = "") -> int:
         return USAGE
     except SeawallError as error:
         return tell(error)
+
+
+def _say_it_goes_on(what: str, job: str) -> None:
+    goes_on = f"job {job} goes on" if job else "what was begun goes on"
+    err.print(f"{what}; {goes_on}", markup=False, soft_wrap=True)
+    if job:
+        err.print(f"  seawall job watch {job}", markup=False, soft_wrap=True)
 
 
 def confirm(question: str) -> None:
@@ -123,6 +137,15 @@ def _details(error: SeawallError) -> list[str]:
         for p in problems
         if isinstance(p, dict)
     ]
+
+
+def tell_failure(job: dict[str, Any]) -> None:
+    """Why a job ended badly, on standard error: who reads the document need not look for it."""
+    error = job.get("error")
+    if error and job["state"] != "completed":
+        err.print(f"error: {error['message']}", markup=False, soft_wrap=True)
+        if error.get("remedy"):
+            err.print(f"  {error['remedy']}", markup=False, soft_wrap=True)
 
 
 def outcome_code(job: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ import typer
 
 from schemas.definitions import SCRIPT_BYTES_MAX
 from services.cli.client import Client
-from services.cli.commands.jobs import follow
+from services.cli.commands.jobs import follow, patience_s
 from services.cli.output import Format, machine, moment, table
 from services.cli.requests import api_path, ask
 from services.cli.run import (
@@ -40,7 +40,8 @@ def create_checkpoint(
 
     async def work(client: Client) -> int:
         body = {"preserved": preserve}
-        answer = await client.command(api_path("plans", plan, "checkpoints"), body)
+        path = api_path("plans", plan, "checkpoints")
+        answer = await client.command(path, body, within_s=patience_s(wait, timeout))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -119,7 +120,8 @@ def find_clean(
     }
 
     async def work(client: Client) -> int:
-        answer = await client.command(api_path("plans", plan, "find-clean-point"), body)
+        path = api_path("plans", plan, "find-clean-point")
+        answer = await client.command(path, body, within_s=patience_s(wait, timeout))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -158,7 +160,10 @@ def delete_checkpoint(
     """Delete a checkpoint that is neither in use nor preserved, and verify that it is gone."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(api_path("checkpoints", checkpoint), method="DELETE")
+        answer = await client.command(
+            api_path("checkpoints", checkpoint), method="DELETE",
+            within_s=patience_s(wait, timeout),
+        )  # fmt: skip
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)

@@ -13,6 +13,7 @@ from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
 from services.cli import dry_runs
 from services.cli.client import JOB_POLL_S, ApiError, Client
+from services.cli.commands import lost_site
 from services.cli.jobs_view import details
 from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
 from services.cli.requests import ask
@@ -29,6 +30,7 @@ from services.cli.run import (
     confirm,
     outcome_code,
     run,
+    tell_failure,
     type_name,
 )
 from services.cli.watch import watch
@@ -43,6 +45,11 @@ def job_path(job: str, action: str = "") -> str:
     return f"/v1/jobs/{quote(job, safe='')}" + (f"/{action}" if action else "")
 
 
+def patience_s(wait: bool, within: str) -> float:
+    """How long a command's decision is waited for beyond the usual: as long as its job's end."""
+    return parse_duration_s(within) if wait else 0.0
+
+
 async def follow(
     client: Client, answer: dict[str, Any], *, wait: bool, within: str, form: Format
 ) -> int:
@@ -55,6 +62,7 @@ async def follow(
     if form is not Format.TABLE:
         ended = await client.wait_job(job, timeout_s=parse_duration_s(within))
         machine(ended, form)
+        tell_failure(ended)
         return outcome_code(ended)
     out.print(job, markup=False, soft_wrap=True)
     return outcome_code(await watch(client, job, timeout_s=parse_duration_s(within)))
@@ -163,13 +171,24 @@ def resume(job: JobId, output: Output = Format.TABLE) -> None:
 def retry(
     job: JobId,
     step: Annotated[str | None, typer.Argument(help="only this step of the recovery")] = None,
+    source_gone: Annotated[
+        bool,
+        typer.Option(
+            "--source-gone",
+            help="your word, once more, that VMs whose source was never seen off do not run",
+        ),
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
     output: Output = Format.TABLE,
 ) -> None:
-    """Do again what failed of a recovery or a VM; what succeeded is kept."""
+    """Do again what failed of a recovery or a VM; what succeeded is kept.
 
-    body = {"step": step} if step else {}
+    A failover or migration that has ended is retried while it awaits its commit or roll back.
+    """
+    body: dict[str, Any] = {"step": step} if step else {}
+    if source_gone:
+        body["source_gone"] = True
     _go_on(job, "retry", body, wait=wait, within=timeout, form=output)
 
 
@@ -281,9 +300,12 @@ def recover(
         if with_prerequisites:
             # Left out where it is not asked for: a control plane of the build before knows it not.
             body["with_prerequisites"] = True
-        answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
+        path = f"/v1/plans/{quote(plan, safe='')}/recover"
+        answer = await client.command(path, body, within_s=patience_s(wait or dry_run, timeout))
         if dry_run:
             return await _rehearse(client, answer, within=timeout, form=output)
+        if mode == "failover" and not (source_gone or yes) and lost_site.may_ask():
+            answer = await lost_site.with_word(client, plan, body, answer)
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -324,7 +346,7 @@ def commit(
     """Keep what a failover or migration brought up: its instances are the VMs for good."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(job_path(job, "commit"))
+        answer = await client.command(job_path(job, "commit"), within_s=patience_s(wait, timeout))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -347,13 +369,16 @@ def _decide(
     """A command that may want the plan's name typed: a person is asked, told what is lost."""
 
     async def work(client: Client) -> int:
+        within_s = patience_s(wait, within)
+        path = job_path(job, action)
         try:
-            answer = await client.command(job_path(job, action), {"confirm": confirmation or ""})
+            body = {"confirm": confirmation or ""}
+            answer = await client.command(path, body, within_s=within_s)
         except ApiError as refused:
             if refused.code != "confirm" or confirmation or not sys.stdin.isatty():
                 raise
             typed = type_name(refused.message)
-            answer = await client.command(job_path(job, action), {"confirm": typed})
+            answer = await client.command(path, {"confirm": typed}, within_s=within_s)
         return await follow(client, answer, wait=wait, within=within, form=form)
 
     run(work)

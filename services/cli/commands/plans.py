@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from services.cli.client import ApiError, Client
-from services.cli.commands.jobs import follow
+from services.cli.commands.jobs import follow, patience_s
 from services.cli.output import Format, err, machine, moment, out, seconds, table
 from services.cli.planfile import PlanFile, read_plan_file
 from services.cli.run import (
@@ -145,11 +145,21 @@ def list_plans(
 
 
 @app.command()
-def show(plan: str, at: At = None, output: Output = Format.TABLE) -> None:
+def show(
+    plan: str,
+    at: At = None,
+    vm: Annotated[
+        str | None, typer.Option(help="with --at: this VM alone, of a plan with a long past")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """One plan and its VMs, as they are or were."""
+    if vm and not at:
+        typer.echo(f"--vm goes with --at: see `seawall vm list --plan {plan} --vm {vm}`", err=True)
+        raise typer.Exit(USAGE)
 
     async def work(client: Client) -> int:
-        found = await client.get(plan_path(plan), at=at)
+        found = await client.get(plan_path(plan), at=at, vm=vm)
         if not machine(found, output):
             rpo, rto = found["rpo"], found["rto"]
             out.print(
@@ -223,7 +233,9 @@ def run_plan(
     """Replicate now."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(plan_path(plan, "run"), {"vms": vm or []})
+        answer = await client.command(
+            plan_path(plan, "run"), {"vms": vm or []}, within_s=patience_s(wait, timeout)
+        )
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
