@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
@@ -34,6 +34,12 @@ class Unreachable(SeawallError):
     """The control plane does not answer."""
 
     code = "unreachable"
+
+
+class WrongSetting(SeawallError):
+    """Where the control plane is, or what is shown to it, cannot be what was set."""
+
+    code = "wrong-setting"
 
 
 class Undecided(SeawallError):
@@ -65,17 +71,32 @@ def home_folder() -> Path:
 
 def default_url() -> str:
     """Where the control plane answers: SEAWALL_URL, else what it wrote at its start."""
-    if url := os.environ.get("SEAWALL_URL"):
-        return url.rstrip("/")
+    if url := os.environ.get("SEAWALL_URL", "").strip():
+        return _checked_url(url)
     try:
         return (home_folder() / "endpoint").read_text(encoding="ascii").strip()
     except OSError:
         return f"http://127.0.0.1:{os.environ.get('SEAWALL_PORT', '8640')}"
 
 
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise WrongSetting(
+            f"SEAWALL_URL: found {url!r}",
+            remedy="set it to an address such as http://127.0.0.1:8640, or unset it",
+        )
+    return url.rstrip("/")
+
+
 def default_token() -> str:
     """The token to show: SEAWALL_TOKEN, else the admin token of the home folder."""
-    if token := os.environ.get("SEAWALL_TOKEN"):
+    if token := os.environ.get("SEAWALL_TOKEN", "").strip():
+        if not (token.isascii() and token.isprintable()):
+            raise WrongSetting(
+                "SEAWALL_TOKEN is no token: it has characters that none has",
+                remedy="set it to what the file `token` of the home folder holds, or unset it",
+            )
         return token
     try:
         return (home_folder() / "token").read_text(encoding="ascii").strip()

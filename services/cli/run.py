@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import re
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from schemas.units import UnitError, parse_duration_s
-from services.cli.client import ApiError, Client, Undecided, Unreachable
+from services.cli.client import ApiError, Client, Undecided, Unreachable, WrongSetting
 from services.cli.database import NoDatabase
 from services.cli.output import Format, err
 from services.cli.planfile import PlanFileError
@@ -33,6 +35,19 @@ def duration(value: str) -> str:
     except UnitError as error:
         raise typer.BadParameter(f"found {value!r}; allowed: {error.allowed}") from error
     return value
+
+
+def one_of(*allowed: str) -> Callable[[str | None], str | None]:
+    """A check of an option before anything is asked for, people included."""
+
+    def check(value: str | None) -> str | None:
+        if value is None or value in allowed:
+            return value
+        near = difflib.get_close_matches(value.lower(), allowed, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise typer.BadParameter(f"found {value!r}{meant}; allowed: {', '.join(allowed)}")
+
+    return check
 
 
 Timeout = Annotated[
@@ -110,17 +125,28 @@ def type_name(warning: str) -> str:
     return str(typer.prompt("Type the plan's name to go on", err=True)).strip()
 
 
+_API: Final = re.compile(r"GET /v1/(site|node|plan|vm|checkpoint|job|alert|event)s\b")
+
+
+def _for_people(remedy: str) -> str:
+    """A remedy that names a path of the API, with the command that asks for it."""
+    told = _API.sub(r"`seawall \1 list`", remedy)
+    return told.replace("`seawall checkpoint list`", "`seawall checkpoint list PLAN`")
+
+
 def tell(error: SeawallError) -> int:
     """Say what is wrong and how to mend it; gives the exit code."""
     err.print(f"error: {error.message}", markup=False, soft_wrap=True)
     for line in _details(error):
         err.print(f"  {line}", markup=False, soft_wrap=True)
     if error.remedy:
-        err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
+        err.print(f"  {_for_people(error.remedy)}", markup=False, soft_wrap=True)
     if isinstance(error, Unreachable) or error.code in {"store-unreachable", "store-busy"}:
         return UNREACHABLE
     if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked", "no-bucket"}:
         return NOT_FOUND
+    if isinstance(error, WrongSetting):
+        return USAGE
     if isinstance(error, Undecided):
         return TIMED_OUT
     if isinstance(error, ApiError):
@@ -131,12 +157,16 @@ def tell(error: SeawallError) -> int:
 
 
 def _details(error: SeawallError) -> list[str]:
+    """Each wrong field with what was found there and what is allowed, each problem in words."""
     problems: list[dict[str, Any]] = getattr(error, "details", {}).get("problems", [])
-    return [
-        ": ".join(filter(None, (str(p.get("field", "")), str(p.get("message", "")))))
-        for p in problems
-        if isinstance(p, dict)
-    ]
+    return [_in_words(problem) for problem in problems if isinstance(problem, dict)]
+
+
+def _in_words(problem: dict[str, Any]) -> str:
+    found, allowed = problem.get("found"), problem.get("allowed")
+    told = [f"found {found}" if found else "", f"allowed: {allowed}" if allowed else ""]
+    words = "; ".join(filter(None, (*told, str(problem.get("message") or ""))))
+    return ": ".join(filter(None, (str(problem.get("field", "")), words)))
 
 
 def tell_failure(job: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from schemas.definitions import SCRIPT_BYTES_MAX
 from services.cli.client import Client
 from services.cli.commands.jobs import follow, patience_s
 from services.cli.output import Format, machine, moment, table
-from services.cli.requests import api_path, ask
+from services.cli.requests import api_path, ask, with_plan
 from services.cli.run import (
     DONE,
     USAGE,
@@ -61,6 +61,7 @@ def list_checkpoints(
         page = await client.everything(
             "/v1/checkpoints", plan=plan, state=state, since=since, until=until
         )
+        page = await with_plan(client, page, plan)
         if not machine(page, output):
             rows = [
                 (c["id"], c["state"], "yes" if c["preserved"] else "", moment(c["created_at"]),

@@ -28,6 +28,7 @@ from services.cli.run import (
     VmNames,
     Wait,
     confirm,
+    one_of,
     outcome_code,
     run,
     tell_failure,
@@ -36,6 +37,8 @@ from services.cli.run import (
 from services.cli.watch import watch
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, ran and is queued.")
+
+MODES = ("test", "failover", "migrate", "reverse", "failback")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -125,6 +128,8 @@ def show_output(job: JobId, step: str, output: Output = Format.TABLE) -> None:
         found = await client.get(job_path(job, f"steps/{quote(step, safe='')}/output"))
         if not machine(found, output):
             sys.stdout.write(found["output"])
+            if not found["output"]:
+                err.print("it printed nothing")
             if not found["whole"]:
                 err.print("only the end of it could be kept")
         return DONE
@@ -241,7 +246,7 @@ async def _begun_again(client: Client, job: str, before: str | None, *, within: 
 
 def recover(
     plan: str,
-    mode: Annotated[str, typer.Option(help="test|failover|migrate|reverse|failback")],
+    mode: Annotated[str, typer.Option(help="|".join(MODES), callback=one_of(*MODES))],
     checkpoint: Annotated[str, typer.Option(help="a checkpoint's id, or latest")] = "latest",
     vm: VmNames = None,
     skip_script: Annotated[
@@ -252,7 +257,9 @@ def recover(
             "own without :VM; may be repeated",
         ),
     ] = None,
-    on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
+    on_error: Annotated[
+        str | None, typer.Option(help="continue or stop", callback=one_of("continue", "stop"))
+    ] = None,
     last_sync: Annotated[
         bool | None,
         typer.Option(

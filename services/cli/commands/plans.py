@@ -12,6 +12,7 @@ from services.cli.client import ApiError, Client
 from services.cli.commands.jobs import follow, patience_s
 from services.cli.output import Format, err, machine, moment, out, seconds, table
 from services.cli.planfile import PlanFile, read_plan_file
+from services.cli.requests import with_plan
 from services.cli.run import (
     DONE,
     USAGE,
@@ -186,6 +187,7 @@ def history(plan: str, output: Output = Format.TABLE) -> None:
         events = await client.everything(
             "/v1/events", plan=plan, type="seawall.scheduler.plan-applied", order="oldest"
         )
+        events = await with_plan(client, events, plan)
         if not machine(events, output):
             rows = [
                 (e["data"]["plan_version"], moment(e["time"]), e.get("actor"),
@@ -271,6 +273,7 @@ def list_vms(
 
     async def work(client: Client) -> int:
         page = await client.everything("/v1/vms", plan=plan, vm=vm, sync_state=sync_state)
+        page = await with_plan(client, page, plan)
         if not machine(page, output):
             _vm_table(page["items"])
         return DONE

@@ -103,7 +103,8 @@ def _headline(look: Look) -> Iterator[Text]:
     for told in (_vms(job), _bytes(job)):
         line.append(f"  {told}" if told else "")
     yield line
-    yield Text(f"  {job['id']}  {_times(look)}", style="dim")
+    told = [each for each in (_times(look), job["id"]) if each]
+    yield Text(f"  {'  '.join(told)}", style="dim")
 
 
 def _vms(job: Mapping[str, Any]) -> str:
@@ -268,5 +269,14 @@ def _advice(look: Look, width: int) -> Iterator[Text]:
         yield from _wrapped(told or "", width)
     for each in advice(job, look.parts):
         yield from _wrapped(f"{each.why}:", width, "bold")
-        # A command is never broken between words: it must be whole when it is copied.
-        yield Text(f"    {each.command}", style="cyan", overflow="fold")
+        yield from _command(each.command, width)
+
+
+def _command(command: str, width: int) -> Iterator[Text]:
+    """A command; where it is too long, broken as a shell reads it when it is copied."""
+    broken = textwrap.wrap(
+        command, max(width - 6, 20), break_long_words=False, break_on_hyphens=False
+    )
+    for line in broken[:-1]:
+        yield Text(f"    {line} \\", style="cyan", overflow="fold")
+    yield Text(f"    {broken[-1]}", style="cyan", overflow="fold")

@@ -84,8 +84,7 @@ def _of_delay(look: Look, before: Sequence[Part]) -> str:
     left_s = (until - look.now).total_seconds()
     if left_s <= 0:
         return ""
-    told = f"opens in {span(left_s)}"
-    return f"{told}: {vm} has a boot delay of {span(look.delays[vm])}"
+    return f"opens in {span(left_s)}: boot delay of {vm} ({span(look.delays[vm])})"
 
 
 def of_part(look: Look, part: Part) -> str:
