@@ -49,12 +49,12 @@ class Forecasts:
         """A plan's document with `rto.forecast_s`: a test of all its VMs, budgets full."""
         if not 0 < len(document["vms"]) <= FORECAST_VMS_MAX:
             return document
-        last = (document["last_recovery"] or {}).get("job", "")
         try:
+            newest = await self._queries.newest_recovery(document["name"])
             limits = await self._limits(document["recovery_site"])
             # Ahead of a disaster nobody knows what its first minute finds in the buckets.
             limits = tuple(msgspec.structs.replace(limit, tokens=None) for limit in limits)
-            key = (document["name"], document["version"], last, limits)
+            key = (document["name"], document["version"], newest, limits)
             if key not in self._answers:
                 plan = msgspec.convert(document, Plan)
                 _remember(self._answers, key, await self._seconds_to_ready(plan, limits))
@@ -145,7 +145,8 @@ class Forecasts:
         return sum(int(node["seats"]) for node in listed if node["name"] not in drained)
 
     async def _past(self, plan: Plan) -> Timings:
-        key = (plan.name, _last(plan))
+        # A dry run finds out which VMs are Windows.
+        key = (plan.name, await self._queries.newest_recovery(plan.name))
         if key not in self._timings:
             jobs: Sequence[Job] = await self._queries.recovered(plan.name)
             _remember(self._timings, key, await asyncio.to_thread(timings_of, jobs))
@@ -161,10 +162,6 @@ class Forecasts:
 def _declared(facts: Mapping[str, Any]) -> dict[str, float]:
     told = facts.get("latencies", {})
     return {step: told[call] for call, step in DECLARED.items() if call in told}
-
-
-def _last(plan: Plan) -> str:
-    return plan.last_recovery.job if plan.last_recovery is not None else ""
 
 
 def _remember(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -147,7 +147,7 @@ def test_a_test_recovery_is_watched_to_its_end(shop: Sites) -> None:
         for word in ("boot order 1", "waits for boot order 1: db", "boot order 2"):
             terminal.sees(word)
         terminal.resize(60, 16)
-        terminal.sees("boot delay of db (2s)")
+        terminal.sees("opens in")
         assert terminal.ends() == 0
         (job,) = jobs_of(shop, "test-recovery")
         assert f"seawall cleanup {job['id']} --wait" in terminal.commands

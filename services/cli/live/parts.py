@@ -64,7 +64,7 @@ def _doing(look: Look, part: Part) -> str:
         return _counts(part).strip()
     paused = "paused at " if part["state"] == "paused" else ""
     tries = f", try {step['attempts'] + 1}" if step.get("attempts") and step.get("error") else ""
-    return f"{paused}{step['name']}{tries}{_progress(look, part, step)}"
+    return f"{paused}{step['name']}{tries}{_progress(look, part, step)}{_counts(part)}"
 
 
 def _progress(look: Look, part: Part, step: Part) -> str:

@@ -34,11 +34,13 @@ SOURCES: Final[Mapping[str, str]] = {
     "source_on": "on again",
     "source_untouched": "left alone",
     "source_stays_off": "stay off",
+    "found": "found",
 }
 """Counts among a job's facts, as a person reads them."""
 
 _FENCED: Final = ("source_off", "source_gone", "source_failed")
 _STEP_COUNTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "list": ("found",),
     "fence-sources": _FENCED,
     "shut-down-sources": _FENCED,
     "last-sync": ("synced", "not_synced"),
@@ -103,8 +105,8 @@ def _headline(look: Look) -> Iterator[Text]:
     for told in (_vms(job), _bytes(job)):
         line.append(f"  {told}" if told else "")
     yield line
-    told = [each for each in (_times(look), job["id"]) if each]
-    yield Text(f"  {'  '.join(told)}", style="dim")
+    second = "  ".join(each for each in (_times(look), job["id"]) if each)
+    yield Text(f"  {second}", style="dim")
 
 
 def _vms(job: Mapping[str, Any]) -> str:
@@ -168,6 +170,8 @@ def _body(look: Look, *, rows: int) -> list[Text]:
     width = min(max((len(part_name(p)) for block in shown for p in block), default=0), NAME_MAX)
     drawn = [line for step in _recent(before, rows) for line in _step(look, step)]
     for order, block, some in zip(orders, blocks, shown, strict=True):
+        if not block:
+            continue
         drawn.append(_order(look, order, block))
         drawn += [_row(look, part, width) for part in some]
         if more := lines.rest(block, len(some)):
@@ -192,7 +196,12 @@ def _recent(steps: Sequence[Mapping[str, Any]], rows: int) -> Sequence[Mapping[s
 
 
 def _of_order(look: Look, order: int) -> list[Mapping[str, Any]]:
-    members = [part for part in look.parts if (part.get("boot_order") or 0) == order]
+    told = {step["name"] for step in look.job["steps"]}
+    members = [
+        part
+        for part in look.parts
+        if (part.get("boot_order") or 0) == order and (part.get("vm") or part["plan"] not in told)
+    ]
     return sorted(members, key=part_name)
 
 
@@ -209,9 +218,19 @@ def _step(look: Look, step: Mapping[str, Any]) -> Iterator[Text]:
         line.append(f"  {error['message']}", style="red")
     elif told := waits.question(step):
         line.append(f"  {told}", style="yellow")
+    elif (part := _part_of(look, step)) is not None:
+        line.append("  ").append_text(now_of(look, part))
+    elif comes_after := waits.of_group(look, step):
+        line.append(f"  {comes_after}", style="dim")
     yield line
     if error.get("remedy") and step["state"] == "failed":
         yield Text(f"      {error['remedy']}", style="dim")
+
+
+def _part_of(look: Look, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The part that a step stands for: a plan of a group, told in the step's own line."""
+    plans = (part for part in look.parts if not part.get("vm"))
+    return next((part for part in plans if part["plan"] == step["name"]), None)
 
 
 def verdict_of(job: Mapping[str, Any], step: Mapping[str, Any]) -> str:

@@ -12,6 +12,9 @@ from services.cli.live.look import Look
 from services.cli.output import moment, span
 
 NAMES_MAX: Final = 3
+CLAIM_S: Final = 2.0
+"""Work that nothing blocks is taken up at once; longer than this means that workers are busy."""
+
 SETTLED: Final = ENDED
 PREPARE: Final = "prepare-windows"
 
@@ -41,7 +44,9 @@ def of_budget(look: Look, job: str) -> str:
         return ""
     first = work[0]
     if not first["blocked_by"]:
-        return f"is number {first['position']} in the queue"
+        ready = dt.datetime.fromisoformat(first["ready_at"])
+        waited_s = (look.now - ready).total_seconds()
+        return f"is number {first['position']} in the queue" if waited_s > CLAIM_S else ""
     about = f", about {moment(first['estimated_start'])}" if first["estimated_start"] else ""
     return f"waits for {', '.join(first['blocked_by'])}{about}"
 
@@ -99,6 +104,14 @@ def of_part(look: Look, part: Part) -> str:
     if part["state"] == "queued" and look.job["state"] == "paused":
         return "not begun: the job is paused"
     return of_budget(look, part["id"])
+
+
+def of_group(look: Look, step: Mapping[str, Any]) -> str:
+    """The plans that a plan of a group comes after, while it has not begun; "" elsewhere."""
+    if look.job["state"] in ENDED or step["state"] != "pending":
+        return ""
+    after = ((look.job.get("facts") or {}).get("after") or {}).get(step["name"]) or ()
+    return f"comes after {some_of(list(after), NAMES_MAX)}" if after else ""
 
 
 def of_job(look: Look) -> list[str]:

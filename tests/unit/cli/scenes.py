@@ -33,7 +33,9 @@ from tests.unit.projector.test_windows import until as until_effect
 from tests.unit.recovery.pair import SEARCH
 from tests.unit.recovery.site_world import SiteWorld
 from tests.unit.recovery.test_asking import by_hand, until_asked
+from tests.unit.recovery.test_cleanup import CLEANUP, clean, listed, recovered
 from tests.unit.recovery.test_full_recoveries import past_preflight
+from tests.unit.recovery.test_group import GROUP, failing, plans, recover
 from tests.unit.recovery.test_pausing import go_to, paused
 from tests.unit.recovery.world import JOB, World, header, script, vm
 from tests.unit.replicator.world import iteration
@@ -116,6 +118,7 @@ def budgets() -> Look:
         {
             "effect_id": f"vm-recovery:shop:r1:app-{n}/create-instance", "plan": "shop",
             "position": n, "worker": "w1" if n == 1 else "",
+            "ready_at": "2026-11-22T20:00:00+00:00",
             "blocked_by": [] if n == 1 else ["west/RunInstances"],
             "estimated_start": "2026-11-22T20:00:42+00:00", "needs": ["rate west/RunInstances"],
         }
@@ -233,6 +236,31 @@ def rolled_back() -> Look:
 # ── Searches, replication ────────────────────────────────────────────────────────────────────
 
 
+def group() -> Look:
+    """Plans that come after each other; the second one cannot be recovered."""
+    pair = plans()
+    failing(pair, "mail")
+    recover(pair)
+    pair.run()
+    return look(pair_model(pair).tables["jobs"], GROUP, now=pair.world.now)
+
+
+def group_begun() -> Look:
+    """The first plan of a group is recovered, the others come after it."""
+    pair = plans()
+    recover(pair)
+    pair.run(until=said.VmsLaunched)
+    return look(pair_model(pair).tables["jobs"], GROUP, now=pair.world.now)
+
+
+def cleanup() -> Look:
+    """A cleanup that has listed what there is."""
+    world = recovered()
+    clean(world)
+    listed(world, ("instance", "i1", "db"), ("disk", "d1", "db"))
+    return _seen(world, CLEANUP)
+
+
 def clean_point() -> Look:
     pair = searched()
     return look(pair_model(pair).tables["jobs"], SEARCH, now=pair.world.now)
@@ -254,7 +282,7 @@ SCENES: Final[Mapping[str, Callable[[], Look]]] = {
     scene.__name__.replace("_", "-"): scene
     for scene in (
         boot_delay, budgets, paused_recovery, asking_vm, script_failed, windows, many, fencing,
-        site_lost, window, rolled_back, clean_point, copying,
+        site_lost, window, rolled_back, group, group_begun, cleanup, clean_point, copying,
     )
 }  # fmt: skip
 

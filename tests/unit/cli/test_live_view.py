@@ -88,3 +88,13 @@ def test_a_part_without_steps_shows_its_state() -> None:
     seen = SCENES["budgets"]()
     part = {**seen.parts[0], "steps": [], "state": "queued", "id": "x"}
     assert parts.now_of(seen, part).plain == "queued"
+
+
+def test_work_that_nothing_blocks_is_no_reason_unless_nobody_takes_it_up() -> None:
+    seen = SCENES["budgets"]()
+    free = {**seen.queue.work[seen.parts[1]["id"]][0], "blocked_by": []}
+    queue = msgspec.structs.replace(seen.queue, work={seen.parts[1]["id"]: [free]})
+    seen = msgspec.structs.replace(seen, queue=queue)
+    assert waits.of_part(seen, seen.parts[1]) == ""
+    late = msgspec.structs.replace(seen, now=seen.now + dt.timedelta(seconds=3))
+    assert waits.of_part(late, late.parts[1]) == "is number 2 in the queue"
