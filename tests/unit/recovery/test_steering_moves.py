@@ -11,6 +11,7 @@ from schemas import recovery as said
 from schemas import recovery_steering as steer
 from schemas.common import Problem, ScriptReport
 from schemas.recovery_work import ScriptRan
+from shared.errors import Refused
 from tests.unit.recovery.site_world import SiteWorld
 from tests.unit.recovery.test_full_recoveries import kinds, past_preflight, refusal
 from tests.unit.recovery.test_recovery import stream
@@ -238,3 +239,43 @@ def test_a_cancelled_one_says_how_it_leaves_the_sources() -> None:
     world.live()
     assert world.end.state == "cancelled"
     assert "3 source(s) switched off" in world.end.left
+
+
+# ── every failure, retried ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["undone", "done"])
+@pytest.mark.parametrize("mode", ["failover", "migrate"])
+def test_whatever_failed_once_is_retried_without_two_of_a_vm_and_rolled_back(
+    mode: str, done: bool
+) -> None:
+    """Each effect in turn fails for good, whether the platform did it all the same or not."""
+    retried_count = 0
+    for number in range(1, 200):
+        world = SiteWorld(mode, fail_at=number, done=done).begin().live()
+        if world.count < number:
+            break
+        if not world.end.awaits_commit or world.end.state == "completed":
+            continue
+        try:
+            world.steer(steer.RetryJob)
+        except Refused as refused:
+            # A source that nobody fenced, or a failure that nothing waits for.
+            assert refused.code == "nothing-failed", (number, refused)
+            continue
+        world.grant_holds()
+        world.live()
+        retried_count += 1
+        last = world.events(said.RecoveryFinished)[-1]
+        assert last.failed == len(left_running(world)), number
+        assert running(world) == {"db", "app", "web"} - left_running(world), number
+        world.check_log()
+        world.roll_back()
+        assert world.sites.made == {} and all(world.sites.sources.values()), number
+    assert retried_count > 10
+
+
+def left_running(world: SiteWorld) -> set[str]:
+    """The VMs whose source could not be switched off: they were left out."""
+    secured = world.events(said_ops.MemberSecured)
+    return {event.vm for event in secured if event.state == "failed"}
