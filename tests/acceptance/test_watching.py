@@ -279,3 +279,18 @@ def test_a_running_recovery_tells_how_long_it_still_takes(shop: Sites) -> None:
     assert ended["eta_s"] is None and ended["forecast_s"] is None
     assert found["forecast_s"] == pytest.approx(ended["rto_s"], rel=0.5, abs=1.5)
     shop.clean(job)
+
+
+def test_a_runbook_says_where_the_copies_lie_and_how_old_they_are(
+    shop: Sites, tmp_path: Path
+) -> None:
+    page = tmp_path / "shop.md"
+    said = shop.plane.say("plan", "export", shop.name, "--runbook", "-f", str(page))
+    assert said.code == 0, said
+    text = page.read_text()
+    copies = re.search(r"`(/\S+/replicas/\S+)/VM`", text)
+    assert copies is not None and {each.name for each in Path(copies[1]).iterdir()} == {
+        "db",
+        "web",
+    }
+    assert "no copy yet" not in text and f"seawall rollback JOB --confirm {shop.name}" in text
