@@ -289,8 +289,6 @@ def test_a_runbook_says_where_the_copies_lie_and_how_old_they_are(
     assert said.code == 0, said
     text = page.read_text()
     copies = re.search(r"`(/\S+/replicas/\S+)/VM`", text)
-    assert copies is not None and {each.name for each in Path(copies[1]).iterdir()} == {
-        "db",
-        "web",
-    }
+    assert copies is not None, text
+    assert {each.name for each in Path(copies[1]).iterdir()} == {"db", "web"}
     assert "no copy yet" not in text and f"seawall rollback JOB --confirm {shop.name}" in text
