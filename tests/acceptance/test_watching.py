@@ -151,7 +151,7 @@ def test_a_test_recovery_is_watched_to_its_end(shop: Sites) -> None:
         assert terminal.ends() == 0
         (job,) = jobs_of(shop, "test-recovery")
         assert f"seawall cleanup {job['id']} --wait" in terminal.commands
-        assert "2 of 2 VMs ready" in terminal.text and "ready after" in terminal.text
+        assert "1 of 1 ready" in terminal.text and "ready after" in terminal.text
     shop.clean(job["id"])
 
 

@@ -99,7 +99,7 @@ def _fitting(line: Text, width: int) -> Text:
 def _headline(look: Look) -> Iterator[Text]:
     job = look.job
     who = f"{job['plan']}/{job['vm']}" if job.get("vm") else job["plan"]
-    line = Text(f"{job['kind']} {who}  ", style="bold")
+    line = Text(f"{job['kind']} {_short(who, NAME_MAX)}  ", style="bold")
     line.append(job["state"], style=STATE_STYLES.get(job["state"], ""))
     line.append(f"  {job['percent']:.0f} %")
     for told in (_vms(job), _bytes(job)):
@@ -263,6 +263,10 @@ def _order(look: Look, order: int, members: Sequence[Mapping[str, Any]]) -> Text
     return line
 
 
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
 def _is_ready(part: Mapping[str, Any]) -> bool:
     if part["state"] in ("failed", "cancelled"):
         return False
@@ -270,9 +274,8 @@ def _is_ready(part: Mapping[str, Any]) -> bool:
 
 
 def _row(look: Look, part: Mapping[str, Any], width: int) -> Text:
-    name = part_name(part)
-    short = name if len(name) <= width else name[: width - 1] + "…"
-    line = Text("    ").append_text(mark(part["state"])).append(f" {short:<{width}} ")
+    name = _short(part_name(part), width)
+    line = Text("    ").append_text(mark(part["state"])).append(f" {name:<{width}} ")
     return line.append_text(bar(part["percent"])).append("  ").append_text(now_of(look, part))
 
 
