@@ -311,9 +311,12 @@ def recover(
         answer = await client.command(path, body, within_s=patience_s(wait or dry_run, timeout))
         if dry_run:
             return await _rehearse(client, answer, within=timeout, form=output)
-        if mode == "failover" and not (source_gone or yes) and lost_site.may_ask():
-            answer = await lost_site.with_word(client, plan, body, answer)
-        return await follow(client, answer, wait=wait, within=timeout, form=output)
+        to_its_end = wait
+        asks = mode == "failover" and not (source_gone or yes or with_prerequisites)
+        if asks and lost_site.may_ask():
+            answer, is_over = await lost_site.with_word(client, plan, body, answer)
+            to_its_end = wait or is_over
+        return await follow(client, answer, wait=to_its_end, within=timeout, form=output)
 
     run(work)
 

@@ -30,21 +30,21 @@ def may_ask() -> bool:
 
 async def with_word(
     client: Client, plan: str, body: Mapping[str, Any], answer: dict[str, Any]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
     """The failover to follow: `answer`'s or, where its site is gone by the person's word, another
-    one. Asks nothing where preflight found the site, or something else."""
+    one; and whether it is over already. Asks nothing where preflight found the site."""
     job = answer.get("id") or answer["job"]
     found = await _after_preflight(client, job)
     error = found.get("error") or {}
     if error.get("code") != UNREACHABLE:
-        return answer
+        return answer, found["state"] in ENDED
     site = str((await client.get(f"/v1/plans/{quote(plan, safe='')}"))["protected_site"])
     err.print(f"error: {error['message']}", style="red", markup=False, soft_wrap=True)
     if not _has_word(site):
         err.print("the site's name was not typed: nothing was done", markup=False)
-        return answer
+        return answer, True
     again = {**body, "source_gone": True}
-    return dict(await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", again))
+    return await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", again), False
 
 
 async def _after_preflight(client: Client, job: str) -> dict[str, Any]:

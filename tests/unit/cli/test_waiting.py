@@ -60,9 +60,12 @@ def test_who_types_the_sites_name_has_the_failover_started_anew_with_the_word(st
 
 @pytest.mark.usefixtures("at_a_terminal")
 @pytest.mark.parametrize("typed", ["\n", "y\n", "west\n"])
-def test_anything_else_does_nothing_and_ends_as_the_job_did(stub: Stub, typed: str) -> None:
+@pytest.mark.parametrize("wait", [(), ("--wait",)])
+def test_anything_else_does_nothing_and_ends_as_the_job_did(
+    stub: Stub, typed: str, wait: tuple[str, ...]
+) -> None:
     failing_over(stub)
-    result = say("recover", "shop", "--mode", "failover", "--wait", typed=typed)
+    result = say("recover", "shop", "--mode", "failover", *wait, typed=typed)
     assert result.exit_code == 5
     assert len(stub.bodies(RECOVER)) == 1 and "nothing was done" in result.stderr
 
@@ -73,6 +76,24 @@ def test_who_wants_no_questions_is_asked_none(stub: Stub, option: str) -> None:
     failing_over(stub)
     result = say("recover", "shop", "--mode", "failover", "--wait", option, typed="east\n")
     assert result.exit_code == 5 and len(stub.bodies(RECOVER)) == 1
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+def test_a_group_of_plans_is_not_waited_for_to_ask(stub: Stub) -> None:
+    begun = job("running", kind="recovery-group", id="recovery-group:shop:g1", steps=[])
+    stub.tell("POST", RECOVER, (202, begun))
+    result = say("recover", "shop", "--mode", "failover", "--with-prerequisites")
+    assert (result.exit_code, result.stdout) == (0, "recovery-group:shop:g1\n")
+    assert len(stub.asked) == 1
+
+
+@pytest.mark.usefixtures("at_a_terminal")
+def test_a_failover_that_ends_in_preflight_for_another_reason_is_told_at_once(stub: Stub) -> None:
+    ended = job("failed", kind="failover", error={"code": "no-copy", "message": "no copy of db"})
+    stub.tell("POST", RECOVER, (202, job("queued", kind="failover")))
+    stub.tell("GET", f"/v1/jobs/{JOB}", (200, ended))
+    result = say("recover", "shop", "--mode", "failover")
+    assert result.exit_code == 5 and "no copy of db" in result.stdout
 
 
 @pytest.mark.usefixtures("at_a_terminal")
