@@ -9,6 +9,7 @@ held copies, for which nobody waits.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections.abc import Iterable, Sequence
@@ -44,6 +45,8 @@ from shared.forecast.plan import (
 _ROUNDING_S: Final = 1e-9
 _WAITS: Final = frozenset({PREP_NODE, BOOT})
 """Steps that nobody calls for: they are waited for."""
+
+_WINDOWS: Final = frozenset({PREP_NODE, PREPARE, VALIDATE})
 
 
 def simulate(plan: Plan, limits: Iterable[Limit] = ()) -> Forecast:
@@ -87,36 +90,39 @@ class _Lane:
 class _Run:
     """One VM on its way."""
 
-    __slots__ = ("at", "gate", "left", "machine", "open", "rank", "ready_at", "served", "steps")
+    __slots__ = (
+        "at", "gate", "is_begun", "left", "machine", "open", "rank", "ready_at", "served", "steps",
+    )  # fmt: skip
 
     def __init__(self, machine: Machine, rank: int, plan: Plan) -> None:
         self.machine = machine
         self.rank = rank
         self.steps = _steps_of(machine)
         self.gate = _gate_of(machine, self.steps, plan)
+        # Its first step had begun before the simulation did: it has its limits already.
+        self.is_begun = machine.begun_s is not None
         self.open = False
         self.at = 0
         self.left = 0
         self.ready_at = 0.0
         self.served: list[Served] = []
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether its step had begun before the simulation did: it has its limits already."""
-        return self.at == 0 and self.machine.begun_s is not None
-
 
 def _steps_of(machine: Machine) -> tuple[str, ...]:
     """The steps that it has and that are not over."""
-    absent = set(machine.done)
-    if not machine.windows:
-        absent |= {PREP_NODE, PREPARE, VALIDATE}
-    if not machine.validate:
-        absent.add(VALIDATE)
-    if not machine.pre_script:
-        absent.add(PRE)
+    absent = machine.done if machine.pre_script else machine.done | {PRE}
     if not machine.post_script:
-        absent.add(POST)
+        absent |= {POST}
+    if not machine.windows:
+        absent |= _WINDOWS
+    elif not machine.validate:
+        absent |= {VALIDATE}
+    return _without(absent)
+
+
+@functools.cache
+def _without(absent: frozenset[str]) -> tuple[str, ...]:
+    """The steps but for some; of thousands of VMs few differ."""
     return tuple(step for step in STEPS if step not in absent)
 
 
@@ -252,7 +258,7 @@ class _Simulation:
         if not run.left:  # a VM without disks
             self._step_ended(run, now)
             return
-        lane = None if run.is_under_way else self._lane_of.get(step)
+        lane = None if run.is_begun else self._lane_of.get(step)
         for part in range(run.left):
             if lane is None:
                 self._start(run, part, now, "")
@@ -265,7 +271,7 @@ class _Simulation:
         ends_s = now + run.machine.seconds.get(step, 0.0)
         if step == PREP_NODE:
             ends_s = max(now, self._nodes_on_s)
-        elif run.is_under_way:
+        elif run.is_begun:
             ends_s = max(ends_s - (run.machine.begun_s or 0.0), now)
         run.served.append(Served(step, run.ready_at, now, ends_s, waited_for))
         if step not in _WAITS:
@@ -273,7 +279,7 @@ class _Simulation:
         self._at(ends_s, run)
 
     def _part_ended(self, run: _Run, now: float) -> None:
-        lane = None if run.is_under_way else self._lane_of.get(run.steps[run.at])
+        lane = None if run.is_begun else self._lane_of.get(run.steps[run.at])
         for need in lane.needs if lane is not None else ():
             need.give_back()
         run.left -= 1
@@ -283,6 +289,7 @@ class _Simulation:
     def _step_ended(self, run: _Run, now: float) -> None:
         step = run.steps[run.at]
         run.at += 1
+        run.is_begun = False
         if step == HOLD and run.machine.windows:
             self._need_nodes(run, now)
         elif step == POWER_ON:

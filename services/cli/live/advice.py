@@ -43,6 +43,11 @@ def _meanwhile(job: Part, parts: Sequence[Part]) -> Iterator[Advice]:
     if len(asking) > QUESTIONS_MAX:
         more = f"{len(asking) - QUESTIONS_MAX} more VMs ask"
         yield Advice(more, f"seawall job list --parent {job['id']} --state waiting")
+    if not asking and job.get("waiting_for"):
+        who = ", ".join(job["waiting_for"][:QUESTIONS_MAX])
+        yield Advice(
+            f"to see what {who} ask", f"seawall job list --parent {job['id']} --state waiting"
+        )
     if job["state"] == "paused":
         yield Advice("to go on", f"seawall job resume {job['id']}")
 
@@ -62,7 +67,8 @@ def _after(job: Part, parts: Sequence[Part]) -> Iterator[Advice]:
         yield Advice("to do again what failed", f"seawall job retry {name} --wait")
     yield from _script_outputs((job, *parts))
     if job.get("awaits_commit"):
-        yield Advice("to keep what came up", f"seawall commit {name}")
+        if (job.get("vms") or {}).get("ready", 1):
+            yield Advice("to keep what came up", f"seawall commit {name}")
         yield Advice("to take it back, losing what it wrote", f"seawall rollback {name}")
     elif job.get("awaits_cleanup"):
         yield Advice("to remove what it made", f"seawall cleanup {name} --wait")

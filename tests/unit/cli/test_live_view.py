@@ -98,3 +98,19 @@ def test_work_that_nothing_blocks_is_no_reason_unless_nobody_takes_it_up() -> No
     assert waits.of_part(seen, seen.parts[1]) == ""
     late = msgspec.structs.replace(seen, now=seen.now + dt.timedelta(seconds=3))
     assert waits.of_part(late, late.parts[1]) == "is number 2 in the queue"
+
+
+def test_nothing_that_came_up_is_nothing_to_keep() -> None:
+    job = SCENES["window"]().job
+    none = {**job, "vms": {**job["vms"], "ready": 0}}
+    assert any("seawall commit" in each.command for each in advice(job))
+    assert not any("seawall commit" in each.command for each in advice(none))
+    assert any("seawall rollback" in each.command for each in advice(none))
+
+
+def test_showing_a_job_without_its_parts_says_where_their_questions_are() -> None:
+    seen = SCENES["asking-vm"]()
+    assert advice(seen.job)[0].command == (
+        f"seawall job list --parent {seen.job['id']} --state waiting"
+    )
+    assert "job answer" in advice(seen.job, seen.parts)[0].command
