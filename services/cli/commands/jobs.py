@@ -293,32 +293,47 @@ def recover(
     if mode != "test" and not yes and not dry_run:
         confirm(f"{mode} of plan {plan} acts on production. Go on?")
 
-    async def work(client: Client) -> int:
-        body: dict[str, Any] = {
-            "mode": mode,
-            "vms": vm or [],
-            "checkpoint": checkpoint,
-            "skip_scripts": skip_script or [],
-            "on_error": on_error,
-            "dry_run": dry_run,
-            "last_sync": last_sync,
-            "source_gone": source_gone,
-        }
-        if with_prerequisites:
-            # Left out where it is not asked for: a control plane of the build before knows it not.
-            body["with_prerequisites"] = True
-        path = f"/v1/plans/{quote(plan, safe='')}/recover"
-        answer = await client.command(path, body, within_s=patience_s(wait or dry_run, timeout))
-        if dry_run:
-            return await _rehearse(client, answer, within=timeout, form=output)
-        to_its_end = wait
-        asks = mode == "failover" and not (source_gone or yes or with_prerequisites)
-        if asks and lost_site.may_ask():
-            answer, is_over = await lost_site.with_word(client, plan, body, answer)
-            to_its_end = wait or is_over
-        return await follow(client, answer, wait=to_its_end, within=timeout, form=output)
+    body: dict[str, Any] = {
+        "mode": mode,
+        "vms": vm or [],
+        "checkpoint": checkpoint,
+        "skip_scripts": skip_script or [],
+        "on_error": on_error,
+        "dry_run": dry_run,
+        "last_sync": last_sync,
+        "source_gone": source_gone,
+    }
+    if with_prerequisites:
+        # Left out where it is not asked for: a control plane of the build before knows it not.
+        body["with_prerequisites"] = True
+    asks = mode == "failover" and not (source_gone or yes or dry_run or with_prerequisites)
+    run(
+        lambda client: _recover(
+            client, plan, body, asks=asks, wait=wait, within=timeout, form=output
+        )
+    )
 
-    run(work)
+
+async def _recover(
+    client: Client,
+    plan: str,
+    body: dict[str, Any],
+    *,
+    asks: bool,
+    wait: bool,
+    within: str,
+    form: Format,
+) -> int:
+    """Start it and, where that is wanted, follow it; `asks` about a site that is gone."""
+    path = f"/v1/plans/{quote(plan, safe='')}/recover"
+    patience = patience_s(wait or body["dry_run"], within)
+    answer = await client.command(path, body, within_s=patience)
+    if body["dry_run"]:
+        return await _rehearse(client, answer, within=within, form=form)
+    if asks and lost_site.may_ask():
+        answer, is_over = await lost_site.with_word(client, plan, body, answer)
+        wait = wait or is_over
+    return await follow(client, answer, wait=wait, within=within, form=form)
 
 
 async def _rehearse(client: Client, answer: dict[str, Any], *, within: str, form: Format) -> int:
