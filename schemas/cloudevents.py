@@ -22,11 +22,15 @@ JOB_FAMILIES = frozenset(
         "group-cleanup",
         "commit",
         "rollback",
+        "site-power-off",
     }
 )
 """Streams that are jobs: their ids are the jobs' ids."""
 
-PLAN_FAMILIES = JOB_FAMILIES | {
+SITE_JOB_FAMILIES = frozenset({"site-power-off"})
+"""Jobs of a site, of no plan: their key is the site's name."""
+
+PLAN_FAMILIES = (JOB_FAMILIES - SITE_JOB_FAMILIES) | {
     "plan", "protected-vm", "script", "alert", "delivery", "digest", "recovery-news", "vm-source"
 }  # fmt: skip
 """Streams whose key is a plan's name; other keys are sites."""

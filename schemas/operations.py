@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.common import Command, Fact, Problem, StepTiming
 from schemas.recovery import RecoveryState
+from schemas.recovery_work import SiteWork
 from schemas.registry import published
 from schemas.scheduler import SiteRef
 
@@ -103,6 +104,31 @@ class StartRollback(Command, frozen=True, kw_only=True):
     job: str
     recovery: str
     confirm: str = ""
+
+
+@published("recovery.begin-rollback")
+class BeginRollback(Fact, frozen=True, kw_only=True):
+    """A recovery's own roll back, as its plan wants it where a VM did not come up."""
+
+    job: str
+    recovery: str
+
+
+@published("recovery.measure-written")
+class MeasureWritten(SiteWork, frozen=True, kw_only=True):
+    """Ask how much a recovery's instances wrote since power-on; `vms` are to be told apart."""
+
+    vms: tuple[str, ...] = ()
+
+
+@published("recovery.written-measured")
+class WrittenMeasured(Fact, frozen=True, kw_only=True):
+    """Bytes that `vms` wrote, None where the platform cannot tell; `total` of all instances of
+    which it can, `unknown` counts the others."""
+
+    written: tuple[tuple[str, int | None], ...] = ()
+    total: int = 0
+    unknown: int = 0
 
 
 @published("recovery.commit-ended")
@@ -371,7 +397,7 @@ class RollbackStarted(Fact, frozen=True, kw_only=True):
     """A roll back of `recovery` began, with the data it discards.
 
     `cleanup` is the job that removes the instances; empty where there are none. `vms` are those
-    whose sources are restored.
+    whose sources are restored. `automatic`: nobody asked for it, the plan did.
     """
 
     job: str
@@ -383,6 +409,38 @@ class RollbackStarted(Fact, frozen=True, kw_only=True):
     discards: tuple[Discard, ...] = ()
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    automatic: bool = False
+
+
+@published("recovery.rollback-unconfirmed")
+class RollbackUnconfirmed(Fact, frozen=True, kw_only=True):
+    """A roll back was asked for without the plan's name: what it would discard is measured, and
+    the command answered with that."""
+
+    command_id: str
+    job: str
+    plan: str
+    recovery: str
+    discards: tuple[Discard, ...] = ()
+
+
+@published("recovery.rollback-not-confirmed")
+class RollbackNotConfirmed(Fact, frozen=True, kw_only=True):
+    """That was answered; nothing was done."""
+
+
+@published("recovery.rollback-measured")
+class RollbackMeasured(Fact, frozen=True, kw_only=True):
+    """What is discarded, in bytes where the platform told; then it is removed.
+
+    `total` bytes of all instances it told of, None where it told nothing; `unknown` counts the
+    instances it could not tell of.
+    """
+
+    discards: tuple[Discard, ...]
+    timing: StepTiming
+    total: int | None = None
+    unknown: int = 0
 
 
 @published("recovery.rollback-instances-removed")

@@ -161,7 +161,10 @@ class RecoveryNetworks(_Definition, frozen=True, kw_only=True):
 
 
 class RecoveryPolicy(_Definition, frozen=True, kw_only=True):
-    """How every recovery of the plan goes unless the operator says otherwise."""
+    """How every recovery of the plan goes unless the operator says otherwise.
+
+    `auto_rollback`: tests and migrations of which a VM did not come up are undone by themselves.
+    """
 
     on_error: OnError = "continue"
     networks: RecoveryNetworks = RecoveryNetworks()
@@ -169,6 +172,7 @@ class RecoveryPolicy(_Definition, frozen=True, kw_only=True):
     post_script: ScriptDefinition | None = None
     build_ahead: bool = True
     auto_cleanup_after_s: float | None = None
+    auto_rollback: bool = False
     manual_steps: tuple[ManualStep, ...] = ()
 
 

@@ -85,6 +85,7 @@ class StartRecovery(Fact, frozen=True, kw_only=True):
     parent: str = ""
     last_sync: bool = False
     source_gone: bool = False
+    auto_rollback: bool = False
 
 
 @published("recovery.cleanup")
@@ -157,8 +158,8 @@ class MemberNews(Fact, frozen=True, kw_only=True):
 
 @published("recovery.begin-cleanup")
 class BeginCleanup(Fact, frozen=True, kw_only=True):
-    """A recovery's own cleanup: `auto_cleanup_after` is over, a `rollback` needs it, or another
-    job, `parent`, asks for it and is told of its end."""
+    """A recovery's own cleanup: `auto_cleanup_after` is over, it is undone by itself, a `rollback`
+    needs it, or another job, `parent`, asks for it and is told of its end."""
 
     job: str
     recovery: str
@@ -266,6 +267,7 @@ class RecoveryStarted(Fact, frozen=True, kw_only=True):
     parent: str = ""
     last_sync: bool = False
     source_gone: bool = False
+    auto_rollback: bool = False
 
 
 @published("recovery.preflight-finished")
@@ -365,7 +367,8 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     `awaits_commit`: it waits for *commit* or *roll back*. `note` says how the sources were left.
     `rto_s` counts from the operator's command, waits included; `waited_s` is how long in all the
     recovery was paused, waited for a person or was over and then retried. `left` says in words
-    in what state a cancelled one leaves things. A retry may follow.
+    in what state a cancelled one leaves things. `undone_by` is the job that undoes it by itself,
+    as its plan wants where a VM did not come up. A retry may follow.
     """
 
     plan: str
@@ -383,6 +386,7 @@ class RecoveryFinished(Fact, frozen=True, kw_only=True):
     at: dt.datetime | None = None
     waited_s: float = 0.0
     left: str = ""
+    undone_by: str = ""
 
 
 @published("recovery.recovery-cleaning")

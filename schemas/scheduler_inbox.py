@@ -21,10 +21,14 @@ RecoveryMode = Literal["test", "failover", "migrate", "reverse", "failback"]
 
 @published("scheduler.release-site")
 class ReleaseSite(Command, frozen=True, kw_only=True):
-    """End a site's quarantine. `confirm` must be its name: originals there may be running."""
+    """End a site's quarantine. `confirm` must be its name: originals there may be running.
+
+    `originals_running` is the second word, where some were seen to: they are to go on running.
+    """
 
     site: str
     confirm: str = ""
+    originals_running: bool = False
 
 
 @published("scheduler.add-site")
@@ -158,8 +162,8 @@ class Recover(PatientCommand, frozen=True, kw_only=True):
 
     `last_sync`: whether sources that can be reached are copied once more before they are given
     up; None: where the latest copy is recovered. `source_gone`: the operator's word that VMs
-    whose site cannot be reached do not run. `parent` is the scheduler's own: the job that asked
-    for it, where no person did.
+    whose site cannot be reached do not run. `auto_rollback` None: as the plan says. `parent` is
+    the scheduler's own: the job that asked for it, where no person did.
     """
 
     job: str
@@ -172,6 +176,7 @@ class Recover(PatientCommand, frozen=True, kw_only=True):
     last_sync: bool | None = None
     source_gone: bool = False
     parent: str = ""
+    auto_rollback: bool | None = None
 
 
 @published("scheduler.finish-application")

@@ -88,6 +88,17 @@ class SiteQuarantineEnded(Fact, frozen=True, kw_only=True):
     site: str
 
 
+@published("scheduler.site-originals-found")
+class SiteOriginalsFound(Fact, frozen=True, kw_only=True):
+    """The quarantined site answers; so many VMs that were given up run there, `doubled` of them
+    beside the instances that took their place. `vms` names the first."""
+
+    site: str
+    running: int
+    doubled: int = 0
+    vms: tuple[str, ...] = ()
+
+
 @published("scheduler.plan-quarantined")
 class PlanQuarantined(Fact, frozen=True, kw_only=True):
     """A site of the plan is quarantined: the plan's replication cannot be started."""

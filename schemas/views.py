@@ -36,6 +36,7 @@ JobKind = Literal[
     "recovery-group",
     "commit",
     "rollback",
+    "site-power-off",
 ]
 PlanState = Literal["initializing", "running", "partial", "stopped", "failed-over", "migrated"]
 AlertState = Literal["open", "acknowledged", "snoozed", "resolved"]
@@ -68,6 +69,8 @@ class Site(Document, frozen=True, kw_only=True):
     """A site. `credentials` is a reference. `error` is set while the last check failed.
 
     `quarantined`: a failover gave its VMs up; nothing replicates from or to it until released.
+    `originals` of them were found running there when it answered last, None: it has not since;
+    `doubled` of them beside their recovered instances. `originals_named` are the first of them.
     """
 
     name: str
@@ -78,6 +81,9 @@ class Site(Document, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     error: Error | None = None
     quarantined: bool = False
+    originals: int | None = None
+    doubled: int = 0
+    originals_named: tuple[str, ...] = ()
     added_at: dt.datetime
     checked_at: dt.datetime | None = None
 

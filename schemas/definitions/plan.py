@@ -158,6 +158,7 @@ def _read_recovery(fields: Fields, scripts: Mapping[str, bytes]) -> plans.Recove
         auto_cleanup_after_s=fields.take(
             "auto_cleanup_after", duration(min_s=1.0, max_s=366 * DAY_S), default=None
         ),
+        auto_rollback=fields.take("auto_rollback", flag(), default=False),
         manual_steps=read_manual_steps(fields, plans.PLAN_MANUAL_POINTS),
     )
     fields.refuse("after", allowed="nothing here: it stands at the top of the plan")

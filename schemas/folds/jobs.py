@@ -24,6 +24,7 @@ from schemas.folds import (
     operation_jobs,
     recovery_jobs,
     replication_jobs,
+    site_jobs,
     steering_jobs,
     steps,
 )
@@ -44,6 +45,7 @@ SERVICES: Mapping[str, str] = {
     "group-cleanup": "recovery",
     "commit": "recovery",
     "rollback": "recovery",
+    "site-power-off": "recovery",
 }
 """Families of jobs, by the service in whose log they are."""
 
@@ -70,6 +72,7 @@ VIEW = View(
         **clean_point_jobs.ROUTES,
         **group_jobs.ROUTES,
         **operation_jobs.ROUTES,
+        **site_jobs.ROUTES,
         **steering_jobs.ROUTES,
     },
 )

@@ -123,7 +123,25 @@ def _rollback_started(
     doc: Job | None, event: said.RollbackStarted, recorded: Recorded, row: str
 ) -> Job:
     discards = [msgspec.to_builtins(each) for each in event.discards]
-    return _job(event, recorded, row, "rollback", discards=discards, cleanup=event.cleanup)
+    facts: dict[str, Any] = {"discards": discards, "cleanup": event.cleanup}
+    if event.automatic:
+        facts["automatic"] = True
+    return _job(event, recorded, row, "rollback", **facts)
+
+
+def _measured(
+    doc: Job | None, event: said.RollbackMeasured, recorded: Recorded, row: str
+) -> Job | None:
+    if doc is None:
+        return None
+    facts = {
+        **doc.facts,
+        "discards": [msgspec.to_builtins(each) for each in event.discards],
+        "discarded_bytes": event.total,
+        "discarded_unknown": event.unknown,
+    }
+    after = steps.next_begun(steps.ended(doc.steps, event.timing), at(recorded))
+    return steps.moved(doc, after, facts=facts)
 
 
 def _instances_removed(
@@ -174,6 +192,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.CommitStarted: (Route(_commit_started),),
     said.CommitFinished: (Route(_finished),),
     said.RollbackStarted: (Route(_rollback_started),),
+    said.RollbackMeasured: (Route(_measured),),
     said.RollbackInstancesRemoved: (Route(_instances_removed),),
     said.RollbackSourceEnded: (Route(_source_ended),),
     said.RollbackFinished: (Route(_finished),),

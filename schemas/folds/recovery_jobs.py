@@ -155,6 +155,7 @@ def _finished(
     if doc is None:
         return None
     counts = doc.vms or Counts()
+    undone = {"undone_by": event.undone_by} if event.undone_by else {}
     return steps.closed(
         doc,
         state=event.state,
@@ -170,6 +171,7 @@ def _finished(
         left=event.left,
         paused=False,
         waiting_for=(),
+        facts={**doc.facts, **undone},
     )
 
 

@@ -57,7 +57,17 @@ def _quarantined(
 def _quarantine_ended(
     doc: Site | None, event: said_ops.SiteQuarantineEnded, recorded: Recorded, row: str
 ) -> Site | None:
-    return doc and msgspec.structs.replace(doc, quarantined=False)
+    return doc and msgspec.structs.replace(
+        doc, quarantined=False, originals=None, doubled=0, originals_named=()
+    )
+
+
+def _originals(
+    doc: Site | None, event: said_ops.SiteOriginalsFound, recorded: Recorded, row: str
+) -> Site | None:
+    return doc and msgspec.structs.replace(
+        doc, originals=event.running, doubled=event.doubled, originals_named=event.vms
+    )
 
 
 def _removed(doc: Site | None, event: said.SiteRemoved, recorded: Recorded, row: str) -> None:
@@ -72,6 +82,7 @@ VIEW = View(
         said.SiteChecked: (Route(_checked, _row),),
         said_ops.SiteQuarantined: (Route(_quarantined, _row),),
         said_ops.SiteQuarantineEnded: (Route(_quarantine_ended, _row),),
+        said_ops.SiteOriginalsFound: (Route(_originals, _row),),
         said.SiteRemoved: (Route(_removed, _row),),
     },
 )

@@ -68,6 +68,8 @@ def details(job: dict[str, Any], console: Console) -> None:
             console.print(f"      {step['output'].rstrip()}", style="dim", markup=False)
     if job.get("note"):
         console.print(f"  note     {job['note']}", markup=False)
+    if undone := job.get("facts", {}).get("undone_by"):
+        console.print(f"  undone   by itself: {undone}", markup=False)
     if job.get("error"):
         console.print(f"  error    {job['error']['message']}", style="red", markup=False)
         console.print(f"           {job['error']['remedy']}", style="dim", markup=False)

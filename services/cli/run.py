@@ -119,10 +119,10 @@ def confirm(question: str) -> None:
         raise typer.Exit(REFUSED)
 
 
-def type_name(warning: str) -> str:
+def type_name(warning: str, *, what: str = "plan") -> str:
     """Say what is about to be lost, and have the name typed that confirms it."""
     typer.echo(warning, err=True)
-    return str(typer.prompt("Type the plan's name to go on", err=True)).strip()
+    return str(typer.prompt(f"Type the {what}'s name to go on", err=True)).strip()
 
 
 _API: Final = re.compile(r"GET /v1/(site|node|plan|vm|checkpoint|job|alert|event)s\b")

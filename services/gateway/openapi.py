@@ -94,6 +94,11 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
             },
             "source_gone": FLAG,
             "with_prerequisites": FLAG,
+            "auto_rollback": {
+                "type": ["boolean", "null"],
+                "description": "a test or migration of which a VM does not come up is undone by "
+                "itself; null: as the plan says",
+            },
         },
         ("mode",),
     ),
@@ -110,7 +115,8 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
     ),
     "/v1/jobs/{job}/cleanup": ({"confirm": TEXT}, ()),
     "/v1/jobs/{job}/rollback": ({"confirm": TEXT}, ()),
-    "/v1/sites/{name}/release": ({"confirm": TEXT}, ()),
+    "/v1/sites/{name}/release": ({"confirm": TEXT, "originals_running": FLAG}, ()),
+    "/v1/sites/{name}/power-off": ({"confirm": TEXT, "vms": NAMES}, ()),
     "/v1/jobs/{job}/retry": ({"step": TEXT, "source_gone": FLAG}, ()),
     "/v1/jobs/{job}/skip": ({"step": TEXT}, ("step",)),
     "/v1/jobs/{job}/answer": ({"step": TEXT, "choice": TEXT}, ("step", "choice")),

@@ -15,7 +15,14 @@ import msgspec
 from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
-from services.recovery import platform_work, polling, preflight, source_work, windows_work
+from services.recovery import (
+    lost_sites,
+    platform_work,
+    polling,
+    preflight,
+    source_work,
+    windows_work,
+)
 from services.recovery.domain import scripts
 from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.operations import driving
@@ -32,6 +39,13 @@ CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
 REBUILD_S_MAX: Final = 6 * 3600.0
 POLL_S_MAX: Final = 30.0
+MEASURE_S_MAX: Final = 6.0
+"""Of what a roll back discards: who asks for one waits 10 s for the answer, and "not known" is
+one."""
+
+LOOK_S_MAX: Final = 30.0
+"""Of a look at a quarantined site: it, and what took its VMs' place, have 10 s each to answer."""
+
 SHUT_DOWN_S_MAX: Final = driving.SHUT_DOWN_WITHIN_S + CALL_S_MAX
 """The guest's own time is the platform's to keep; this bounds a platform that does not."""
 
@@ -184,6 +198,14 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         "shut-down-source": step(source_work.shut_down, limit_s=SHUT_DOWN_S_MAX, resumable=True),
         "power-off-source": step(source_work.power_off),
         "power-on-source": step(source_work.power_on),
+        "measure-written": step(
+            platform_work.measure_written, limit_s=MEASURE_S_MAX, policy=ONCE, resumable=True
+        ),
+        # The watcher looks again by itself: a dead site costs one call per beat.
+        "look-at-lost-site": step(
+            lost_sites.look, limit_s=LOOK_S_MAX, policy=ONCE, resumable=True
+        ),
+        "look-at-originals": step(lost_sites.look, resumable=True),
         "list-owned": step(platform_work.list_owned, policy=REMOVE, resumable=True),
         "remove-object": step(platform_work.remove_object, policy=REMOVE),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from schemas import clean_points, prep, recovery_groups
+from schemas import clean_points, lost_sites, prep, recovery_groups
 from schemas import operations as said_ops
 from schemas import recovery as said
 from schemas import recovery_steering as steer
@@ -29,12 +29,14 @@ from services.recovery.domain import (
     commit_window,
     group,
     group_cleanup,
+    lost_site,
     parents,
     prep_pool,
     recovery,
     refusals,
     rollback,
     scripts,
+    site_power_off,
     steering,
     vm_recovery,
     vm_steering,
@@ -45,10 +47,12 @@ from services.recovery.domain.cleanup import Cleanup
 from services.recovery.domain.commit import Commit
 from services.recovery.domain.group import Group
 from services.recovery.domain.group_cleanup import GroupCleanup
+from services.recovery.domain.lost_site import lost_site_stream
 from services.recovery.domain.operations import source
 from services.recovery.domain.prep_state import pool_stream
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.rollback import Rollback
+from services.recovery.domain.site_power_off import SitePowerOff
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
 from shared.decider import NOTHING, Decide, Decision, Family, Handler, on, on_many
 from shared.errors import Refused
@@ -67,6 +71,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     source.FAMILY,
     commit.FAMILY,
     rollback.FAMILY,
+    lost_site.FAMILY,
+    site_power_off.FAMILY,
 )
 
 
@@ -91,6 +97,19 @@ def _both(received: Received) -> tuple[str, ...]:
     if family_of(m.recovery) != "recovery":
         return (m.job,)
     return (m.job, m.recovery)
+
+
+def _to_lost_site(received: Received) -> str:
+    return lost_site_stream(received.body.site)
+
+
+def _to_watched_site(received: Received) -> str:
+    return lost_site_stream(received.body.site.site)
+
+
+def _with_lost_site(received: Received) -> tuple[str, ...]:
+    m: lost_sites.PowerOffOriginals = received.body
+    return (m.job, lost_site_stream(m.site))
 
 
 def _to_parent(received: Received) -> str:
@@ -127,6 +146,13 @@ def cancel_job(state: Any, received: Received) -> Decision:
                 code="not-cancellable",
                 remedy="let it end; what it could not do may be tried again",
             )
+        case SitePowerOff():
+            raise Refused(
+                f"{received.body.job} cannot be cancelled: what was asked to end may end at any "
+                "moment",
+                code="not-cancellable",
+                remedy="let it end; VMs that should run are powered on at their platform",
+            )
     raise Refused(
         f"{received.body.job} cannot be cancelled by itself",
         code="not-cancellable",
@@ -143,9 +169,11 @@ def cancel_child(state: Any, received: Received) -> Decision:
 
 
 def source_news(state: Any, received: Received) -> Decision:
-    """News of a VM's source, to the recovery that shuts it down or the roll back that undoes."""
+    """News of a VM's source, to the job that shuts it down or the roll back that undoes."""
     if isinstance(state, Rollback):
         return rollback.source_news(state, received)
+    if isinstance(state, SitePowerOff):
+        return site_power_off.source_news(state, received)
     return recovery.source_news(state, received)
 
 
@@ -225,6 +253,11 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_many(said.StartCleanup, route=_both, decide=cleanup.begin),
     on_many(said_ops.StartCommit, route=_both, decide=commit.begin),
     on_many(said_ops.StartRollback, route=_both, decide=rollback.begin),
+    on_many(said_ops.BeginRollback, route=_both, decide=rollback.begin),
+    on_many(lost_sites.PowerOffOriginals, route=_with_lost_site, decide=site_power_off.begin),
+    on(lost_sites.WatchLostSite, route=_to_watched_site, decide=lost_site.watch),
+    on(lost_sites.LookAtLostSite, route=_to_lost_site, decide=lost_site.look_now),
+    on(lost_sites.SiteReleased, route=_to_lost_site, decide=lost_site.released),
     on(said_ops.LastSyncEnded, route=_to_job, decide=recovery.last_sync_ended),
     on_many(CleanupGroup, route=_with_group, decide=group_cleanup.begin),
     on(clean_points.StartCleanPointSearch, route=_to_job, decide=clean_point.start),
@@ -269,6 +302,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said_ops.CommitEnded, route=_to_recovery, decide=commit_window.commit_ended),
     on(said_ops.RollbackCleaned, route=_to_job, decide=rollback.cleaned),
     on(said_ops.RollbackEnded, route=_to_recovery, decide=commit_window.rollback_ended),
+    on(lost_sites.PowerOffEnded, route=_to_lost_site, decide=lost_site.power_off_ended),
     # Timers, and facts that a running script commits under its claim.
     on(said.BootDelayOver, route=_its_own, decide=recovery.delay_over),
     on(said.ReadyDeadline, route=_its_own, decide=vm_recovery.ready_deadline),
@@ -276,6 +310,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.AutoCleanupDue, route=_its_own, decide=recovery.auto_cleanup),
     on(clean_points.CleanAgainDue, route=_its_own, decide=clean_point.clean_again),
     on(clean_points.VerdictScriptStarted, route=_its_own, decide=clean_point.script_started),
+    on(lost_sites.LostSiteLookDue, route=_its_own, decide=lost_site.look_due),
     on(said_ops.CommitReminder, route=_its_own, decide=commit_window.remind),
     on(said.PlanScriptStarted, route=_its_own, decide=recovery.script_started),
     on(said.VmScriptStarted, route=_its_own, decide=vm_recovery.script_started),

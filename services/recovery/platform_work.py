@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from schemas import recovery_work as work
+from schemas.operations import MeasureWritten, WrittenMeasured
 from schemas.scheduler import SiteRef
 from shared.clock import Clock
 from shared.effects.running import EffectRun
@@ -171,6 +172,21 @@ async def list_owned(tools: Tools, effect: EffectRun) -> work.OwnedListed:
     listed = sorted(found.values(), key=lambda o: (order.get(o.kind, 3), o.vm, o.object_id))
     objects = tuple((each.kind, each.object_id, each.vm) for each in listed)
     return work.OwnedListed(objects=objects[: payload.count_max], total=len(objects))
+
+
+async def measure_written(tools: Tools, effect: EffectRun) -> WrittenMeasured:
+    """How much a recovery's instances wrote since they were powered on, as the platform tells."""
+    payload: MeasureWritten = effect.payload
+    compute = tools.open_site(payload.site).compute
+    listed = await compute.list_instances()
+    ours = {each.vm: each.instance_id for each in listed if each.job == payload.job}
+    written = await compute.list_written(tuple(ours.values()))
+    known = [size for size in written.values() if size is not None]
+    return WrittenMeasured(
+        written=tuple((vm, written.get(ours.get(vm, ""))) for vm in payload.vms),
+        total=sum(known),
+        unknown=len(ours) - len(known),
+    )
 
 
 async def remove_object(tools: Tools, effect: EffectRun) -> work.WorkDone:

@@ -12,6 +12,7 @@ from schemas.children import ParentEnded, RecoverChild
 from schemas.clean_points import FindCleanPoint, RecordVerdict
 from schemas.envelope import Received, commands_topic
 from schemas.ids import family_of
+from schemas.lost_sites import OriginalsFound
 from schemas.recovery_groups import RecoverGroup
 from schemas.recovery_steering import HoldAgain
 from services.scheduler.domain import (
@@ -183,6 +184,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         expand=full_recoveries.streams_awaited,
     ),
     on(said.SiteLost, route=_to_site, decide=quarantine.site_lost),
+    on(OriginalsFound, route=_to_site, decide=quarantine.originals_found),
     on(said.ReleaseSite, route=_to_site, decide=quarantine.release_site),
     _on_plan_and_vms(said.QuarantinePlan, quarantine.quarantine_plan),
     on(said.EndPlanQuarantine, route=_to_plan, decide=quarantine.end_plan_quarantine),

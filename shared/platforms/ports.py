@@ -63,6 +63,13 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     configuration: dict[str, Any]
 
 
+class RunningVm(msgspec.Struct, frozen=True, kw_only=True):
+    """A source VM that is on; `since` where the platform knows when it was powered on."""
+
+    name: str
+    since: dt.datetime | None = None
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """An open source snapshot: one moment across all disks of a VM."""
 
@@ -271,6 +278,13 @@ class Power(Protocol):
     async def state(self, *, vm: str) -> str:
         """`on` or `off`, as the platform sees it."""
 
+    async def list_running(self, vms: Sequence[str]) -> tuple[RunningVm, ...]:
+        """Those of the VMs that are on, in the order asked for: one call for them all.
+
+        One that the site does not have is left out, also where all are: a site that answers.
+        Transient where the site cannot be reached.
+        """
+
     async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
         """Ask the guest to end, and return once the VM is off.
 
@@ -385,6 +399,13 @@ class Compute(Protocol):
     async def delete_instance(self, call: Call, *, instance_id: str) -> None: ...
     async def delete_disk(self, call: Call, *, disk_id: str) -> None: ...
     async def list_instances(self) -> tuple[Instance, ...]: ...
+    async def list_written(self, instance_ids: Sequence[str]) -> dict[str, int | None]:
+        """By id, bytes of the instances' disks that changed since they were first powered on.
+
+        At most so many; None where the platform cannot tell, or noticed that it missed
+        something. Those that are not there are left out. One call for them all.
+        """
+
     async def list_owned(self) -> tuple[Owned, ...]:
         """Instances, disks that no instance has, and holds. Attached disks go with theirs."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
@@ -244,6 +245,22 @@ async def _begun_again(client: Client, job: str, before: str | None, *, within: 
             await asyncio.sleep(JOB_POLL_S)
 
 
+LastSync = Annotated[
+    bool | None,
+    typer.Option(
+        "--last-sync/--no-last-sync",
+        help="copy sources that can be reached once more; yes unless a checkpoint is named",
+    ),
+]
+AutoRollback = Annotated[
+    bool | None,
+    typer.Option(
+        "--auto-rollback/--no-auto-rollback",
+        help="undo a test or migration of which a VM does not come up [as the plan says]",
+    ),
+]
+
+
 def recover(
     plan: str,
     mode: Annotated[str, typer.Option(help="|".join(MODES), callback=one_of(*MODES))],
@@ -260,13 +277,7 @@ def recover(
     on_error: Annotated[
         str | None, typer.Option(help="continue or stop", callback=one_of("continue", "stop"))
     ] = None,
-    last_sync: Annotated[
-        bool | None,
-        typer.Option(
-            "--last-sync/--no-last-sync",
-            help="copy sources that can be reached once more; yes unless a checkpoint is named",
-        ),
-    ] = None,
+    last_sync: LastSync = None,
     source_gone: Annotated[
         bool,
         typer.Option(
@@ -284,6 +295,7 @@ def recover(
             "--vm, --checkpoint and --skip-script are for PLAN alone",
         ),
     ] = False,
+    auto_rollback: AutoRollback = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
@@ -306,6 +318,8 @@ def recover(
     if with_prerequisites:
         # Left out where it is not asked for: a control plane of the build before knows it not.
         body["with_prerequisites"] = True
+    if auto_rollback is not None:
+        body["auto_rollback"] = auto_rollback
     asks = mode == "failover" and not (source_gone or yes or dry_run or with_prerequisites)
     run(
         lambda client: _recover(
@@ -391,19 +405,33 @@ def rollback(
 def _decide(
     job: str, action: str, confirmation: str | None, *, wait: bool, within: str, form: Format
 ) -> None:
-    """A command that may want the plan's name typed: a person is asked, told what is lost."""
-
     async def work(client: Client) -> int:
-        within_s = patience_s(wait, within)
-        path = job_path(job, action)
-        try:
-            body = {"confirm": confirmation or ""}
-            answer = await client.command(path, body, within_s=within_s)
-        except ApiError as refused:
-            if refused.code != "confirm" or confirmation or not sys.stdin.isatty():
-                raise
-            typed = type_name(refused.message)
-            answer = await client.command(path, {"confirm": typed}, within_s=within_s)
+        path, within_s = job_path(job, action), patience_s(wait, within)
+        answer = await confirmed(client, path, confirmation, within_s=within_s)
         return await follow(client, answer, wait=wait, within=within, form=form)
 
     run(work)
+
+
+async def confirmed(
+    client: Client,
+    path: str,
+    confirmation: str | None,
+    *,
+    body: Mapping[str, Any] | None = None,
+    what: str = "plan",
+    within_s: float = 0.0,
+) -> dict[str, Any]:
+    """A command that may want the name of a plan or site typed: a person is asked, told why."""
+    document = dict(body or {})
+    try:
+        answer: dict[str, Any] = await client.command(
+            path, {**document, "confirm": confirmation or ""}, within_s=within_s
+        )
+    except ApiError as refused:
+        if refused.code != "confirm" or confirmation or not sys.stdin.isatty():
+            raise
+        typed = type_name(refused.message, what=what)
+        typed_body = {**document, "confirm": typed}
+        answer = await client.command(path, typed_body, within_s=within_s)
+    return answer

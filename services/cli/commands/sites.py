@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from services.cli.client import Client
+from services.cli.commands.jobs import confirmed, follow
 from services.cli.output import Format, machine, moment, out, table
 from services.cli.requests import api_path, ask
-from services.cli.run import DONE, REFUSED, USAGE, Output, run
+from services.cli.run import DONE, REFUSED, USAGE, Output, Timeout, VmNames, Wait, run
 
 app = typer.Typer(no_args_is_help=True, help="Sites: where VMs run and are recovered.")
 
@@ -93,16 +94,47 @@ def release_site(
     confirmation: Annotated[
         str, typer.Option("--confirm", metavar="SITE", help="the site's name, typed")
     ] = "",
+    originals_running: Annotated[
+        bool,
+        typer.Option("--originals-running", help="your word that those seen to run go on"),
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """End the quarantine of a site that a failover could not reach."""
 
     async def work(client: Client) -> int:
         path = api_path("sites", name) + "/release"
-        answer = await client.command(path, {"confirm": confirmation})
+        body: dict[str, Any] = {"confirm": confirmation}
+        if originals_running:
+            # Left out where it is not said: a control plane of the build before knows it not.
+            body["originals_running"] = True
+        answer = await client.command(path, body)
         if not machine(answer, output):
             out.print(f"{name} released; start its plans with `seawall plan start`", markup=False)
         return DONE
+
+    run(work)
+
+
+@app.command("power-off")
+def power_off_site(
+    name: str,
+    confirmation: Annotated[
+        str | None, typer.Option("--confirm", metavar="SITE", help="the site's name, typed")
+    ] = None,
+    vm: VmNames = None,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
+) -> None:
+    """Power off the originals that run again at a site which a failover could not reach."""
+    body: dict[str, Any] = {"vms": vm or []}
+
+    async def work(client: Client) -> int:
+        answer = await confirmed(
+            client, api_path("sites", name) + "/power-off", confirmation, body=body, what="site"
+        )
+        return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
 

@@ -57,6 +57,9 @@ def _meanwhile(job: Part, parts: Sequence[Part]) -> Iterator[Advice]:
 
 def _after(job: Part, parts: Sequence[Part]) -> Iterator[Advice]:
     name, kind = job["id"], job["kind"]
+    if undone := (job.get("facts") or {}).get("undone_by"):
+        yield Advice("it is undone by itself, as its plan wants", f"seawall job watch {undone}")
+        return
     code = (job.get("error") or {}).get("code")
     if code == "source-unreachable":
         yield Advice(

@@ -48,6 +48,7 @@ RECOVERY_FAMILIES = frozenset(
         "find-clean-point",
         "recovery-group",
         "group-cleanup",
+        "site-power-off",
     }
 )
 STEERED_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})

@@ -209,6 +209,7 @@ async def recover(request: web.Request) -> web.Response:
         "last_sync",
         "source_gone",
         "with_prerequisites",
+        "auto_rollback",
     )
     mode = text(document, "mode")
     on_error = document.get("on_error")
@@ -229,6 +230,9 @@ async def recover(request: web.Request) -> web.Response:
         dry_run=flag(document, "dry_run"),
         last_sync=None if document.get("last_sync") is None else flag(document, "last_sync"),
         source_gone=flag(document, "source_gone"),
+        auto_rollback=None
+        if document.get("auto_rollback") is None
+        else flag(document, "auto_rollback"),
     )
     if flag(document, "with_prerequisites"):
         return await _recover_group(request, command)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from schemas.ids import stream_id
+from schemas.lost_sites import PowerOffOriginals
 from schemas.scheduler import AddSite, CheckSite, ReleaseSite, RemoveSite
 from services.gateway.commands import Asked, new_command_id
 from services.gateway.context import (
@@ -12,14 +14,18 @@ from services.gateway.context import (
     body_of,
     flag,
     gateway_of,
+    names,
     stand_at,
     text,
     texts,
 )
+from services.gateway.ids import new_id
 from services.gateway.names import checked_name
 from services.gateway.problems import NotFound
 
 OWNER = "scheduler"
+WATCHER = "recovery"
+"""Looks at quarantined sites, and powers off what runs there."""
 
 
 async def add(request: web.Request) -> web.Response:
@@ -47,13 +53,33 @@ async def check(request: web.Request) -> web.Response:
 
 
 async def release(request: web.Request) -> web.Response:
-    """POST /v1/sites/NAME/release {confirm}: end its quarantine; confirm is the site's name."""
+    """POST /v1/sites/NAME/release {confirm, originals_running}: end its quarantine; confirm is
+    the site's name, originals_running the second word where some were seen to run."""
     name = request.match_info["name"]
-    document = await body_of(request, "confirm")
+    document = await body_of(request, "confirm", "originals_running")
     command = ReleaseSite(
-        command_id=new_command_id(), site=name, confirm=text(document, "confirm", "")
+        command_id=new_command_id(),
+        site=name,
+        confirm=text(document, "confirm", ""),
+        originals_running=flag(document, "originals_running"),
     )
     return await ask(request, Asked(to=OWNER, key=name, body=command), resource=f"sites/{name}")
+
+
+async def power_off(request: web.Request) -> web.Response:
+    """POST /v1/sites/NAME/power-off {confirm, vms}: power off originals that run at a quarantined
+    site; confirm is its name. A job."""
+    name = checked_name(request.match_info["name"], "name")
+    document = await body_of(request, "confirm", "vms")
+    job = stream_id("site-power-off", name, new_id())
+    command = PowerOffOriginals(
+        command_id=new_command_id(),
+        job=job,
+        site=name,
+        confirm=text(document, "confirm", ""),
+        vms=names(document, "vms"),
+    )
+    return await ask(request, Asked(to=WATCHER, key=name, body=command, job=job))
 
 
 async def remove(request: web.Request) -> web.Response:
@@ -79,4 +105,5 @@ ROUTES = [
     web.delete("/v1/sites/{name}", remove),
     web.post("/v1/sites/{name}/check", check),
     web.post("/v1/sites/{name}/release", release),
+    web.post("/v1/sites/{name}/power-off", power_off),
 ]

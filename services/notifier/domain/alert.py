@@ -102,7 +102,7 @@ def see(state: Alert, finding: Finding) -> Decision:
         return NOTHING
     if state.open:
         again = AlertRepeated(job=finding.job, text=finding.text, thing=finding.thing)
-        return Decision(events=(again,))
+        return Decision(events=(again,), sends=_retold(state, finding))
     opened = AlertOpened(
         condition=finding.condition,
         subject=finding.subject,
@@ -115,6 +115,20 @@ def see(state: Alert, finding: Finding) -> Decision:
         thing=finding.thing,
     )
     return Decision(events=(opened,), sends=() if finding.mailed else (_tell(_note(opened)),))
+
+
+def _retold(state: Alert, finding: Finding) -> tuple[Send, ...]:
+    """To people who know of the alert, where it is another thing by now."""
+    if not finding.retold or state.silent_until is not None:
+        return ()
+    note = NoteAlert(
+        plan=finding.plan,
+        severity=finding.severity,
+        title=finding.title,
+        text=finding.text,
+        remedy=finding.remedy,
+    )
+    return (_tell(note),)
 
 
 def _ease(state: Alert, thing: str) -> Decision:

@@ -12,6 +12,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One condition of one subject: seen (`holds`) or cleared. `mailed`: said by another mail.
 
     `thing` tells several of one subject apart: the alert closes when the last of them is cleared.
+    `retold`: people are told again although the alert is open, unless they want silence.
     """
 
     plan: str
@@ -25,6 +26,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     job: str = ""
     mailed: bool = False
     thing: str = ""
+    retold: bool = False
 
     @property
     def stream(self) -> StreamId:

@@ -21,7 +21,7 @@ from schemas.replicator import (
 )
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration, some_of
-from services.notifier.domain import full_recoveries, leftovers, questions
+from services.notifier.domain import full_recoveries, leftovers, lost_sites, questions
 from services.notifier.domain.finding import Finding
 
 
@@ -275,6 +275,7 @@ FINDERS: dict[type, Callable[[Received], tuple[Finding, ...]]] = {
     ThrottlingEased: _eased,
     **leftovers.FINDERS,
     **full_recoveries.FINDERS,
+    **lost_sites.FINDERS,
     **questions.FINDERS,
 }
 

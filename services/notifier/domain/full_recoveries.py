@@ -7,7 +7,12 @@ from typing import Final
 
 from schemas.envelope import Received
 from schemas.ids import parts_of
-from schemas.operations import CommitOverdue, RecoveryCommitted, RecoveryRolledBack
+from schemas.operations import (
+    CommitOverdue,
+    RecoveryCommitted,
+    RecoveryRolledBack,
+    RollbackFinished,
+)
 from schemas.scheduler_operations import PlanQuarantined, PlanQuarantineEnded
 from services.notifier.domain.finding import Finding
 
@@ -24,7 +29,8 @@ def _quarantined(received: Received) -> tuple[Finding, ...]:
             title=f"site {body.site} is quarantined: {body.plan} replicates nothing",
             text="a failover gave up VMs that could not be reached there; when the site returns, "
             "their originals may run beside the recovered instances",
-            remedy=f"power the originals off, then: seawall site release {body.site}",
+            remedy=f"watched for; once it is back: seawall site power-off {body.site}, then: "
+            f"seawall site release {body.site}",
             job=body.job,
         ),
     )
@@ -59,10 +65,35 @@ def _decided(received: Received) -> tuple[Finding, ...]:
     return (Finding(plan=body.plan, condition="commit-window-open", subject=subject, holds=False),)
 
 
+def _rolled_back(received: Received) -> tuple[Finding, ...]:
+    """A roll back that could not end what it began leaves VMs that run nowhere, or instances."""
+    body: RollbackFinished = received.body
+    problem = body.problem
+    return tuple(
+        Finding(
+            plan=body.plan,
+            condition=condition,
+            subject="rollback",
+            holds=body.state == state,
+            severity="critical",
+            title=f"the roll back of a recovery of {body.plan} {state.replace('-', ' ')}",
+            text=problem.message if problem is not None else "",
+            remedy=f"{problem.remedy if problem is not None else ''}; see `seawall job show "
+            f"{received.stream}`, then: seawall rollback {body.recovery}".removeprefix("; "),
+            job=received.stream,
+        )
+        for condition, state in (
+            ("job-failed", "failed"),
+            ("job-partially-completed", "partially-completed"),
+        )
+    )
+
+
 FINDERS: Final[dict[type, Callable[[Received], tuple[Finding, ...]]]] = {
     PlanQuarantined: _quarantined,
     PlanQuarantineEnded: _released,
     CommitOverdue: _undecided,
     RecoveryCommitted: _decided,
     RecoveryRolledBack: _decided,
+    RollbackFinished: _rolled_back,
 }

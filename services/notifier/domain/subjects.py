@@ -30,7 +30,7 @@ def _of_vm_scheduled(body: VmReleased) -> tuple[str, ...]:
 
 def _of_plan(body: PlanDeleted | PlanApplied) -> tuple[str, ...]:
     ends = ("job-failed", "job-partially-completed")
-    kinds = (*get_args(RecoveryMode), "find-clean-point", "recovery-group")
+    kinds = (*get_args(RecoveryMode), "find-clean-point", "recovery-group", "rollback")
     jobs = ((end, kind) for kind in kinds for end in ends)
     return tuple(
         stream_id("alert", body.plan, condition, subject)

@@ -54,6 +54,9 @@ def recovery_lines(
         for problem in vm.problems:
             lines += [f"  {problem.message}", f"  {problem.remedy}"]
     last = ["", f"Details:  seawall job show {job}"]
+    if finished.undone_by:
+        last.append(f"Undone by itself: seawall job show {finished.undone_by}")
+        return _fitted([line for line in lines if line.strip() or line == ""], last)
     if finished.awaits_cleanup:
         last.append(f"Clean up: seawall cleanup {job}")
     if finished.awaits_commit:
@@ -77,7 +80,8 @@ def digest_lines(notes: Sequence[NoteAlert]) -> Lines:
     """Every alert with its remedy; past TOLD_MAX only their number."""
     lines: Lines = []
     for note in notes[:TOLD_MAX]:
-        lines += [f"{note.severity}: {note.title}", f"  {note.text}", f"  {note.remedy}"]
+        said = (f"  {line}" for line in note.text.split("\n"))
+        lines += [f"{note.severity}: {note.title}", *said, f"  {note.remedy}"]
     if len(notes) > TOLD_MAX:
         lines.append(f"… and {len(notes) - TOLD_MAX} more")
     last = ["", "All of them: seawall alert list"]

@@ -7,15 +7,14 @@ Rules over the recovery's state. The jobs that carry a decision out are `commit`
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from typing import Final
 
 from schemas import operations as said
 from schemas.common import HoldMode
 from schemas.envelope import Received
+from schemas.lost_sites import LookAtLostSite
 from schemas.recovery import RecoveryFinished
 from schemas.scheduler import ReleaseHolds
-from schemas.units import format_duration, some_of
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery_state import Recovery, told
 from shared.decider import NOTHING, Decision, Send, Timer
@@ -25,8 +24,6 @@ REMIND_AFTER_S: Final = 24 * 3600.0
 """A window that is open for longer is an alert: instances drift away from what they replaced."""
 
 REMINDER: Final = "commit-reminder"
-NAMED_MAX: Final = 10
-"""VMs that a refusal names; more are counted."""
 
 
 # ── Who may decide ───────────────────────────────────────────────────────────────────────────
@@ -95,27 +92,16 @@ def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:
         )
 
 
-def discards(state: Recovery, *, now: dt.datetime) -> tuple[said.Discard, ...]:
-    """What a roll back would discard, the longest-running instance first."""
-    found = [
-        said.Discard(
-            vm=vm,
-            since=member.powered_on_at,
-            span_s=max((now - member.powered_on_at).total_seconds(), 0.0),
-        )
-        for vm, member in state.members.items()
-        if member.powered_on_at is not None
-    ]
-    return tuple(sorted(found, key=lambda each: (each.since, each.vm)))
+def given_up(state: Recovery) -> tuple[str, ...]:
+    """The VMs whose originals a failover could not reach and that it replaced all the same.
 
-
-def in_words(found: Iterable[said.Discard]) -> str:
-    """What is discarded, for the person who must confirm it."""
-    each = [
-        f"{d.vm} since {d.since:%Y-%m-%d %H:%M:%S %Z} ({format_duration(round(d.span_s))})"
-        for d in found
-    ]
-    return some_of(each, NAMED_MAX)
+    None of one that is rolled back, or is being: its originals are the VMs (again).
+    """
+    if state.started is None or state.window.rolled_back or state.window.rolling_back:
+        return ()
+    if state.source.lost:
+        return tuple(state.roster)
+    return tuple(vm for vm, secured in state.source.states.items() if secured == "gone")
 
 
 # ── What became of it ────────────────────────────────────────────────────────────────────────
@@ -140,7 +126,12 @@ def rollback_ended(state: Recovery, received: Received) -> Decision:
     if not m.done:
         return Decision(events=(said.RecoveryRollbackIncomplete(rollback=m.rollback),))
     event = said.RecoveryRolledBack(plan=told(state).plan, rollback=m.rollback)
-    return Decision(events=(event,), sends=(given_back(state),), cancel_timers=(REMINDER,))
+    sends: tuple[Send, ...] = (given_back(state),)
+    if securing.gives_up_unreached(state.source):
+        # Its originals are the VMs again: who watches them hears so before the next beat.
+        site = told(state).header.protected.site
+        sends += (Send(to="recovery", key=site, message=LookAtLostSite(site=site)),)
+    return Decision(events=(event,), sends=sends, cancel_timers=(REMINDER,))
 
 
 def remind(state: Recovery, received: Received) -> Decision:

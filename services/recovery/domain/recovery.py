@@ -28,7 +28,7 @@ from services.recovery.domain import (
     refusals,
     scripts,
 )
-from services.recovery.domain.operations import driving, of, securing
+from services.recovery.domain.operations import driving, of, securing, undoing
 from services.recovery.domain.recovery_state import (
     Recovery,
     gate,
@@ -87,6 +87,7 @@ def start(state: Recovery, received: Received) -> Decision:
         actor=m.actor,
         last_sync=m.last_sync,
         source_gone=m.source_gone,
+        auto_rollback=m.auto_rollback,
         definition_version=DEFINITION_VERSION,
         parent=m.parent,
     )
@@ -284,7 +285,7 @@ def _script_end(state: Recovery, step: str, ended: EffectOutcome) -> said.PlanSc
 def _finish(state: Recovery, now: dt.datetime) -> said.RecoveryFinished:
     start = told(state)
     tested = of(start.mode).ends_with == "cleanup"
-    return said.RecoveryFinished(
+    end = said.RecoveryFinished(
         plan=start.plan,
         mode=start.mode,
         state=outcome_of(state),
@@ -301,6 +302,7 @@ def _finish(state: Recovery, now: dt.datetime) -> said.RecoveryFinished:
         waited_s=state.waits.until(now),
         left=left.told_of(state) if state.cancelling else "",
     )
+    return msgspec.structs.replace(end, undone_by=undoing.undone_by(state, end))
 
 
 def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
@@ -551,6 +553,9 @@ def _close(draft: _Draft) -> None:
     # Whose VMs moved is said first: with the holds a tick that waits would start.
     for message in (ended, *commit_window.given_back_at_end(state, end, ended.stayed)):
         draft.sends.append(Send(to="scheduler", key=start.plan, message=message))
+    if end.undone_by:
+        message = undoing.begin(start.job, end.undone_by)
+        draft.sends.append(Send(to="recovery", key=start.plan, message=message))
     if end.awaits_commit:
         draft.timers.append(commit_window.reminder(draft.now))
     after_s = start.header.recovery.auto_cleanup_after_s

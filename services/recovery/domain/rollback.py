@@ -1,9 +1,10 @@
 """Roll back: the instances of a full recovery go, its sources come back, replication goes on.
 
-Saga. Decides the order: instances are off and proven gone before any source is switched on, so
-that no VM runs twice. Removing them is a cleanup's, switching a source on is the source's own undo
-(`operations.source`), replicating again is the scheduler's. What could not be undone may be tried
-again by another roll back, which finds done what was done.
+Saga. Decides the order: what is discarded is measured while it is there; instances are off and
+proven gone before any source is switched on, so that no VM runs twice. Removing them is a
+cleanup's, switching a source on is the source's own undo (`operations.source`), replicating again
+is the scheduler's. What could not be undone may be tried again by another roll back, which finds
+done what was done.
 """
 
 from __future__ import annotations
@@ -15,31 +16,37 @@ from typing import Any, Final
 import msgspec
 
 from schemas import operations as said
-from schemas.common import Problem, StepState, StepTiming
+from schemas.common import CommandSettled, Problem, StepState, StepTiming
 from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.recovery import BeginCleanup, RecoveryState
 from schemas.scheduler import ReturnVms
-from services.recovery.domain import commit_window, refusals
+from services.recovery.domain import commit_window, discards, refusals
 from services.recovery.domain.operations.source import source_stream
 from services.recovery.domain.recovery_state import Recovery, told
-from shared.decider import NOTHING, Decision, Family, Send
+from services.recovery.domain.work import step_of
+from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send
 from shared.errors import Refused
 
 # ── Parameters ───────────────────────────────────────────────────────────────────────────────
 
-DEFINITION_VERSION: Final = 1
+DEFINITION_VERSION: Final = 2
+"""2: measures what is discarded; a list of steps without that is continued as it is."""
+
+MEASURE: Final = "measure-discards"
 REMOVE: Final = "remove-instances"
 POWER_ON: Final = "power-on-sources"
-STEPS: Final = (REMOVE, POWER_ON)
-DISCARDS_MAX: Final = 150
-"""VMs whose discarded data the first event names: with 2,000 VMs it stays below 64 KiB."""
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
-    """A roll back. `remaining` None: whether the instances are gone is not known yet."""
+    """A roll back. `remaining` None: whether the instances are gone is not known yet.
+
+    `unconfirmed`: it was asked for without the word that it wants; the answer says what is lost.
+    """
 
     started: said.RollbackStarted | None = None
+    unconfirmed: said.RollbackUnconfirmed | None = None
+    measured: bool = False
     remaining: int | None = None
     returned: dict[str, said.Returned] = {}
     problem: Problem | None = None
@@ -53,36 +60,72 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
 def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Roll a recovery back. Decides over the roll back and the recovery together.
 
-    Raises Refused as `commit_window.check_open`, `being-cleaned`, and `confirm`, which names what
-    is discarded.
+    Raises Refused as `commit_window.check_open`, and `being-cleaned`. Without the plan's name it
+    is answered `confirm`, with what is discarded, once that was measured. One that begins by
+    itself (`BeginRollback`) does nothing where a person was faster.
     """
-    m: said.StartRollback = received.body
+    m: said.StartRollback | said.BeginRollback = received.body
+    by_itself = isinstance(m, said.BeginRollback)
     if family_of(m.recovery) != "recovery" or family_of(m.job) != "rollback":
         raise Refused(f"{m.recovery} is no recovery", code="unknown-job", remedy="see `job list`")
     state: Rollback = states[m.job]
     parent: Recovery = states[m.recovery]
-    if state.started is not None:
+    if state.started is not None or state.unconfirmed is not None:
         return {}
-    commit_window.check_open(parent, m.recovery, verb="roll back")
-    refusals.check_not_being_cleaned(m.recovery, parent.cleaning)
-    discards = commit_window.discards(parent, now=received.at)
-    _check_confirmed(m, told(parent).plan, discards)
+    try:
+        commit_window.check_open(parent, m.recovery, verb="roll back")
+        refusals.check_not_being_cleaned(m.recovery, parent.cleaning)
+    except Refused:
+        if by_itself:
+            return {}
+        raise
+    lost = discards.of_recovery(parent, now=received.at)
+    if isinstance(m, said.StartRollback) and m.confirm != told(parent).plan:
+        return {m.job: _unconfirmed(m, parent, lost, received.at)}
     start = told(parent)
     removes = parent.made and not parent.cleaned
     _, plan, key = parts_of(m.job)
+    steps = (*((MEASURE,) if lost else ()), *((REMOVE,) if removes else ()), POWER_ON)
     event = said.RollbackStarted(
         job=m.job,
         plan=start.plan,
         recovery=m.recovery,
         cleanup=stream_id("cleanup", plan, f"rollback-{key}") if removes else "",
-        vms=() if parent.source.lost else tuple(parent.roster),
-        discards=discards[:DISCARDS_MAX],
+        vms=tuple(parent.roster),
+        discards=lost[: discards.KEPT_MAX],
         at=received.at,
-        steps=STEPS if removes else (POWER_ON,),
+        steps=steps,
         definition_version=DEFINITION_VERSION,
+        automatic=by_itself,
     )
     marked = Decision(events=(said.RecoveryRollingBack(rollback=m.job),))
-    return {m.job: _step(state, (event,), received.at), m.recovery: marked}
+    decision = _step(state, (event,), received.at)
+    if MEASURE in steps:
+        asked = _measure(parent, lost, received.at)
+        decision = msgspec.structs.replace(decision, effects=(asked,))
+    return {m.job: decision, m.recovery: marked}
+
+
+def outcome(state: Rollback, received: Received) -> Decision:
+    """What is discarded was measured, or could not be: that keeps nobody from rolling back."""
+    ended: EffectOutcome = received.body
+    if ended.part != MEASURE or state.finished:
+        return NOTHING
+    measured: said.WrittenMeasured | None = ended.result if ended.ok else None
+    if state.unconfirmed is not None:
+        return _say_what_is_lost(state.unconfirmed, measured)
+    if state.started is None or state.measured:
+        return NOTHING
+    timing = step_of(ended, MEASURE)
+    if not ended.ok:
+        timing = msgspec.structs.replace(timing, state="skipped")
+    event = said.RollbackMeasured(
+        discards=discards.with_bytes(state.started.discards, measured),
+        total=None if measured is None else measured.total,
+        unknown=len(state.started.discards) if measured is None else measured.unknown,
+        timing=timing,
+    )
+    return _step(state, (event,), received.at)
 
 
 def cleaned(state: Rollback, received: Received) -> Decision:
@@ -91,7 +134,7 @@ def cleaned(state: Rollback, received: Received) -> Decision:
     if state.started is None or state.finished or state.remaining is not None:
         return NOTHING
     problem = None if not m.remaining else _left_over(state.started, m.remaining)
-    timing = _timing(REMOVE, state.started.at, received.at, problem)
+    timing = _timing(REMOVE, _before_removal(state.started, state), received.at, problem)
     event = said.RollbackInstancesRemoved(remaining=m.remaining, timing=timing)
     return _step(state, (event,), received.at)
 
@@ -111,9 +154,11 @@ def source_news(state: Rollback, received: Received) -> Decision:
 
 
 def _phase(state: Rollback) -> str:
-    """`remove`, `power-on`, or `over`: nothing is to be waited for any more."""
+    """`measure`, `remove`, `power-on`, or `over`: nothing is to be waited for any more."""
     start = state.started
     assert start is not None, "started before anything else"
+    if MEASURE in start.steps and not state.measured:
+        return "measure"
     if start.cleanup and state.remaining is None:
         return "remove"
     if state.remaining:
@@ -127,6 +172,12 @@ def evolve(state: Rollback, event: Any) -> Rollback:
     match event:
         case said.RollbackStarted():
             return replace(state, started=event)
+        case said.RollbackUnconfirmed():
+            return replace(state, unconfirmed=event)
+        case said.RollbackNotConfirmed():
+            return replace(state, finished=True)
+        case said.RollbackMeasured():
+            return replace(state, measured=True, steps=(*state.steps, event.timing))
         case said.RollbackInstancesRemoved():
             return replace(state, remaining=event.remaining, steps=(*state.steps, event.timing))
         case said.RollbackSourceEnded():
@@ -146,6 +197,7 @@ FAMILY = Family(
     initial=Rollback,
     evolve=evolve,
     is_terminal=lambda state: state.finished,
+    outcome=outcome,
 )
 
 # ── Implementations ──────────────────────────────────────────────────────────────────────────
@@ -162,7 +214,7 @@ def _step(state: Rollback, events: tuple[Any, ...], now: dt.datetime) -> Decisio
     if phase == "over":
         end, sends = _finish(after, now)
         return Decision(events=(*events, end), sends=sends)
-    if phase == before:
+    if phase in (before, "measure"):
         return Decision(events=events)
     messages: list[Any] = []
     if phase == "remove":
@@ -198,6 +250,11 @@ def _finish(state: Rollback, now: dt.datetime) -> tuple[said.RollbackFinished, t
         back = ReturnVms(plan=start.plan, job=start.recovery)
         sends.insert(0, Send(to="scheduler", key=start.plan, message=back))
     return end, tuple(sends)
+
+
+def _before_removal(start: said.RollbackStarted, state: Rollback) -> dt.datetime | None:
+    """When the instances' turn came."""
+    return state.steps[-1].ended_at if state.steps else start.at
 
 
 def _removed_at(state: Rollback) -> dt.datetime | None:
@@ -238,14 +295,51 @@ def _left_over(start: said.RollbackStarted, remaining: int) -> Problem:
     )
 
 
-def _check_confirmed(m: said.StartRollback, plan: str, discards: tuple[said.Discard, ...]) -> None:
-    if m.confirm == plan:
-        return
-    lost = "no instance was powered on, so nothing that was written is lost"
-    if discards:
-        lost = f"all that was written since power-on is lost: {commit_window.in_words(discards)}"
-    raise Refused(
-        f"rolling back {m.recovery} deletes its instances; {lost}",
+def _measure(parent: Recovery, lost: tuple[said.Discard, ...], now: dt.datetime) -> Effect:
+    named = [each.vm for each in lost[: discards.KEPT_MAX]]
+    return discards.measure(MEASURE, parent, vms=named, now=now)
+
+
+def _unconfirmed(
+    m: said.StartRollback, parent: Recovery, lost: tuple[said.Discard, ...], now: dt.datetime
+) -> Decision:
+    """The plan's name is missing: say what is lost, after having asked how much that is."""
+    plan = told(parent).plan
+    if not lost:
+        raise _wants_confirmation(
+            m.recovery, plan, "no instance was powered on, so nothing that was written is lost"
+        )
+    event = said.RollbackUnconfirmed(
+        command_id=m.command_id,
+        job=m.job,
+        plan=plan,
+        recovery=m.recovery,
+        discards=lost[: discards.KEPT_MAX],
+    )
+    return Decision(events=(event,), effects=(_measure(parent, lost, now),), defer=True)
+
+
+def _say_what_is_lost(
+    asked: said.RollbackUnconfirmed, measured: said.WrittenMeasured | None
+) -> Decision:
+    lost = discards.in_words(asked.discards, measured)
+    refusal = _wants_confirmation(asked.recovery, asked.plan, lost)
+    found = discards.with_bytes(asked.discards, measured)
+    answer = CommandSettled(
+        command_id=asked.command_id,
+        outcome="refused",
+        code=refusal.code,
+        message=refusal.message,
+        remedy=refusal.remedy,
+        stream=asked.job,
+        details={"discards": [msgspec.to_builtins(each) for each in found]},
+    )
+    return Decision(events=(said.RollbackNotConfirmed(),), answers=(answer,))
+
+
+def _wants_confirmation(recovery: str, plan: str, lost: str) -> Refused:
+    return Refused(
+        f"rolling back {recovery} deletes its instances; {lost}",
         code="confirm",
-        remedy=f"type the plan's name to go on: `seawall rollback {m.recovery} --confirm {plan}`",
+        remedy=f"type the plan's name to go on: `seawall rollback {recovery} --confirm {plan}`",
     )

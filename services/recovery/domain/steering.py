@@ -283,6 +283,13 @@ def _has_window(state: Recovery) -> bool:
 def _check_window(state: Recovery, job: str) -> None:
     """An ended full recovery goes on while nobody has decided about it: its sources are off, its
     VMs are held, and what came up is kept. Raises Refused."""
+    end = state.finished
+    if end is not None and end.undone_by:
+        raise Refused(
+            f"{job} is undone by itself: {end.undone_by}",
+            code="being-rolled-back",
+            remedy="wait for its end, and start another",
+        )
     try:
         commit_window.check_open(state, job, verb="retry")
     except Refused as closed:

@@ -32,6 +32,9 @@ QUOTAS: Final[dict[str, str]] = {
     "shut-down-source": "StopInstances",
     "power-off-source": "StopInstances",
     "power-on-source": "StartInstances",
+    "measure-written": "DescribeInstances",
+    "look-at-lost-site": "DescribeInstances",
+    "look-at-originals": "DescribeInstances",
 }
 """Call → rate quota. Holding and releasing a copy spend none."""
 

@@ -51,6 +51,9 @@ MOVES: Final[Mapping[said.RecoveryMode, said_ops.Moved]] = {
 }
 """What the VMs of a full recovery are when it has ended."""
 
+UNDONE_BY_THEMSELVES: Final[frozenset[said.RecoveryMode]] = frozenset({"test", "migrate"})
+"""Modes that may be (product.md §5)."""
+
 RELEASE_S_MAX: Final = 60.0
 """How long cancelled iterations may take to let their VMs go (architecture.md §3, Holds)."""
 
@@ -66,6 +69,13 @@ def check(m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
             f"recovery in mode {m.mode!r} is not available in this version",
             code="not-available",
             remedy=f"modes: {', '.join(AVAILABLE)}",
+        )
+    if m.auto_rollback and m.mode not in UNDONE_BY_THEMSELVES:
+        raise Refused(
+            f"a recovery in mode {m.mode!r} is never rolled back by itself: its sources may be "
+            "gone",
+            code="invalid",
+            remedy="leave --auto-rollback out; `seawall rollback` is yours to give",
         )
     if m.mode == "test":
         _check_test(m)
@@ -99,6 +109,13 @@ def _check_migration(m: said.Recover) -> None:
             code="invalid",
             remedy="use --mode failover where the sources are gone or the last sync is unwanted",
         )
+
+
+def rolls_back_by_itself(m: said.Recover, header: said.PlanHeader) -> bool:
+    """Whether it is undone where a VM does not come up: as the operator says, else the plan."""
+    if m.mode not in UNDONE_BY_THEMSELVES:
+        return False
+    return header.recovery.auto_rollback if m.auto_rollback is None else m.auto_rollback
 
 
 def syncs_last(m: said.Recover) -> bool:

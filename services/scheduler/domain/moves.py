@@ -26,7 +26,8 @@ def check_quarantine(plan: Plan, name: str) -> None:
             f"site {site!r} of plan {name!r} is quarantined: a failover gave up VMs that could "
             "not be reached there",
             code="quarantined",
-            remedy=f"power off originals that run there, then `seawall site release {site}`",
+            remedy=f"power off originals that run there (`seawall site power-off {site}`), then "
+            f"`seawall site release {site}`",
         )
 
 

@@ -290,6 +290,7 @@ def _start(
         actor=asked.actor,
         last_sync=full_recoveries.syncs_last(m),
         source_gone=m.source_gone,
+        auto_rollback=full_recoveries.rolls_back_by_itself(m, header),
     )
     return Send(to="recovery", key=m.plan, message=message)
 

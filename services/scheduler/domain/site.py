@@ -16,6 +16,7 @@ from schemas import scheduler_operations as said_ops
 from schemas.common import Problem
 from schemas.documents import Mismatch
 from schemas.envelope import Received
+from schemas.lost_sites import LookAtLostSite, SiteReleased
 from schemas.replicator import InspectSite
 from schemas.rules import NAME_ALLOWED, name
 from services.scheduler.domain.answers import done, no_answer, refused_by
@@ -42,7 +43,8 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 class Site(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What is known of a site; changed in place by `evolve`. `ref` None: there is none.
 
-    `quarantined`: a failover gave its VMs up, and nobody has looked since.
+    `quarantined`: a failover gave its VMs up, and nobody has released it since. `originals` are
+    those that were found running there when it answered last, None: it has not yet.
     """
 
     ref: said.SiteRef | None = None
@@ -50,6 +52,7 @@ class Site(msgspec.Struct, kw_only=True, omit_defaults=True):
     checks: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
     quarantined: bool = False
+    originals: said_ops.SiteOriginalsFound | None = None
     loads: dict[str, said.SiteLoad] = {}
 
 
@@ -115,6 +118,7 @@ def remove_site(state: Site, received: Received) -> Decision:
             said.SiteRemoved(site=m.site),
         ),
         answers=tuple(refused_by(each, gone, stream=site_stream(m.site)) for each in state.checks),
+        sends=(watched_no_more(m.site),) if state.quarantined else (),
         cancel_timers=tuple(inspection_timer(each) for each in state.checks),
     )
 
@@ -143,7 +147,13 @@ def site_inspected(state: Site, received: Received) -> Decision:
     if m.problem is not None:
         answer = refused_by(m.request, m.problem, stream=site_stream(m.site))
     finished = said.SiteCheckFinished(command_id=m.request)
-    return Decision(events=(checked, finished), answers=(answer,), cancel_timers=timer)
+    sends: tuple[Send, ...] = ()
+    if state.quarantined and m.problem is None:
+        # It is back: who watches for that need not wait for the next beat.
+        sends = (Send(to="recovery", key=m.site, message=LookAtLostSite(site=m.site)),)
+    return Decision(
+        events=(checked, finished), answers=(answer,), cancel_timers=timer, sends=sends
+    )
 
 
 def inspection_overdue(state: Site, received: Received) -> Decision:
@@ -168,6 +178,11 @@ def standing_site(state: Site, site: str) -> said.SiteRef:
             remedy="`seawall site list` shows the sites there are; `seawall site add` adds one",
         )
     return state.ref
+
+
+def watched_no_more(site: str) -> Send:
+    """To whoever watches for the return of a quarantined site: that is over."""
+    return Send(to="recovery", key=site, message=SiteReleased(site=site))
 
 
 def inspection_timer(request: str) -> str:
@@ -270,6 +285,7 @@ def _check_finished(state: Site, event: said.SiteCheckFinished) -> None:
 def _removed(state: Site, event: said.SiteRemoved) -> None:
     state.ref = None
     state.quarantined = False
+    state.originals = None
 
 
 def _plan_added(state: Site, event: said.SitePlanAdded) -> None:
@@ -287,6 +303,11 @@ def _quarantined(state: Site, event: said_ops.SiteQuarantined) -> None:
 
 def _quarantine_ended(state: Site, event: said_ops.SiteQuarantineEnded) -> None:
     state.quarantined = False
+    state.originals = None
+
+
+def _originals_found(state: Site, event: said_ops.SiteOriginalsFound) -> None:
+    state.originals = event
 
 
 def _load_changed(state: Site, event: said.SiteLoadChanged) -> None:
@@ -306,6 +327,7 @@ _APPLY: Final[dict[type, Callable[[Site, Any], None]]] = {
     said.SiteLoadChanged: _load_changed,
     said_ops.SiteQuarantined: _quarantined,
     said_ops.SiteQuarantineEnded: _quarantine_ended,
+    said_ops.SiteOriginalsFound: _originals_found,
 }
 
 FAMILY = Family(
@@ -315,5 +337,5 @@ FAMILY = Family(
     evolve=evolve,
     # A removed site's name may be used again: the stream never ends.
     is_terminal=lambda state: False,
-    schema=2,
+    schema=3,
 )

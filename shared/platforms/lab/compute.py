@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from shared.errors import Permanent, Refused
-from shared.platforms.lab import copies, machines, sparse
+from shared.platforms.lab import copies, machines, sparse, written
 from shared.platforms.lab.calls import Frame
 from shared.platforms.lab.copies import CopyFolder
 from shared.platforms.lab.folder import component, locked, remove_tree, replace_file, short_hash
@@ -239,6 +240,16 @@ class LabCompute:
             return tuple(record.facts(now) for record in self._records())
 
         return await self._frame.read("list_instances", None, work)
+
+    async def list_written(self, instance_ids: Sequence[str]) -> dict[str, int | None]:
+        def work() -> dict[str, int | None]:
+            self._frame.folder.require()
+            root = self._root / "instances"
+            found = ((i, read_flat(root / component(i) / "instance.yaml", InstanceRecord))
+                     for i in instance_ids)  # fmt: skip
+            return {i: written.since_power_on(root / i, r) for i, r in found if r is not None}
+
+        return await self._frame.read("list_written", None, work)
 
     async def list_owned(self) -> tuple[Owned, ...]:
         return await self._frame.read("list_owned", None, self._all_owned)

@@ -7,6 +7,7 @@ processes are `guests`', the file's shape is `machines`'.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from shared.platforms.lab.folder import SiteFolder, component
 from shared.platforms.lab.guests import Guest, runs
 from shared.platforms.lab.machines import Machine
 from shared.platforms.lab.settings import read_vm
-from shared.platforms.ports import Call
+from shared.platforms.ports import Call, RunningVm
 
 _POLL_S: Final = 0.05
 
@@ -33,6 +34,20 @@ class LabPower:
             return machines.read_state(self._folder(vm)).power
 
         return await self._frame.read("source_state", Call(key="", vm=vm), work)
+
+    async def list_running(self, vms: Sequence[str]) -> tuple[RunningVm, ...]:
+        def work() -> tuple[RunningVm, ...]:
+            self._frame.folder.require()
+            root = self._frame.folder.root / "vms"
+            there = (vm for vm in vms if (root / component(vm) / "vm.yaml").exists())
+            states = ((vm, machines.read_state(root / component(vm))) for vm in there)
+            return tuple(
+                RunningVm(name=vm, since=state.powered_on_at)
+                for vm, state in states
+                if state.power == "on"
+            )
+
+        return await self._frame.read("source_state", None, work)
 
     async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
         def ask(pause: sparse.Checkpoint) -> None:

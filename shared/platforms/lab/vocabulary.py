@@ -44,6 +44,7 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "delete_instance": ("TerminateInstances",),
     "delete_disk": ("DeleteVolume",),
     "list_instances": ("DescribeInstances",),
+    "list_written": (),
     "list_prep_nodes": ("DescribeInstances",),
     "power_on_node": ("StartInstances",),
     "power_off_node": ("StopInstances",),

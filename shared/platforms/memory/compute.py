@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 import msgspec
 
@@ -115,6 +116,14 @@ class MemoryCompute:
             "list_instances",
             None,
             lambda: tuple(with_heartbeat(made) for made in self._site.instances.values()),
+        )
+
+    async def list_written(self, instance_ids: Sequence[str]) -> dict[str, int | None]:
+        """A guest in memory writes without being watched: nobody can tell."""
+        return await self._frame.run(
+            "list_written",
+            None,
+            lambda: dict.fromkeys(each for each in instance_ids if each in self._site.instances),
         )
 
     async def list_owned(self) -> tuple[Owned, ...]:

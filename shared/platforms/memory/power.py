@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from shared.errors import Permanent
 from shared.platforms.memory.site import Frame, MemoryVm
-from shared.platforms.ports import Call
+from shared.platforms.ports import Call, RunningVm
 
 
 class MemoryPower:
@@ -19,6 +20,15 @@ class MemoryPower:
         return await self._frame.run(
             "source_state", Call(key="", vm=vm), lambda: self._vm(vm).power
         )
+
+    async def list_running(self, vms: Sequence[str]) -> tuple[RunningVm, ...]:
+        def work() -> tuple[RunningVm, ...]:
+            found = self._frame.site.vms
+            return tuple(
+                RunningVm(name=vm) for vm in vms if vm in found and found[vm].power == "on"
+            )
+
+        return await self._frame.run("source_state", None, work)
 
     async def shut_down(self, call: Call, *, vm: str, within_s: float) -> None:
         def ask() -> None:

@@ -209,6 +209,27 @@ async def test_idle_lanes_are_put_aside_and_come_back(harness: PostgresHarness) 
     assert sorted(await one.claim_ids()) == ["a", "b"]
 
 
+async def test_a_lane_is_not_put_aside_under_a_step_that_has_not_committed(
+    harness: PostgresHarness,
+) -> None:
+    """It was seen empty long ago and is in use: what a step puts into it now is claimed."""
+    one = await actor(harness)
+    await one.enqueue([effect("a")])
+    (claimed,) = await one.claim()
+    pool = harness.pools["replicator"]
+    await pool.fetchval("select work_idle_lanes(60)")
+    await pool.execute("update lanes set empty_since = empty_since - interval '61 seconds'")
+    async with harness.pools["recovery"].acquire() as other, other.transaction():
+        await other.execute(
+            "select work_settle($1, $2, $3, $4)",
+            [claimed.effect_id], [claimed.lease_no], [await harness.now()], [0],
+        )  # fmt: skip
+        resting = asyncio.create_task(pool.fetchval("select work_idle_lanes(60)"))
+        await asyncio.wait([resting], timeout=0.2)
+    await resting
+    assert await one.claim_ids() == ["a"]
+
+
 async def test_a_step_settles_against_a_worker_that_is_being_reaped_once(
     harness: PostgresHarness,
 ) -> None:

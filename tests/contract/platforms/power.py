@@ -55,6 +55,16 @@ class PowerContract:
         await power.power_off(call("o1"), vm=VM)
         assert await power.state(vm=VM) == "off"
 
+    async def test_what_runs_is_listed_and_what_is_not_there_is_left_out(
+        self, world: World
+    ) -> None:
+        power = world.east.power
+        (found,) = await power.list_running(("nobody", VM))
+        assert found.name == VM
+        await power.power_off(call("o1"), vm=VM)
+        assert await power.list_running(("nobody", VM)) == ()
+        assert await power.list_running(()) == ()
+
     async def test_a_vm_that_is_not_there_is_said(self, world: World) -> None:
         power = world.east.power
         for attempt in (
@@ -88,6 +98,7 @@ class PowerContract:
         world.vanish(world.east)
         for attempt in (
             lambda: world.east.power.state(vm=VM),
+            lambda: world.east.power.list_running((VM,)),
             lambda: world.east.power.shut_down(call("d"), vm=VM, within_s=1),
         ):
             with pytest.raises(Transient) as caught:

@@ -401,6 +401,16 @@ class ComputeContract:
         assert await compute.list_instances() == ()
         assert await compute.list_owned() == ()
 
+    async def test_what_an_instance_wrote_is_told_or_said_to_be_unknown(
+        self, world: World
+    ) -> None:
+        compute = world.west.compute
+        copy = await copied(world.west, "m1", b"1" * DISK)
+        made, _ = await rebuilt(world, "x", copy.copy_id)
+        await compute.power_on(call("on"), instance_id=made.instance_id)
+        told = await world.again().compute.list_written(("i-nothing", made.instance_id))
+        assert told in ({made.instance_id: 0}, {made.instance_id: None})
+
     async def test_a_repeated_key_does_nothing_and_says_the_same(self, world: World) -> None:
         copy = await copied(world.west, "m1", b"1" * DISK)
         disk = await world.west.compute.rebuild_disk(call("d"), copy_id=copy.copy_id, disk="sda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from shared.platforms.lab.settings import SiteSettings
 from shared.platforms.lab.writer import LabWriter
 from shared.platforms.ports import Platform
 from tests.contract.platforms.suite import PlatformContract
-from tests.contract.platforms.world import DISK, VM
+from tests.contract.platforms.world import DISK, VM, call, copied, rebuilt
 from tests.waiting import wait_until
 
 VM_YAML = f"""
@@ -106,6 +107,13 @@ def _root(platform: Platform) -> Path:
     return platform.folder.root
 
 
+async def _running_instance(world: LabWorld) -> tuple[Path, str]:
+    copy = await copied(world.west, "m1", b"1" * DISK)
+    made, _ = await rebuilt(world, "x", copy.copy_id)
+    await world.west.compute.power_on(call("on"), instance_id=made.instance_id)
+    return world.root / "west" / "instances" / made.instance_id, made.instance_id
+
+
 class TestLabPlatform(PlatformContract):
     @pytest.fixture
     async def world(self, tmp_path: Path) -> AsyncIterator[LabWorld]:
@@ -114,6 +122,58 @@ class TestLabPlatform(PlatformContract):
         world.end()
         for platform in world.opened:
             await platform.close()
+
+    async def test_since_when_a_source_runs_is_told_once_somebody_switched_it(
+        self, world: LabWorld
+    ) -> None:
+        power = world.east.power
+        (found,) = await power.list_running((VM,))
+        assert found.since is None
+        before = dt.datetime.now(dt.UTC)
+        await power.power_off(call("o"), vm=VM)
+        await power.power_on(call("u"), vm=VM)
+        (found,) = await power.list_running((VM,))
+        assert found.since is not None and found.since >= before
+
+    async def test_what_an_instance_wrote_by_the_protocol_is_counted_once(
+        self, world: LabWorld
+    ) -> None:
+        folder, instance_id = await _running_instance(world)
+        compute = world.west.compute
+        assert await compute.list_written((instance_id,)) == {instance_id: 0}
+        writer = LabWriter(folder)
+        for _ in range(3):
+            writer.write("sda.raw", 0, b"a" * 4096)
+        writer.write("sda.raw", 2048, b"b" * 4096)
+        writer.write("sda.raw", 40_960, b"c" * 512)
+        expected = {instance_id: 2048 + 4096 + 512}
+        assert await compute.list_written((instance_id,)) == expected
+        await compute.power_off(call("off"), instance_id=instance_id)
+        await compute.power_on(call("on2"), instance_id=instance_id)
+        assert await world.again().compute.list_written((instance_id,)) == expected
+
+    async def test_what_is_written_behind_the_protocols_back_is_not_known(
+        self, world: LabWorld
+    ) -> None:
+        folder, instance_id = await _running_instance(world)
+        with open(folder / "sda.raw", "r+b") as disk:
+            disk.write(b"x")
+        assert await world.west.compute.list_written((instance_id,)) == {instance_id: None}
+
+    async def test_what_is_written_behind_its_back_after_the_first_write_is_noticed(
+        self, world: LabWorld
+    ) -> None:
+        folder, instance_id = await _running_instance(world)
+        LabWriter(folder).write("sda.raw", 0, b"a" * 4096)
+        with open(folder / "sda.raw", "r+b") as disk:
+            disk.write(b"x")
+        assert await world.west.compute.list_written((instance_id,)) == {instance_id: None}
+
+    async def test_an_instance_that_never_ran_wrote_nothing(self, world: LabWorld) -> None:
+        copy = await copied(world.west, "m1", b"1" * DISK)
+        made, _ = await rebuilt(world, "x", copy.copy_id)
+        told = await world.west.compute.list_written((made.instance_id,))
+        assert told == {made.instance_id: 0}
 
     async def test_a_vanished_folder_is_not_made_again(self, world: LabWorld) -> None:
         world.vanish(world.west)

@@ -201,6 +201,43 @@ def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, action: st
     assert stub.bodies(path) == [{"confirm": ""}, {"confirm": "shop"}]
 
 
+def test_powering_originals_off_wants_the_sites_name_and_may_name_vms(stub: Stub) -> None:
+    path = "/v1/sites/east/power-off"
+    stub.tell("POST", path, (409, refusal("confirm", "db runs BESIDE it")), (202, job("queued")))
+    nobody = say("site", "power-off", "east")
+    assert nobody.exit_code == 3 and "db runs BESIDE it" in nobody.stderr
+    named = say("site", "power-off", "east", "--confirm", "east", "--vm", "db", "--vm", "web")
+    assert named.exit_code == 0
+    assert stub.bodies(path) == [
+        {"vms": [], "confirm": ""}, {"vms": ["db", "web"], "confirm": "east"},
+    ]  # fmt: skip
+
+
+def test_the_second_word_of_a_release_is_sent_only_where_it_is_given(stub: Stub) -> None:
+    path = "/v1/sites/east/release"
+    stub.tell("POST", path, (200, SITE), (200, SITE))
+    assert say("site", "release", "east", "--confirm", "east").exit_code == 0
+    both = say("site", "release", "east", "--confirm", "east", "--originals-running")
+    assert both.exit_code == 0
+    assert stub.bodies(path) == [
+        {"confirm": "east"}, {"confirm": "east", "originals_running": True},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "sent"),
+    [((), {}), (("--auto-rollback",), {"auto_rollback": True}),
+     (("--no-auto-rollback",), {"auto_rollback": False})],
+)  # fmt: skip
+def test_an_automatic_roll_back_is_sent_only_where_it_is_chosen(
+    stub: Stub, option: tuple[str, ...], sent: dict[str, bool]
+) -> None:
+    stub.tell("POST", RECOVER, (202, job("queued")))
+    assert say("recover", "shop", "--mode", "migrate", "--yes", *option).exit_code == 0
+    (body,) = stub.bodies(RECOVER)
+    assert {k: v for k, v in body.items() if k == "auto_rollback"} == sent
+
+
 def test_a_commit_names_its_recovery(stub: Stub) -> None:
     stub.tell("POST", "/v1/jobs/recovery:shop:r1/commit", (202, job("queued")))
     assert say("commit", "recovery:shop:r1").exit_code == 0

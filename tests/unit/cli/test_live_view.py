@@ -114,3 +114,8 @@ def test_showing_a_job_without_its_parts_says_where_their_questions_are() -> Non
         f"seawall job list --parent {seen.job['id']} --state waiting"
     )
     assert "job answer" in advice(seen.job, seen.parts)[0].command
+
+
+def test_what_is_undone_by_itself_asks_for_nothing_but_watching() -> None:
+    job = {**SCENES["window"]().job, "facts": {"undone_by": "rollback:shop:auto-r1"}}
+    assert [each.command for each in advice(job)] == ["seawall job watch rollback:shop:auto-r1"]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from schemas.common import Problem
 from schemas.notifier import AlertOpened
-from schemas.operations import CommitOverdue, RecoveryCommitted, RecoveryRolledBack
+from schemas.operations import (
+    CommitOverdue,
+    RecoveryCommitted,
+    RecoveryRolledBack,
+    RollbackFinished,
+)
 from schemas.recovery import RecoveryFinished
 from schemas.scheduler_operations import PlanQuarantined, PlanQuarantineEnded
 from shared.testing.spec import T0
@@ -61,3 +67,34 @@ def test_the_mail_says_how_the_sources_were_left_and_what_can_be_decided() -> No
     (mail,) = desk.mails.values()
     assert "3 source(s) switched off" in mail.text
     assert f"seawall commit {JOB}" in mail.text and f"seawall rollback {JOB}" in mail.text
+
+
+def test_a_roll_back_that_failed_is_a_critical_alert_until_one_is_done() -> None:
+    desk = Desk()
+    problem = Problem(code="left-over", message="i-db is not proven gone", remedy="look at it")
+    end = RollbackFinished(plan="shop", recovery=JOB, state="failed", problem=problem)
+    desk.hear(end, stream="rollback:shop:b1")
+    (opened,) = desk.events(AlertOpened)
+    assert (opened.severity, opened.text) == ("critical", "i-db is not proven gone")
+    assert opened.remedy.startswith("look at it") and f"seawall rollback {JOB}" in opened.remedy
+    desk.hear(
+        RollbackFinished(plan="shop", recovery=JOB, state="completed"), stream="rollback:shop:b2"
+    )
+    assert desk.open_alerts() == set()
+
+
+def test_a_recovery_that_is_undone_by_itself_says_by_which_job_in_its_mail() -> None:
+    desk = Desk()
+    end = RecoveryFinished(
+        plan="shop",
+        mode="migrate",
+        state="partially-completed",
+        ready=2,
+        failed=1,
+        awaits_commit=True,
+        undone_by="rollback:shop:auto-r1",
+    )
+    desk.hear(end, stream=JOB)
+    (mail,) = desk.mails.values()
+    assert "seawall job show rollback:shop:auto-r1" in mail.text
+    assert "seawall commit" not in mail.text

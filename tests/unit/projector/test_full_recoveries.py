@@ -70,7 +70,11 @@ def test_a_roll_back_is_a_job_that_names_what_it_discards() -> None:
     found = jobs(SiteWorld("failover").begin().live().roll_back())
     job = found[ROLLBACK]
     assert (job.kind, job.state, job.recovery) == ("rollback", "completed", JOB)
-    assert steps(job) == {"remove-instances": "completed", "power-on-sources": "completed"}
+    assert steps(job) == {
+        "measure-discards": "completed",
+        "remove-instances": "completed",
+        "power-on-sources": "completed",
+    }
     assert {each["vm"] for each in job.facts["discards"]} == {"db", "app", "web"}
     assert found[job.facts["cleanup"]].kind == "cleanup"
     assert not found[JOB].awaits_commit

@@ -226,16 +226,136 @@ def test_a_migration_whose_last_sync_fails_is_taken_back() -> None:
 def test_a_roll_back_names_what_is_lost_and_wants_the_plans_name() -> None:
     world = SiteWorld("failover").begin().live()
     world.now += dt.timedelta(minutes=5)
-    for typed in ("", "Shop", "db"):
-        refused = refusal(lambda typed=typed: world.roll_back(confirm=typed))
-        assert refused.code == "confirm"
-        assert all(name in refused.message for name in ALL_ON)
-        assert "5m" in refused.message
+    for number, typed in enumerate(("", "Shop", "db"), start=7):
+        world.roll_back(number, confirm=typed)
+        refused = world.answers[-1]
+        assert (refused.outcome, refused.code) == ("refused", "confirm")
+        assert "12KiB in all" in refused.message
+        assert all(f"{name} since" in refused.message for name in ALL_ON)
+        assert refused.message.count("(5m, 4KiB)") == 3
         assert "--confirm shop" in refused.remedy
+        assert [each["bytes"] for each in refused.details["discards"]] == [4096] * 3
     assert not world.events(said_ops.RollbackStarted)
+    assert len(world.answers) == 3
     world.roll_back()
     discards = world.event(said_ops.RollbackStarted).discards
     assert [d.span_s >= 300 for d in discards] == [True] * 3
+    measured = world.event(said_ops.RollbackMeasured)
+    assert [d.bytes for d in measured.discards] == [4096] * 3
+    assert (measured.total, measured.unknown) == (3 * 4096, 0)
+
+
+def test_what_cannot_be_measured_is_said_to_be_unknown_and_stops_nothing() -> None:
+    before = SiteWorld("failover").begin().live().count
+    world = SiteWorld("failover", fail_at=before + 1).begin().live()
+    world.roll_back(7, confirm="")
+    assert "how much is not known" in world.answers[-1].message
+    world = SiteWorld("failover", fail_at=before + 1).begin().live().roll_back()
+    measured = world.event(said_ops.RollbackMeasured)
+    assert (measured.total, measured.unknown, measured.timing.state) == (None, 3, "skipped")
+    assert world.event(said_ops.RollbackFinished).state == "completed"
+
+
+def test_a_roll_back_measures_before_it_removes() -> None:
+    world = SiteWorld("failover").begin().live()
+    world.deliver(
+        said_ops.StartRollback(
+            command_id="c", job="rollback:shop:b1", recovery=JOB, confirm="shop"
+        )
+    )
+    world.deliver_all()
+    assert kinds(world) == ["measure-written"]
+
+
+# ── Automatic roll back ──────────────────────────────────────────────────────────────────────
+
+
+def ending(mode: str, at: str, *, vms: tuple[Any, ...] = (), **options: Any) -> SiteWorld:
+    """A recovery in which the effect whose id contains `at` fails for good."""
+
+    class Failing(SiteWorld):
+        def act(self, effect_id: str) -> None:
+            if at and at in effect_id:
+                self.settle(effect_id, code="broken")
+            else:
+                super().act(effect_id)
+
+    world = Failing(mode, last_sync=mode != "test", auto_rollback=True, **options)
+    world.sites.watching = mode != "test"
+    world.begin(*vms).live()
+    return world
+
+
+def test_a_migration_of_which_a_vm_does_not_come_up_is_rolled_back_by_itself() -> None:
+    world = ending("migrate", "r1:web/create-instance")
+    assert (world.end.state, world.end.undone_by) == (
+        "partially-completed",
+        "rollback:shop:auto-r1",
+    )
+    started = world.event(said_ops.RollbackStarted)
+    assert started.automatic and started.recovery == JOB
+    assert world.event(said_ops.RecoveryRolledBack)
+    assert world.sites.sources == ALL_ON and world.sites.made == {}
+    world.check_log()
+
+
+def test_a_test_of_which_a_vm_does_not_come_up_is_cleaned_by_itself() -> None:
+    world = ending("test", "r1:web/create-instance")
+    assert world.end.undone_by == "cleanup:shop:undo-r1"
+    assert world.event(said.CleanupFinished).state == "completed"
+    assert world.sites.made == {}
+
+
+@pytest.mark.parametrize("mode", ["test", "migrate"])
+def test_what_went_well_or_nobody_wanted_undone_is_left_alone(mode: str) -> None:
+    assert ending(mode, "").end.undone_by == ""
+    world = ending(mode, "r1:web/create-instance", on_error="continue")
+    assert world.end.undone_by
+    world = SiteWorld(mode, last_sync=mode != "test")
+    world.sites.watching = mode != "test"
+    assert world.begin().live().end.undone_by == ""
+
+
+def test_a_vm_that_is_usable_but_degraded_is_a_persons_to_judge() -> None:
+    degraded = vm("web", post_script=script())
+    world = ending("migrate", "r1:web/post-script", vms=(vm("db"), degraded))
+    assert (world.end.state, world.end.ready) == ("partially-completed", 2)
+    assert world.end.undone_by == "" and not world.events(said_ops.RollbackStarted)
+
+
+def test_what_another_job_asked_for_is_that_jobs_to_undo() -> None:
+    world = ending("test", "r1:web/create-instance", parent="recovery-group:shop:g1")
+    assert (world.end.state, world.end.undone_by) == ("partially-completed", "")
+
+
+def test_a_failover_is_never_rolled_back_by_itself() -> None:
+    world = ending("failover", "r1:web/create-instance")
+    assert world.end.state == "partially-completed" and world.end.undone_by == ""
+
+
+def test_a_migration_that_took_itself_back_has_nothing_to_undo() -> None:
+    world = ending("migrate", "r1:web/shut-down-source")
+    assert (world.end.state, world.end.awaits_commit) == ("failed", False)
+    assert world.end.undone_by == "" and world.sites.sources == ALL_ON
+
+
+def test_a_cancel_is_undone_by_whoever_cancelled() -> None:
+    world = SiteWorld("migrate", auto_rollback=True).begin()
+    while not world.events(said.VmsLaunched):
+        world.deliver_all()
+        if world.effects:
+            world.act(next(iter(world.effects)))
+        else:
+            world.sync()
+    world.deliver(said.CancelRecoveryJob(command_id="c", job=JOB))
+    world.live()
+    assert (world.end.state, world.end.undone_by) == ("cancelled", "")
+
+
+def test_a_person_who_was_faster_is_not_overruled() -> None:
+    world = SiteWorld("migrate").begin().live().commit()
+    world.deliver(said_ops.BeginRollback(job="rollback:shop:auto-r1", recovery=JOB))
+    assert not world.events(said_ops.RollbackStarted)
 
 
 def test_a_roll_back_switches_no_source_on_while_an_instance_may_be_left() -> None:

@@ -39,7 +39,13 @@ def test_a_script_with_a_part_missing_or_wrong_content_is_not_there() -> None:
 
 
 def test_effects_name_the_quotas_that_the_platform_spends() -> None:
-    # A poll lists instances, a look reads a state; all other work is called like its call.
-    calls = {"poll-site": "list_instances", "look-at-source": "source_state"}
+    # A poll lists instances, a look reads states; all other work is called like its call.
+    calls = {
+        "poll-site": "list_instances",
+        "measure-written": "list_instances",
+        "look-at-source": "source_state",
+        "look-at-lost-site": "source_state",
+        "look-at-originals": "source_state",
+    }
     for work, quota in QUOTAS.items():
         assert CALLS[calls.get(work, work.replace("-", "_"))] == (quota,)

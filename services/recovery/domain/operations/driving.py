@@ -155,11 +155,12 @@ def _restore(draft: Draft) -> None:
     if state.source.restoring_at is None:
         _break_off(draft)
         draft.say(said.SourcesRestoring(at=draft.now))
-        for vm in () if state.source.lost else state.roster:
+        # One of a lost site that nobody touched answers at once, without a call there.
+        for vm in state.roster:
             message = said.RestoreSource(stream=source_stream(start.job, vm), by=start.job)
             draft.sends.append(Send(to="recovery", key=start.plan, message=message))
     side = draft.state.source
-    if not side.lost and len(side.returned) < len(state.roster):
+    if len(side.returned) < len(state.roster):
         return
     stays = "stays-off" in side.returned.values()
     outcome: StepState = "failed" if stays else "completed"

@@ -16,4 +16,5 @@ MIGRATION: Final = Operation(
     isolated=False,
     source_step="shut-down-sources",
     together=True,
+    undoes_itself=True,
 )

@@ -16,7 +16,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     `source_step` names the step that shuts the sources down; "" leaves them alone. `forces`: one
     that ignores the shut-down is powered off. `trusts_word`: the operator's word stands for a
     source that cannot be reached. `together`: one source that cannot be secured, or one last sync
-    that fails, undoes what was done to all of them. `ends_with` is what its instances wait for.
+    that fails, undoes what was done to all of them. `undoes_itself`: the plan may want that it is
+    undone where a VM did not come up. `ends_with` is what its instances wait for.
     """
 
     mode: RecoveryMode
@@ -25,4 +26,5 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     forces: bool = False
     trusts_word: bool = False
     together: bool = False
+    undoes_itself: bool = False
     ends_with: Literal["cleanup", "commit"] = "commit"

@@ -3,6 +3,8 @@
 Saga. Forward: look, shut down, power off where that is wanted. Undo: power on, where the source
 was on before anything was done to it. Does not decide what its failure means for the recovery
 (`securing`), nor when it is undone (`driving` before anything is built, `rollback` afterwards).
+A source that a failover could not reach may be asked again by another job (`site_power_off`),
+once its site is back: a round of its own, with the same undo.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import msgspec
 from schemas import operations as said
 from schemas.common import Fact, Problem
 from schemas.envelope import Received
-from schemas.ids import parts_of, stream_id
+from schemas.ids import key_of, parts_of, stream_id
 from schemas.recovery_work import (
     LookAtSource,
     PowerOffSource,
@@ -30,7 +32,8 @@ LOOK: Final = "look-at-source"
 SHUT_DOWN: Final = "shut-down-source"
 POWER_OFF: Final = "power-off-source"
 POWER_ON: Final = "power-on-source"
-"""Steps; each is the part of its effect too, powering on with the number of its try."""
+"""Steps; each is the part of its effect too, powering on with the number of its try, the others
+with that of their round from the second one on: a key that is used again does nothing."""
 
 UNREACHED: Final = frozenset({"site-gone", "no-such-vm", "unreachable", "timed-out"})
 """Codes of platforms after which nobody knows whether the source runs. After any other it is
@@ -44,7 +47,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """One source. `was_on` None: not seen yet. `touched`: it was on, and something was done to
     switch it off.
 
-    `restore_for` is the job that asked for the undo under way; `restores` counts undos.
+    `restore_for` is the job that asked for the undo under way; `restores` counts undos, `rounds`
+    how often it was asked to go forward. `undone`: an undo was asked for in this round.
     """
 
     asked: said.SourceAsked | None = None
@@ -56,6 +60,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     restore_for: str = ""
     restores: int = 0
     running: str = ""
+    rounds: int = 0
+    undone: bool = False
 
 
 def source_stream(job: str, vm: str) -> str:
@@ -68,10 +74,12 @@ def source_stream(job: str, vm: str) -> str:
 
 
 def secure(state: Source, received: Received) -> Decision:
-    """Begin to shut it down."""
+    """Begin to shut it down, or do so anew for another job than the one before."""
     m: said.SecureSource = received.body
-    if state.asked is not None:
+    if state.asked is not None and state.asked.job == m.job:
         return NOTHING
+    if state.running:
+        return _busy(m, received.at)
     event = said.SourceAsked(
         job=m.job,
         plan=m.plan,
@@ -118,11 +126,15 @@ def _due(state: Source) -> str:
         return ""
     if state.restore_for:
         return f"{POWER_ON}/{state.restores}" if state.touched else ""
-    if state.off or state.failed or state.restores:
+    if state.off or state.failed or state.undone:
         return ""
-    if state.was_on is None:
-        return LOOK
-    return POWER_OFF if state.shut_down_over else SHUT_DOWN
+    step = POWER_OFF if state.shut_down_over else SHUT_DOWN
+    step = LOOK if state.was_on is None else step
+    return step if state.rounds == 1 else f"{step}/{state.rounds}"
+
+
+def _step_of_part(part: str) -> str:
+    return part.partition("/")[0]
 
 
 def _restoring(part: str) -> bool:
@@ -135,7 +147,7 @@ def evolve(state: Source, event: Any) -> Source:
     part = _due(state)
     if not part:
         return state
-    touched = state.touched or part in (SHUT_DOWN, POWER_OFF)
+    touched = state.touched or _step_of_part(part) in (SHUT_DOWN, POWER_OFF)
     return msgspec.structs.replace(state, running=part, touched=touched)
 
 
@@ -143,7 +155,16 @@ def _applied(state: Source, event: Any) -> Source:
     replace = msgspec.structs.replace
     match event:
         case said.SourceAsked():
-            return replace(state, asked=event)
+            return replace(
+                state,
+                asked=event,
+                rounds=state.rounds + 1,
+                was_on=None,
+                shut_down_over=False,
+                off=False,
+                failed=False,
+                undone=False,
+            )
         case said.SourceSeen():
             # One that is off already needs nothing, and is not switched on by an undo.
             return replace(state, running="", was_on=event.on, off=not event.on)
@@ -153,7 +174,8 @@ def _applied(state: Source, event: Any) -> Source:
             over = state.shut_down_over or event.step == SHUT_DOWN
             return replace(state, running="", shut_down_over=over, failed=event.last)
         case said.SourceRestoreAsked():
-            return replace(state, restore_for=event.by, restores=state.restores + 1)
+            restores = state.restores + 1
+            return replace(state, restore_for=event.by, restores=restores, undone=True)
         case said.SourceRestored():
             back = event.state != "stays-off"
             return replace(state, running="", restore_for="", off=state.off and not back)
@@ -165,21 +187,22 @@ def _applied(state: Source, event: Any) -> Source:
 
 def _forward_end(state: Source, ended: EffectOutcome) -> tuple[Any, ...]:
     assert state.asked is not None, "asked before anything ran"
-    timing = step_of(ended, ended.part)
-    if ended.ok and ended.part == LOOK:
+    step = _step_of_part(ended.part)
+    timing = step_of(ended, step)
+    if ended.ok and step == LOOK:
         seen: SourceState = ended.result
         return (said.SourceSeen(on=seen.on),)
     if ended.ok:
-        return (said.SourceSecured(timing=timing, forced=ended.part == POWER_OFF),)
+        return (said.SourceSecured(timing=timing, forced=step == POWER_OFF),)
     problem = Problem(
         code=ended.code or "step-failed",
-        message=f"{ended.part} {state.asked.vm}: {ended.error}",
+        message=f"{step} {state.asked.vm}: {ended.error}",
         remedy=ended.remedy or f"see `seawall site check {state.asked.site.site}`",
     )
-    more = ended.part == SHUT_DOWN and state.asked.force and not state.restore_for
+    more = step == SHUT_DOWN and state.asked.force and not state.restore_for
     return (
         said.SourceStepFailed(
-            step=ended.part,
+            step=step,
             timing=timing,
             problem=problem,
             last=not more,
@@ -244,14 +267,24 @@ def _news(before: Source, events: tuple[Any, ...], now: dt.datetime) -> tuple[Se
                         to=restore_for, vm=asked.vm, news=state, at=now, problem=event.problem
                     )
                 )
-    plan = asked.plan if asked is not None else ""
-    return tuple(Send(to="recovery", key=plan, message=each) for each in news)
+    return tuple(Send(to="recovery", key=key_of(each.to), message=each) for each in news)
+
+
+def _busy(m: said.SecureSource, now: dt.datetime) -> Decision:
+    """Something is done to the source already: whoever asks anew hears that at once."""
+    problem = Problem(
+        code="busy",
+        message=f"another job acts on the source of {m.vm} right now",
+        remedy="wait for its end, then try again",
+    )
+    news = said.SourceNews(to=m.job, vm=m.vm, news="failed", at=now, problem=problem)
+    return Decision(sends=(Send(to="recovery", key=key_of(m.job), message=news),))
 
 
 def _effect(state: Source, part: str) -> Effect:
     asked = state.asked
     assert asked is not None, "asked before anything runs"
-    kind = part.partition("/")[0]
+    kind = _step_of_part(part)
     tags: dict[str, Any] = {
         "site": asked.site,
         "plan": asked.plan,
@@ -287,4 +320,5 @@ FAMILY = Family(
     # A roll back may come back to it long after it was secured.
     is_terminal=lambda state: False,
     outcome=outcome,
+    schema=2,
 )

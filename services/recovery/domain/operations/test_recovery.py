@@ -6,4 +6,6 @@ from typing import Final
 
 from services.recovery.domain.operations.operation import Operation
 
-TEST_RECOVERY: Final = Operation(mode="test", isolated=True, ends_with="cleanup")
+TEST_RECOVERY: Final = Operation(
+    mode="test", isolated=True, undoes_itself=True, ends_with="cleanup"
+)
