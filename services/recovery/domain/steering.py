@@ -283,13 +283,6 @@ def _has_window(state: Recovery) -> bool:
 def _check_window(state: Recovery, job: str) -> None:
     """An ended full recovery goes on while nobody has decided about it: its sources are off, its
     VMs are held, and what came up is kept. Raises Refused."""
-    end = state.finished
-    if end is not None and end.undone_by:
-        raise Refused(
-            f"{job} is undone by itself: {end.undone_by}",
-            code="being-rolled-back",
-            remedy="wait for its end, and start another",
-        )
     try:
         commit_window.check_open(state, job, verb="retry")
     except Refused as closed:
@@ -299,6 +292,12 @@ def _check_window(state: Recovery, job: str) -> None:
             "wait for its end" if closed.code.startswith("being") else another
         )
         raise Refused(closed.message, code=closed.code, remedy=remedy) from closed
+    if (end := state.finished) is not None and end.undone_by:
+        raise Refused(
+            f"{job} is undone by itself: {end.undone_by}",
+            code="being-rolled-back",
+            remedy=f"`seawall job show {end.undone_by}`; where it could not end, roll back again",
+        )
 
 
 def _check_word(state: Recovery, wanted: Wanted, *, word: bool) -> None:

@@ -241,6 +241,16 @@ def test_a_cancelled_one_says_how_it_leaves_the_sources() -> None:
     assert "3 source(s) switched off" in world.end.left
 
 
+def test_one_that_is_undone_by_itself_is_not_retried() -> None:
+    world = ended_without(SiteWorld("migrate", auto_rollback=True).begin(), "web")
+    assert world.end.undone_by
+    refused = refusal(lambda: world.steer(steer.RetryJob))
+    assert refused.code == "being-rolled-back" and world.end.undone_by in refused.message
+    world.live()
+    assert refusal(lambda: world.steer(steer.RetryJob)).code == "already-rolled-back"
+    assert all(world.sites.sources.values())
+
+
 # ── every failure, retried ───────────────────────────────────────────────────────────────────
 
 
