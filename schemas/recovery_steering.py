@@ -57,10 +57,15 @@ class ResumeJob(Command, frozen=True, kw_only=True):
 
 @published("recovery.retry-job")
 class RetryJob(Command, frozen=True, kw_only=True):
-    """Do again what failed: of a recovery all of it or one `step`, of a VM what it failed at."""
+    """Do again what failed: of a recovery all of it or one `step`, of a VM what it failed at.
+
+    `source_gone`: a person's word, once more, that sources which were never seen off do not run;
+    asked for where a full recovery has ended.
+    """
 
     job: str
     step: str = ""
+    source_gone: bool = False
 
 
 @published("recovery.skip-step")

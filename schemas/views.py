@@ -388,6 +388,7 @@ class Job(Document, frozen=True, kw_only=True):
     bytes_total: int = 0
     rate: float | None = None
     eta_s: float | None = None
+    forecast_s: float | None = None
     rto_s: float | None = None
     waited_s: float = 0.0
     error: Error | None = None

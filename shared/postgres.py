@@ -39,8 +39,9 @@ _NAME: Final = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 _STATEMENT: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 # SQLSTATEs (or their classes) of troubles that pass without a person: connection lost, shutting
-# down or starting, deadlock, serialization, out of resources, lock or statement time-outs.
-_TRANSIENT: Final = ("08", "40", "53", "55P03", "57", "25006")
+# down or starting, deadlock, serialization, out of resources, lock or statement time-outs, a
+# database that takes no connections (restored, renamed) or is in somebody's use at the moment.
+_TRANSIENT: Final = ("08", "40", "53", "55000", "55006", "55P03", "57", "25006")
 # Wrong credentials, missing database, schema or function: the installation is not as it should be.
 _PERMANENT: Final = ("28", "3D", "3F", "42")
 

@@ -184,7 +184,7 @@ def _reopened(
     if event.skip:
         after = steps.changed(after, event.skip, state="skipped", error=None)
     counts = going.vms and _replace(going.vms, failed=0)
-    return _replace(going, steps=after, vms=counts, awaits_cleanup=False)
+    return _replace(going, steps=after, vms=counts, awaits_cleanup=False, awaits_commit=False)
 
 
 def _vm_retried(

@@ -11,6 +11,7 @@ from services.cli.commands import (
     archive,
     checkpoints,
     doctor,
+    export,
     jobs,
     lab,
     log,
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(sites.app, name="site")
 app.add_typer(nodes.app, name="node")
+plans.app.command("export")(export.export)
 app.add_typer(plans.app, name="plan")
 app.add_typer(plans.vm_app, name="vm")
 app.add_typer(checkpoints.app, name="checkpoint")

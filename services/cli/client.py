@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
@@ -34,6 +34,12 @@ class Unreachable(SeawallError):
     """The control plane does not answer."""
 
     code = "unreachable"
+
+
+class WrongSetting(SeawallError):
+    """Where the control plane is, or what is shown to it, cannot be what was set."""
+
+    code = "wrong-setting"
 
 
 class Undecided(SeawallError):
@@ -65,17 +71,32 @@ def home_folder() -> Path:
 
 def default_url() -> str:
     """Where the control plane answers: SEAWALL_URL, else what it wrote at its start."""
-    if url := os.environ.get("SEAWALL_URL"):
-        return url.rstrip("/")
+    if url := os.environ.get("SEAWALL_URL", "").strip():
+        return _checked_url(url)
     try:
         return (home_folder() / "endpoint").read_text(encoding="ascii").strip()
     except OSError:
         return f"http://127.0.0.1:{os.environ.get('SEAWALL_PORT', '8640')}"
 
 
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise WrongSetting(
+            f"SEAWALL_URL: found {url!r}",
+            remedy="set it to an address such as http://127.0.0.1:8640, or unset it",
+        )
+    return url.rstrip("/")
+
+
 def default_token() -> str:
     """The token to show: SEAWALL_TOKEN, else the admin token of the home folder."""
-    if token := os.environ.get("SEAWALL_TOKEN"):
+    if token := os.environ.get("SEAWALL_TOKEN", "").strip():
+        if not (token.isascii() and token.isprintable()):
+            raise WrongSetting(
+                "SEAWALL_TOKEN is no token: it has characters that none has",
+                remedy="set it to what the file `token` of the home folder holds, or unset it",
+            )
         return token
     try:
         return (home_folder() / "token").read_text(encoding="ascii").strip()
@@ -90,6 +111,8 @@ class Client:
         self.url = url or default_url()
         self._token = token or default_token()
         self._session: aiohttp.ClientSession | None = None
+        self.following = ""
+        """The job whose end is waited for: who interrupts the wait is told that it goes on."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -136,19 +159,36 @@ class Client:
         chosen = {name: value for name, value in query.items() if value is not None}
         return await self.request("GET", path, query=chosen)
 
-    async def command(self, path: str, body: Any = None, *, method: str = "POST") -> Any:
-        """Ask for something and wait for the owner's decision. Raises Undecided after 10 s."""
+    async def command(
+        self, path: str, body: Any = None, *, method: str = "POST", within_s: float = 0.0
+    ) -> Any:
+        """Ask for something and wait for the owner's decision, 10 s and, where that is longer,
+        `within_s`. Raises Undecided afterwards: the command stands."""
         answer = await self.request(method, path, body=body or {}, query={"wait": DECISION_WAIT})
         if answer.get("state") in ("accepted", "parked") and "command_id" in answer:
-            raise await self._undecided(answer)
+            return await self._decided(answer, within_s=within_s)
         return answer
+
+    async def _decided(self, answer: dict[str, Any], *, within_s: float) -> dict[str, Any]:
+        """The answer once its command is decided; raises ApiError where it is refused."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while answer["state"] == "accepted" and loop.time() < deadline:
+            await asyncio.sleep(JOB_POLL_S)
+            found = await self.get(f"/v1/commands/{answer['command_id']}")
+            if found["state"] == "refused":
+                raise ApiError(_status_of(found["code"]), found)
+            if found["state"] == "done":
+                return {**answer, "state": "queued", "id": answer["job"], "command": found}
+            answer = {**answer, "state": found["state"]}
+        raise await self._undecided(answer)
 
     async def _undecided(self, answer: dict[str, Any]) -> Undecided:
         command = answer["command_id"]
         if answer["state"] == "accepted":
             return Undecided(
                 f"command {command} is not decided after {DECISION_WAIT}",
-                remedy="it will be; see `seawall doctor` for what is behind",
+                remedy="it will be; --wait waits for it, `seawall doctor` tells what is behind",
             )
         found = await self.get(f"/v1/commands/{command}")
         return Undecided(
@@ -172,6 +212,7 @@ class Client:
 
     async def wait_job(self, job: str, *, timeout_s: float) -> dict[str, Any]:
         """The job once it has ended. Raises TimeoutError; the job goes on."""
+        self.following = job
         async with asyncio.timeout(timeout_s):
             while True:
                 found = await self.job(job)
@@ -229,6 +270,13 @@ class Client:
                         yield position, orjson.loads(line[6:])
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
+
+
+def _status_of(code: str) -> int:
+    """The HTTP status that a refusal would have had, had it come in time."""
+    if code.startswith("unknown-") or code == "not-found":
+        return 404
+    return {"version": 412, "invalid": 422}.get(code, 409)
 
 
 def _decoded(status: int, raw: bytes) -> Any:

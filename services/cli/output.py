@@ -99,6 +99,19 @@ def seconds(value: float | None) -> str:
     return format_duration(round(value, 1 if value < 60 else 0))
 
 
+def span(value: float) -> str:
+    """A duration as people say it: 12s, 2m 10s, 1h 05m, 3d 4h."""
+    whole = max(round(value), 0)
+    minutes, left = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {left:02d}s" if minutes else f"{left}s"
+
+
 def size(value: int | None) -> str:
     """A size for a cell."""
     if value is None:

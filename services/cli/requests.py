@@ -15,6 +15,13 @@ def api_path(*parts: str) -> str:
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
+async def with_plan(client: Client, page: dict[str, Any], plan: str | None) -> dict[str, Any]:
+    """A listing of a plan's; where it is empty the plan must exist. Raises ApiError, 404."""
+    if plan is not None and not page["items"]:
+        await client.get(api_path("plans", plan))
+    return page
+
+
 def ask(
     path: str,
     told: str,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import re
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from schemas.units import UnitError, parse_duration_s
-from services.cli.client import ApiError, Client, Undecided, Unreachable
+from services.cli.client import ApiError, Client, Undecided, Unreachable, WrongSetting
 from services.cli.database import NoDatabase
 from services.cli.output import Format, err
 from services.cli.planfile import PlanFileError
@@ -35,6 +37,19 @@ def duration(value: str) -> str:
     return value
 
 
+def one_of(*allowed: str) -> Callable[[str | None], str | None]:
+    """A check of an option before anything is asked for, people included."""
+
+    def check(value: str | None) -> str | None:
+        if value is None or value in allowed:
+            return value
+        near = difflib.get_close_matches(value.lower(), allowed, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise typer.BadParameter(f"found {value!r}{meant}; allowed: {', '.join(allowed)}")
+
+    return check
+
+
 Timeout = Annotated[
     str, typer.Option("--timeout", help="how long --wait waits, as 10m", callback=duration)
 ]
@@ -52,22 +67,29 @@ VmNames = Annotated[list[str] | None, typer.Option("--vm", help="only this VM; m
 def run(work: Callable[[Client], Awaitable[int]], *, going: str = "") -> NoReturn:
     """Run `work` with a client and exit with its code. `going` names a job that goes on."""
 
+    clients: list[Client] = []
+
     async def main() -> int:
         async with Client() as client:
+            clients.append(client)
             return await work(client)
 
-    sys.exit(guarded(lambda: asyncio.run(main()), going=going))
+    def followed() -> str:
+        return next((client.following for client in clients if client.following), going)
+
+    sys.exit(guarded(lambda: asyncio.run(main()), going=followed))
 
 
-def guarded(work: Callable[[], int], *, going: str = "") -> int:
-    """The exit code of `work`, errors told on standard error."""
+def guarded(work: Callable[[], int], *, going: Callable[[], str] = str) -> int:
+    """The exit code of `work`, errors told on standard error. `going` names a job that goes on
+    where the wait for it ends early."""
     try:
         return work()
     except KeyboardInterrupt:
-        err.print("interrupted" + (f"; job {going} goes on" if going else "; jobs go on"))
+        _say_it_goes_on("interrupted", going())
         return INTERRUPTED
     except TimeoutError:
-        err.print("timed out waiting; the job goes on")
+        _say_it_goes_on("timed out waiting", going())
         return TIMED_OUT
     except UnitError as wrong_value:
         err.print(f"error: {wrong_value}", markup=False, soft_wrap=True)
@@ -78,6 +100,13 @@ def guarded(work: Callable[[], int], *, going: str = "") -> int:
         return USAGE
     except SeawallError as error:
         return tell(error)
+
+
+def _say_it_goes_on(what: str, job: str) -> None:
+    goes_on = f"job {job} goes on" if job else "what was begun goes on"
+    err.print(f"{what}; {goes_on}", markup=False, soft_wrap=True)
+    if job:
+        err.print(f"  seawall job watch {job}", markup=False, soft_wrap=True)
 
 
 def confirm(question: str) -> None:
@@ -96,17 +125,28 @@ def type_name(warning: str, *, what: str = "plan") -> str:
     return str(typer.prompt(f"Type the {what}'s name to go on", err=True)).strip()
 
 
+_API: Final = re.compile(r"GET /v1/(site|node|plan|vm|checkpoint|job|alert|event)s\b")
+
+
+def _for_people(remedy: str) -> str:
+    """A remedy that names a path of the API, with the command that asks for it."""
+    told = _API.sub(r"`seawall \1 list`", remedy)
+    return told.replace("`seawall checkpoint list`", "`seawall checkpoint list PLAN`")
+
+
 def tell(error: SeawallError) -> int:
     """Say what is wrong and how to mend it; gives the exit code."""
     err.print(f"error: {error.message}", markup=False, soft_wrap=True)
     for line in _details(error):
         err.print(f"  {line}", markup=False, soft_wrap=True)
     if error.remedy:
-        err.print(f"  {error.remedy}", markup=False, soft_wrap=True)
+        err.print(f"  {_for_people(error.remedy)}", markup=False, soft_wrap=True)
     if isinstance(error, Unreachable) or error.code in {"store-unreachable", "store-busy"}:
         return UNREACHABLE
     if isinstance(error, NoDatabase) or error.code in {"no-log", "not-parked", "no-bucket"}:
         return NOT_FOUND
+    if isinstance(error, WrongSetting):
+        return USAGE
     if isinstance(error, Undecided):
         return TIMED_OUT
     if isinstance(error, ApiError):
@@ -117,12 +157,25 @@ def tell(error: SeawallError) -> int:
 
 
 def _details(error: SeawallError) -> list[str]:
+    """Each wrong field with what was found there and what is allowed, each problem in words."""
     problems: list[dict[str, Any]] = getattr(error, "details", {}).get("problems", [])
-    return [
-        ": ".join(filter(None, (str(p.get("field", "")), str(p.get("message", "")))))
-        for p in problems
-        if isinstance(p, dict)
-    ]
+    return [_in_words(problem) for problem in problems if isinstance(problem, dict)]
+
+
+def _in_words(problem: dict[str, Any]) -> str:
+    found, allowed = problem.get("found"), problem.get("allowed")
+    told = [f"found {found}" if found else "", f"allowed: {allowed}" if allowed else ""]
+    words = "; ".join(filter(None, (*told, str(problem.get("message") or ""))))
+    return ": ".join(filter(None, (str(problem.get("field", "")), words)))
+
+
+def tell_failure(job: dict[str, Any]) -> None:
+    """Why a job ended badly, on standard error: who reads the document need not look for it."""
+    error = job.get("error")
+    if error and job["state"] != "completed":
+        err.print(f"error: {error['message']}", markup=False, soft_wrap=True)
+        if error.get("remedy"):
+            err.print(f"  {error['remedy']}", markup=False, soft_wrap=True)
 
 
 def outcome_code(job: dict[str, Any]) -> int:

@@ -117,7 +117,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
     "/v1/jobs/{job}/rollback": ({"confirm": TEXT}, ()),
     "/v1/sites/{name}/release": ({"confirm": TEXT, "originals_running": FLAG}, ()),
     "/v1/sites/{name}/power-off": ({"confirm": TEXT, "vms": NAMES}, ()),
-    "/v1/jobs/{job}/retry": ({"step": TEXT}, ()),
+    "/v1/jobs/{job}/retry": ({"step": TEXT, "source_gone": FLAG}, ()),
     "/v1/jobs/{job}/skip": ({"step": TEXT}, ("step",)),
     "/v1/jobs/{job}/answer": ({"step": TEXT, "choice": TEXT}, ("step", "choice")),
     "/v1/alerts/{alert}/{action}": ({"until": {"type": "string", "format": "date-time"}}, ()),

@@ -63,8 +63,11 @@ class Past:
         self._rows_max = rows_max
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
 
-    async def plan(self, name: str, at: dt.datetime) -> dict[str, Any]:
-        """A plan and its VMs. Raises NotFound, Invalid for the future, TooMuchHistory."""
+    async def plan(self, name: str, at: dt.datetime, *, vm: str = "") -> dict[str, Any]:
+        """A plan and its VMs, or the one that is named: state and RPO are then that VM's.
+
+        Raises NotFound, Invalid for the future, TooMuchHistory.
+        """
         self._check(at)
         folded, cut = Folded(("plans", "vms")), Cut(at)
         if ":" in name:
@@ -74,10 +77,28 @@ class Past:
             found = folded.tables["plans"].get(name)
             if found is None:
                 raise _not_then("plan", name, at, cut, remedy="see GET /v1/plans")
-            vms = streams_under(_PLANS, f"protected-vm:{name}:")
-            await reader.fold(vms, folded, cut)
+            await self._fold_vms(reader, name, vm, folded, cut)
         members: list[Vm] = list(folded.tables["vms"].values())
+        if vm and not members:
+            raise _not_then("VM", vm, at, cut, remedy=f"see `vm_names` of plan {name}")
         return _plain(plan_now(found, members, now=at))
+
+    async def _fold_vms(
+        self, reader: PastReader, plan: str, vm: str, folded: Folded, cut: Cut
+    ) -> None:
+        if vm:
+            one = stream_of(_PLANS, stream_id("protected-vm", plan, vm))
+            await reader.fold(one, folded, cut)
+            return
+        try:
+            await reader.fold(streams_under(_PLANS, f"protected-vm:{plan}:"), folded, cut)
+        except TooMuchHistory as much:
+            raise TooMuchHistory(
+                f"the VMs of plan {plan} have a longer past than is folded for one answer: "
+                f"{much.message}",
+                remedy="ask for an earlier moment or for one VM: "
+                f"`seawall plan show {plan} --at TIME --vm NAME`, vm=NAME",
+            ) from much
 
     async def job(self, job: str, at: dt.datetime) -> dict[str, Any]:
         """A job with its children. Raises NotFound, Invalid for the future, TooMuchHistory."""

@@ -7,7 +7,6 @@ else a default that is named as one. The simulation is `shared.forecast`'s.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -16,83 +15,37 @@ import msgspec
 
 from schemas.plans import ScriptDefinition
 from schemas.scheduler import PlanHeader
-from schemas.views import Job, Step, Vm
+from schemas.views import Vm
+from services.gateway.timings import Timings
 from shared.effects.port import BudgetState
 from shared.forecast import plan as forecast
 from shared.forecast.limits import Limit
-from shared.forecast.plan import BEGIN, BOOT, DEFAULTS_S, NEEDS, WORKERS, Forecast, Machine, Plan
+from shared.forecast.plan import (
+    BEGIN,
+    BOOT,
+    DEFAULTS_S,
+    NEEDS,
+    PREP_NODES,
+    WINDOWS_CALLS,
+    WORKERS,
+    Forecast,
+    Machine,
+    Plan,
+)
 from shared.forecast.simulation import floor_of, simulate
 
-BOOT_STEPS: Final = "boot-order-"
-PREFLIGHT: Final = "preflight"
 HAND_OVER_S: Final = 0.02
 """What our own engine takes between the end of a step and the start of the next, nothing waited
 for: a commit, a claim and their ways (`bench steps`)."""
 
 CALLS: Final[Mapping[str, str]] = {call: step for step, call in forecast.CALLS.items()}
+DECLARED: Final[Mapping[str, str]] = {
+    **CALLS, **{call: step for step, call in WINDOWS_CALLS.items()}
+}  # fmt: skip
+"""The calls that a platform may declare a latency of, Windows' included; each with its step."""
+
 HOOKS: Final[Mapping[str, str]] = {hook: step for step, hook in forecast.HOOKS.items()}
 QUOTAS: Final = frozenset(name for names in NEEDS.values() for name in names)
-
-
-class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians of what past recoveries of a plan took, in seconds: by step, and each VM's boot.
-
-    `plan_steps` are those of the plan's own steps. `samples`: how many VMs they are of.
-    """
-
-    steps: Mapping[str, float] = {}
-    boots: Mapping[str, float] = {}
-    plan_steps: Mapping[str, float] = {}
-    samples: int = 0
-
-
-def timings_of(jobs: Iterable[Job]) -> Timings:
-    """The medians over finished jobs of recoveries: the plan's, and each VM's."""
-    steps: dict[str, list[float]] = defaultdict(list)
-    boots: dict[str, list[float]] = defaultdict(list)
-    plan_steps: dict[str, list[float]] = defaultdict(list)
-    samples = 0
-    for job in jobs:
-        if job.dry_run:
-            continue
-        if job.vm is None:
-            _add_plan(job, plan_steps)
-        elif job.disk is None and (taken := _taken(job.steps)):
-            samples += 1
-            for name, seconds in taken.items():
-                steps[name].append(seconds)
-            if BOOT in taken:
-                boots[job.vm].append(taken[BOOT])
-    return Timings(
-        steps=_medians(steps),
-        boots=_medians(boots),
-        plan_steps=_medians(plan_steps),
-        samples=samples,
-    )
-
-
-def _add_plan(job: Job, found: dict[str, list[float]]) -> None:
-    """The plan's scripts, and how long it was from the command until the first order opened."""
-    taken = _taken(job.steps)
-    for name in (forecast.PRE, forecast.POST):
-        if name in taken:
-            found[name].append(taken[name])
-    opened = [s.started_at for s in job.steps if s.name.startswith(BOOT_STEPS) and s.started_at]
-    if opened:
-        begin_s = (min(opened) - job.created_at).total_seconds() - taken.get(forecast.PRE, 0.0)
-        found[BEGIN].append(max(begin_s, 0.0))
-
-
-def _taken(steps: Sequence[Step]) -> dict[str, float]:
-    return {
-        step.name: max((step.ended_at - step.started_at).total_seconds(), 0.0)
-        for step in steps
-        if step.state == "completed" and step.started_at and step.ended_at
-    }
-
-
-def _medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in found.items()}
 
 
 # ── Durations, each with its source ──────────────────────────────────────────────────────────
@@ -106,6 +59,11 @@ class Durations:
         self._declared = declared
         self.told: dict[str, dict[str, Any]] = {}
 
+    @property
+    def windows(self) -> Mapping[str, bool]:
+        """The VMs that are known to be Windows, each with whether it is validated."""
+        return self._timings.windows
+
     def of(self, step: str) -> float:
         """The step of any VM."""
         return self._tell(step, step, self._timings.steps.get(step), self._declared.get(step))
@@ -114,6 +72,10 @@ class Durations:
         """A step of the plan itself."""
         name = step if step == BEGIN else f"plan-{step}"
         return self._tell(name, step, self._timings.plan_steps.get(step), None)
+
+    def past_of_plan(self, step: str) -> float | None:
+        """What a step of the plan itself took in the past; None where none had it."""
+        return self._timings.plan_steps.get(step)
 
     def boot(self, vm: str, declared_s: float | None) -> float:
         """How long a VM's guest boots: its own past, what it declares, others' past, a guess."""
@@ -146,12 +108,13 @@ class Durations:
 def plan_of_vms(header: PlanHeader, vms: Sequence[Vm], durations: Durations) -> Plan:
     """A test recovery of all VMs of a plan. A VM counts as one disk: its step holds them all."""
     machines = tuple(
-        _machine(
+        machine_of(
             durations,
             name=vm.name,
             boot_order=vm.boot_order,
             boot_delay_s=vm.boot_delay_s,
             scripts=frozenset(HOOKS[hook] for hook in vm.recovery_scripts),
+            windows=durations.windows.get(vm.name),
         )
         for vm in vms
     )
@@ -170,6 +133,7 @@ def plan_of_calls(
     disks: dict[str, int] = defaultdict(int)
     scripts: dict[str, set[str]] = defaultdict(set)
     ons: dict[str, Mapping[str, Any]] = {}
+    windows: dict[str, bool] = {}
     for call in calls:
         vm = call["vm"]
         if call["call"] == "rebuild_disk":
@@ -178,8 +142,12 @@ def plan_of_calls(
             scripts[vm].add(HOOKS[call["hook"]])
         elif call["call"] == "power_on":
             ons[vm] = call
+        elif call["call"] == "prepare_windows":
+            windows.setdefault(vm, False)
+        elif call["call"] == "validate_windows":
+            windows[vm] = True
     machines = tuple(
-        _machine(
+        machine_of(
             durations,
             name=vm,
             boot_order=call["boot_order"],
@@ -187,13 +155,14 @@ def plan_of_calls(
             boots_in_s=call.get("boots_in_s"),
             disks=disks[vm],
             scripts=frozenset(scripts[vm]),
+            windows=windows.get(vm),
         )
         for vm, call in ons.items()
     )
     return _whole(header, machines, durations, build_ahead=build_ahead, early=early)
 
 
-def _machine(
+def machine_of(
     durations: Durations,
     *,
     name: str,
@@ -202,8 +171,14 @@ def _machine(
     scripts: frozenset[str],
     disks: int = 1,
     boots_in_s: float | None = None,
+    windows: bool | None = None,
+    done: frozenset[str] = frozenset(),
+    begun_s: float | None = None,
+    on_s: float | None = None,
 ) -> Machine:
-    ours = (*sorted(scripts), *CALLS.values())
+    """A VM to simulate. `windows`: whether it is validated; None: it is no Windows, as far as
+    anybody knows. `done`, `begun_s` and `on_s` are of one that is under way."""
+    ours = (*sorted(scripts), *CALLS.values(), *_windows_steps(windows))
     seconds = {step: durations.of(step) + HAND_OVER_S for step in ours}
     seconds[BOOT] = durations.boot(name, boots_in_s)
     return Machine(
@@ -213,8 +188,20 @@ def _machine(
         disks=disks,
         pre_script=forecast.PRE in scripts,
         post_script=forecast.POST in scripts,
+        windows=windows is not None,
+        validate=bool(windows),
         seconds=seconds,
+        done=done,
+        begun_s=begun_s,
+        on_s=on_s,
     )
+
+
+def _windows_steps(windows: bool | None) -> tuple[str, ...]:
+    if windows is None:
+        return ()
+    steps = (forecast.PREP_NODE, forecast.PREPARE)
+    return (*steps, forecast.VALIDATE) if windows else steps
 
 
 def _whole(
@@ -244,9 +231,16 @@ def _whole(
 # ── Limits and the answer ────────────────────────────────────────────────────────────────────
 
 
-def limits_of(site: str, budgets: Iterable[BudgetState], *, workers: int) -> tuple[Limit, ...]:
-    """A site's limits as they stand at this moment, and our own effects under way at once."""
+def limits_of(
+    site: str, budgets: Iterable[BudgetState], *, workers: int, seats: int | None = None
+) -> tuple[Limit, ...]:
+    """A site's limits as they stand at this moment, and our own effects under way at once.
+
+    `seats`: Windows that its prep nodes prepare at once; None where nobody has counted them.
+    """
     found = [Limit(name=WORKERS, concurrent=workers)]
+    if seats is not None:
+        found.append(Limit(name=PREP_NODES, concurrent=seats))
     for state in budgets:
         of, _, name = state.budget.name.rpartition("/")
         if of != site or name not in QUOTAS:

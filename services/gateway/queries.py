@@ -215,6 +215,17 @@ class Queries:
         )
         return [_job(row["doc"]) for row in rows]
 
+    async def newest_recovery(self, plan: str) -> str:
+        """The newest recovery of a plan that ended well, dry runs included; empty for none."""
+        rows = await self._fetch(
+            "SELECT id FROM read.jobs WHERE plan = $1 AND kind = ANY($2) AND vm IS NULL"
+            " AND state = ANY($3) ORDER BY created_at DESC, id DESC LIMIT 1",
+            plan,
+            list(RECOVERIES),
+            list(USABLE),
+        )
+        return str(rows[0]["id"]) if rows else ""
+
     async def _jobs(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Jobs with their children and progress: two queries, however many jobs there are."""
         jobs = [_job(row["doc"]) for row in rows]

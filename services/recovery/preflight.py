@@ -23,6 +23,7 @@ from services.recovery.platform_work import CONFIGURATION, Tools, copies_of_chec
 from shared.effects.running import EffectRun
 from shared.errors import Permanent, Refused, SeawallError
 from shared.forecast.limits import Limit
+from shared.forecast.plan import PREP_NODES
 from shared.platforms.pacing import paced
 from shared.platforms.ports import CopyFacts, Platform
 from shared.secrets import SecretError
@@ -67,9 +68,8 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     asked = msgspec.structs.replace(work, source=None) if lost else work
     facts = _facts(work, copies)
     if work.dry_run:
-        rehearsal = _rehearsal(site, asked, copies, vms)
-        listed = windows_preflight.calls(windows, vms)
-        facts |= await _dry_run(tools, site, rehearsal, asked, windows=listed)
+        rehearsal = _rehearsal(site, asked, copies, vms, windows=windows)
+        facts |= await _dry_run(tools, site, rehearsal, asked, windows=windows)
     if work.dry_run and windows.copies:
         facts["warnings"] = await windows_preflight.warnings(site, asked, windows, vms)
     return PreflightReport(facts=facts, source_lost=lost)
@@ -252,11 +252,16 @@ def _rehearsal(
     work: Preflight,
     copies: Mapping[str, CopyFacts],
     vms: Mapping[str, VmRecovery],
+    *,
+    windows: windows_preflight.WindowsFacts,
 ) -> dryrun.Rehearsal:
-    told = {call: site.limits.latency_s(call) for call in dryrun.CALLS.values()}
+    asked = dryrun.STEP_CALLS if windows.copies else dryrun.CALLS
+    told = {call: site.limits.latency_s(call) for call in asked.values()}
     return dryrun.Rehearsal(
         members=work.members,
-        guests={vm: _guest(copy, vms[vm]) for vm, copy in copies.items()},
+        guests={
+            vm: _guest(copy, vms[vm], windows=vm in windows.copies) for vm, copy in copies.items()
+        },
         hold=work.checkpoint == "latest",
         build_ahead=all(
             state.enrolled.header.recovery.build_ahead
@@ -268,7 +273,7 @@ def _rehearsal(
     )
 
 
-def _guest(copy: CopyFacts, state: VmRecovery) -> dryrun.Guest:
+def _guest(copy: CopyFacts, state: VmRecovery, *, windows: bool) -> dryrun.Guest:
     """A VM's guest; how long it boots is read from its configuration, where that says it."""
     configured = copy.manifest.get(CONFIGURATION, {}).get("guest", {})
     boots_in_s = configured.get("boots_in_s") if isinstance(configured, dict) else None
@@ -277,6 +282,8 @@ def _guest(copy: CopyFacts, state: VmRecovery) -> dryrun.Guest:
         pre_script=pre_script(state) is not None,
         post_script=post_script(state) is not None,
         boots_in_s=boots_in_s if isinstance(boots_in_s, int | float) else None,
+        windows=windows,
+        validate=windows and windows_preflight.validates(state),
     )
 
 
@@ -286,7 +293,7 @@ async def _dry_run(
     rehearsal: dryrun.Rehearsal,
     work: Preflight,
     *,
-    windows: dryrun.WindowsCalls,
+    windows: windows_preflight.WindowsFacts,
 ) -> dict[str, Any]:
     """The ordered calls, the budgets they need, and the least time they take."""
     limits = [
@@ -294,9 +301,11 @@ async def _dry_run(
         for each in site.limits.budgets()
         if each.per_second is not None
     ]
+    if windows.copies:
+        limits.append(Limit(name=PREP_NODES, concurrent=windows_preflight.seats_of(windows)))
     # Two simulations of 2,000 VMs take a moment in which the worker has others to serve.
     calls = await asyncio.to_thread(dryrun.ordered_calls, rehearsal, limits)
-    calls = dryrun.with_windows(calls, windows)
+    calls = dryrun.with_nodes(calls, windows_preflight.needed_nodes(windows))
     needed = dryrun.budgets_needed(calls, limits)
     if work.source is not None:
         # Their quotas are the source site's: they come before, and beside, the recovery site's.
@@ -311,6 +320,8 @@ async def _dry_run(
         "build_ahead": rehearsal.build_ahead,
         "early": rehearsal.early,
     }
+    if windows.copies:
+        facts["prep_seats"] = windows_preflight.seats_of(windows)
     if len(calls) > dryrun.CALLS_LISTED_MAX:
         facts["calls_sha256"] = await tools.put_blob(msgspec.json.encode(calls))
     return facts

@@ -14,7 +14,6 @@ import msgspec
 from schemas.common import Problem
 from schemas.recovery import Member
 from schemas.recovery_work import Preflight
-from services.recovery.domain.dryrun import WindowsCalls
 from services.recovery.domain.prep_state import ALL_DRAINED, NO_NODE, PrepPool, pool_stream
 from services.recovery.domain.vm_state import VmRecovery
 from services.recovery.platform_work import Tools, os_of
@@ -56,17 +55,21 @@ async def look(
     return WindowsFacts(copies=found, nodes=nodes, problems=tuple(problems))
 
 
-def calls(facts: WindowsFacts, vms: Mapping[str, VmRecovery]) -> WindowsCalls:
-    """What a dry run lists for them: each VM's own steps, and the nodes that all need at once."""
-    validated = {vm: _validates(vms[vm]) for vm in facts.copies}
+def needed_nodes(facts: WindowsFacts) -> tuple[str, ...]:
+    """The prep nodes that all Windows of a recovery need at once, as far as there are enough."""
     needed: list[str] = []
     seats = 0
     for node in facts.nodes:
-        if seats >= len(validated):
+        if seats >= len(facts.copies):
             break
         needed.append(node.name)
         seats += node.seats
-    return WindowsCalls(validated=validated, nodes=tuple(needed))
+    return tuple(needed)
+
+
+def seats_of(facts: WindowsFacts) -> int:
+    """How many Windows can be prepared at once."""
+    return sum(node.seats for node in facts.nodes)
 
 
 async def warnings(
@@ -78,7 +81,7 @@ async def warnings(
     """
     ordered = [m for m in _by_order(work.members) if m.vm in facts.copies]
     found: list[tuple[str, Problem]] = []
-    if not site.capabilities.guest_agent and any(_validates(vms[m.vm]) for m in ordered):
+    if not site.capabilities.guest_agent and any(validates(vms[m.vm]) for m in ordered):
         found.append(("", _NO_AGENT))
     room = asyncio.Semaphore(READERS_MAX)
     looked = ordered[:LOOKED_INTO_MAX]
@@ -123,5 +126,6 @@ def _by_order(members: Sequence[Member]) -> list[Member]:
     return sorted(members, key=lambda member: (member.boot_order, member.vm))
 
 
-def _validates(vm: VmRecovery) -> bool:
+def validates(vm: VmRecovery) -> bool:
+    """Whether a VM, should it be a Windows, is asked how it is once it is ready."""
     return vm.enrolled is not None and vm.enrolled.definition.windows.validate

@@ -13,16 +13,22 @@ import msgspec
 PRE: Final = "pre-script"
 HOLD: Final = "hold-copy"
 REBUILD: Final = "rebuild-disks"
-PREPARE: Final = "prepare"
+PREP_NODE: Final = "prep-node"
+PREPARE: Final = "prepare-windows"
 CREATE: Final = "create-instance"
 POWER_ON: Final = "power-on"
 BOOT: Final = "wait-ready"
+VALIDATE: Final = "validate-windows"
 POST: Final = "post-script"
 
-STEPS: Final = (PRE, HOLD, REBUILD, PREPARE, CREATE, POWER_ON, BOOT, POST)
-"""The steps of a VM, in order; the names are those of the recovery service's step list."""
+STEPS: Final = (
+    PRE, HOLD, REBUILD, PREP_NODE, PREPARE, CREATE, POWER_ON, BOOT, VALIDATE, POST,
+)  # fmt: skip
+"""The steps of a VM, in order; the names are those of the recovery service's step list, but for
+`prep-node`: the wait until the prep nodes, which come on when the first Windows is known, are on.
+"""
 
-OURS: Final = (HOLD, REBUILD, PREPARE, CREATE, POWER_ON)
+OURS: Final = (HOLD, REBUILD, PREP_NODE, PREPARE, CREATE, POWER_ON, VALIDATE)
 """What an engine and a platform of no cost would do at once: their calls. Boot times and scripts
 are the guests' and the plan's own."""
 
@@ -33,6 +39,13 @@ CALLS: Final[Mapping[str, str]] = {
     POWER_ON: "power_on",
 }
 """Step → platform call."""
+
+WINDOWS_CALLS: Final[Mapping[str, str]] = {
+    PREP_NODE: "power_on_node",
+    PREPARE: "prepare_windows",
+    VALIDATE: "validate_windows",
+}
+"""The same for the steps that only a Windows has."""
 
 HOOKS: Final[Mapping[str, str]] = {PRE: "pre-recovery", POST: "post-recovery"}
 """Step → the hook of its script."""
@@ -48,6 +61,7 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     HOLD: (WORKERS,),
     REBUILD: ("CreateVolume", WORKERS),
     PREPARE: (PREP_NODES, WORKERS),
+    VALIDATE: (WORKERS,),
     CREATE: ("RunInstances", WORKERS),
     POWER_ON: ("StartInstances", WORKERS),
     PRE: (WORKERS,),
@@ -60,10 +74,12 @@ DEFAULTS_S: Final[Mapping[str, float]] = {
     PRE: 5.0,
     HOLD: 0.05,
     REBUILD: 1.0,
+    PREP_NODE: 60.0,
     PREPARE: 120.0,
     CREATE: 1.5,
     POWER_ON: 0.5,
     BOOT: 30.0,
+    VALIDATE: 5.0,
     POST: 5.0,
 }
 """Seconds of a step that nobody has seen yet and whose platform says nothing: guesses, and told as
@@ -73,6 +89,9 @@ such wherever they are used. `begin` is from the command until the first VM begi
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """A VM to bring up. `seconds`: by step, that of one disk for `rebuild-disks`; absent is none.
 
+    `validate`: a Windows is asked how it is once it is ready. Of one that is under way: `done` are
+    the steps that are over, `begun_s` is for how long the next one has been going on, None where
+    it has not begun, and `on_s` is how long ago it was powered on.
     Machines may share one mapping: nothing writes to it.
     """
 
@@ -81,9 +100,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     boot_delay_s: float = 0.0
     disks: int = 1
     windows: bool = False
+    validate: bool = True
     pre_script: bool = False
     post_script: bool = False
     seconds: Mapping[str, float] = {}
+    done: frozenset[str] = frozenset()
+    begun_s: float | None = None
+    on_s: float | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

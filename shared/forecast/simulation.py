@@ -9,6 +9,7 @@ held copies, for which nobody waits.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections.abc import Iterable, Sequence
@@ -28,8 +29,11 @@ from shared.forecast.plan import (
     POST,
     POWER_ON,
     PRE,
+    PREP_NODE,
     PREPARE,
     REBUILD,
+    STEPS,
+    VALIDATE,
     WORKERS,
     Forecast,
     Machine,
@@ -39,6 +43,10 @@ from shared.forecast.plan import (
 )
 
 _ROUNDING_S: Final = 1e-9
+_WAITS: Final = frozenset({PREP_NODE, BOOT})
+"""Steps that nobody calls for: they are waited for."""
+
+_WINDOWS: Final = frozenset({PREP_NODE, PREPARE, VALIDATE})
 
 
 def simulate(plan: Plan, limits: Iterable[Limit] = ()) -> Forecast:
@@ -82,13 +90,17 @@ class _Lane:
 class _Run:
     """One VM on its way."""
 
-    __slots__ = ("at", "gate", "left", "machine", "open", "rank", "ready_at", "served", "steps")
+    __slots__ = (
+        "at", "gate", "is_begun", "left", "machine", "open", "rank", "ready_at", "served", "steps",
+    )  # fmt: skip
 
     def __init__(self, machine: Machine, rank: int, plan: Plan) -> None:
         self.machine = machine
         self.rank = rank
         self.steps = _steps_of(machine)
         self.gate = _gate_of(machine, self.steps, plan)
+        # Its first step had begun before the simulation did: it has its limits already.
+        self.is_begun = machine.begun_s is not None
         self.open = False
         self.at = 0
         self.left = 0
@@ -97,23 +109,29 @@ class _Run:
 
 
 def _steps_of(machine: Machine) -> tuple[str, ...]:
-    return (
-        *((PRE,) if machine.pre_script else ()),
-        HOLD,
-        REBUILD,
-        *((PREPARE,) if machine.windows else ()),
-        CREATE,
-        POWER_ON,
-        BOOT,
-        *((POST,) if machine.post_script else ()),
-    )
+    """The steps that it has and that are not over."""
+    absent = machine.done if machine.pre_script else machine.done | {PRE}
+    if not machine.post_script:
+        absent |= {POST}
+    if not machine.windows:
+        absent |= _WINDOWS
+    elif not machine.validate:
+        absent |= {VALIDATE}
+    return _without(absent)
+
+
+@functools.cache
+def _without(absent: frozenset[str]) -> tuple[str, ...]:
+    """The steps but for some; of thousands of VMs few differ."""
+    return tuple(step for step in STEPS if step not in absent)
 
 
 def _gate_of(machine: Machine, steps: Sequence[str], plan: Plan) -> int:
     """The first step that waits for the VM's boot order."""
     if machine.pre_script or not plan.build_ahead:
         return 0
-    return steps.index(POWER_ON if plan.early else CREATE)
+    first = STEPS.index(POWER_ON if plan.early else CREATE)
+    return next((n for n, step in enumerate(steps) if STEPS.index(step) >= first), len(steps))
 
 
 class _Order:
@@ -122,7 +140,7 @@ class _Order:
     def __init__(self, number: int, runs: list[_Run]) -> None:
         self.number = number
         self.runs = runs
-        self.left = len(runs)
+        self.left = sum(BOOT in run.steps for run in runs)
         self.opens_s = math.inf
         self.first_on_s = math.inf
         self.last_on_s = 0.0
@@ -152,10 +170,12 @@ class _Simulation:
         self._orders = [_Order(number, by_rank[rank]) for number, rank in ranks.items()]
         self._next = 0
         self._ended = 0
+        self._nodes_on_s = math.inf
 
     def run(self) -> Forecast:
         """Play all events; ends when nothing can happen any more."""
         begin_s = self._plan.begin_s + self._plan.pre_script_s
+        self._resume(begin_s)
         for order in self._orders:
             for run in order.runs:
                 self._advance(run, begin_s)
@@ -187,6 +207,23 @@ class _Simulation:
             run.open = True
             if waits:
                 self._advance(run, now)
+        if not order.left:  # all its VMs were up before the simulation began
+            self._order_ready(order, now)
+
+    def _resume(self, now: float) -> None:
+        """What has happened already to VMs that are under way."""
+        for order in self._orders:
+            for run in order.runs:
+                machine = run.machine
+                if machine.on_s is not None:
+                    self._powered_on(run, now - machine.on_s)
+                if machine.windows and HOLD in machine.done:
+                    self._need_nodes(run, now)
+
+    def _need_nodes(self, run: _Run, now: float) -> None:
+        """The prep nodes are on so long after the first Windows is known to be one."""
+        if self._nodes_on_s == math.inf:
+            self._nodes_on_s = now + run.machine.seconds.get(PREP_NODE, 0.0)
 
     def _powered_on(self, run: _Run, now: float) -> None:
         order = self._orders[run.rank]
@@ -198,8 +235,10 @@ class _Simulation:
         order = self._orders[run.rank]
         order.left -= 1
         order.last = run
-        if order.left:
-            return
+        if not order.left and order.opens_s <= now:
+            self._order_ready(order, now)
+
+    def _order_ready(self, order: _Order, now: float) -> None:
         order.ready_s = now
         if self._next < len(self._orders):
             self._at(max(now, order.not_before_s), None, opens=True)
@@ -219,7 +258,7 @@ class _Simulation:
         if not run.left:  # a VM without disks
             self._step_ended(run, now)
             return
-        lane = self._lane_of.get(step)
+        lane = None if run.is_begun else self._lane_of.get(step)
         for part in range(run.left):
             if lane is None:
                 self._start(run, part, now, "")
@@ -230,13 +269,17 @@ class _Simulation:
     def _start(self, run: _Run, part: int, now: float, waited_for: str) -> None:
         step = run.steps[run.at]
         ends_s = now + run.machine.seconds.get(step, 0.0)
+        if step == PREP_NODE:
+            ends_s = max(now, self._nodes_on_s)
+        elif run.is_begun:
+            ends_s = max(ends_s - (run.machine.begun_s or 0.0), now)
         run.served.append(Served(step, run.ready_at, now, ends_s, waited_for))
-        if step != BOOT:
+        if step not in _WAITS:
             self._calls.append(PlannedCall(at_s=now, step=step, vm=run.machine.name, part=part))
         self._at(ends_s, run)
 
     def _part_ended(self, run: _Run, now: float) -> None:
-        lane = self._lane_of.get(run.steps[run.at])
+        lane = None if run.is_begun else self._lane_of.get(run.steps[run.at])
         for need in lane.needs if lane is not None else ():
             need.give_back()
         run.left -= 1
@@ -246,7 +289,10 @@ class _Simulation:
     def _step_ended(self, run: _Run, now: float) -> None:
         step = run.steps[run.at]
         run.at += 1
-        if step == POWER_ON:
+        run.is_begun = False
+        if step == HOLD and run.machine.windows:
+            self._need_nodes(run, now)
+        elif step == POWER_ON:
             self._powered_on(run, now)
         elif step == BOOT:
             self._is_ready(run, now)

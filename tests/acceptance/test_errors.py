@@ -87,7 +87,9 @@ def test_a_plan_that_its_sites_cannot_sustain_is_exit_3_with_the_binding_limit(
     plan = sites.plan("db", replication={"interval": "90s"})
     file.write_text(yaml.safe_dump(plan))
     answer = plane.say("plan", "apply", "-f", str(file))
-    said(answer, 3, f"{sites.name}-west sustains 0.9 StartSnapshot per 90s", "--over-capacity")
+    said(
+        answer, 3, f"{sites.name}-west sustains 0.9 StartSnapshot calls per 90s", "--over-capacity"
+    )
     said(plane.say("plan", "apply", "-f", str(file), "--dry-run"), 3, "StartSnapshot")
     assert plane.ask("GET", f"/v1/plans/{sites.name}").status == 404
     assert plane.say("plan", "apply", "-f", str(file), "--over-capacity").code == 0

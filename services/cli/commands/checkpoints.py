@@ -10,9 +10,9 @@ import typer
 
 from schemas.definitions import SCRIPT_BYTES_MAX
 from services.cli.client import Client
-from services.cli.commands.jobs import follow
+from services.cli.commands.jobs import follow, patience_s
 from services.cli.output import Format, machine, moment, table
-from services.cli.requests import api_path, ask
+from services.cli.requests import api_path, ask, with_plan
 from services.cli.run import (
     DONE,
     USAGE,
@@ -40,7 +40,8 @@ def create_checkpoint(
 
     async def work(client: Client) -> int:
         body = {"preserved": preserve}
-        answer = await client.command(api_path("plans", plan, "checkpoints"), body)
+        path = api_path("plans", plan, "checkpoints")
+        answer = await client.command(path, body, within_s=patience_s(wait, timeout))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -60,6 +61,7 @@ def list_checkpoints(
         page = await client.everything(
             "/v1/checkpoints", plan=plan, state=state, since=since, until=until
         )
+        page = await with_plan(client, page, plan)
         if not machine(page, output):
             rows = [
                 (c["id"], c["state"], "yes" if c["preserved"] else "", moment(c["created_at"]),
@@ -119,7 +121,8 @@ def find_clean(
     }
 
     async def work(client: Client) -> int:
-        answer = await client.command(api_path("plans", plan, "find-clean-point"), body)
+        path = api_path("plans", plan, "find-clean-point")
+        answer = await client.command(path, body, within_s=patience_s(wait, timeout))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -158,7 +161,10 @@ def delete_checkpoint(
     """Delete a checkpoint that is neither in use nor preserved, and verify that it is gone."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(api_path("checkpoints", checkpoint), method="DELETE")
+        answer = await client.command(
+            api_path("checkpoints", checkpoint), method="DELETE",
+            within_s=patience_s(wait, timeout),
+        )  # fmt: skip
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)

@@ -14,6 +14,7 @@ from schemas.plans import RECOVERY_HOOKS
 from schemas.units import parse_duration_s
 from services.cli import dry_runs
 from services.cli.client import JOB_POLL_S, ApiError, Client
+from services.cli.commands import lost_site
 from services.cli.jobs_view import details
 from services.cli.output import Format, err, machine, moment, out, seconds, table, tell_more
 from services.cli.requests import ask
@@ -28,13 +29,17 @@ from services.cli.run import (
     VmNames,
     Wait,
     confirm,
+    one_of,
     outcome_code,
     run,
+    tell_failure,
     type_name,
 )
 from services.cli.watch import watch
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: what runs, ran and is queued.")
+
+MODES = ("test", "failover", "migrate", "reverse", "failback")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -42,6 +47,11 @@ JobId = Annotated[str, typer.Argument(metavar="JOB")]
 def job_path(job: str, action: str = "") -> str:
     """The path of a job, or of something done to it."""
     return f"/v1/jobs/{quote(job, safe='')}" + (f"/{action}" if action else "")
+
+
+def patience_s(wait: bool, within: str) -> float:
+    """How long a command's decision is waited for beyond the usual: as long as its job's end."""
+    return parse_duration_s(within) if wait else 0.0
 
 
 async def follow(
@@ -56,6 +66,7 @@ async def follow(
     if form is not Format.TABLE:
         ended = await client.wait_job(job, timeout_s=parse_duration_s(within))
         machine(ended, form)
+        tell_failure(ended)
         return outcome_code(ended)
     out.print(job, markup=False, soft_wrap=True)
     return outcome_code(await watch(client, job, timeout_s=parse_duration_s(within)))
@@ -118,6 +129,8 @@ def show_output(job: JobId, step: str, output: Output = Format.TABLE) -> None:
         found = await client.get(job_path(job, f"steps/{quote(step, safe='')}/output"))
         if not machine(found, output):
             sys.stdout.write(found["output"])
+            if not found["output"]:
+                err.print("it printed nothing")
             if not found["whole"]:
                 err.print("only the end of it could be kept")
         return DONE
@@ -164,13 +177,24 @@ def resume(job: JobId, output: Output = Format.TABLE) -> None:
 def retry(
     job: JobId,
     step: Annotated[str | None, typer.Argument(help="only this step of the recovery")] = None,
+    source_gone: Annotated[
+        bool,
+        typer.Option(
+            "--source-gone",
+            help="your word, once more, that VMs whose source was never seen off do not run",
+        ),
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
     output: Output = Format.TABLE,
 ) -> None:
-    """Do again what failed of a recovery or a VM; what succeeded is kept."""
+    """Do again what failed of a recovery or a VM; what succeeded is kept.
 
-    body = {"step": step} if step else {}
+    A failover or migration that has ended is retried while it awaits its commit or roll back.
+    """
+    body: dict[str, Any] = {"step": step} if step else {}
+    if source_gone:
+        body["source_gone"] = True
     _go_on(job, "retry", body, wait=wait, within=timeout, form=output)
 
 
@@ -239,7 +263,7 @@ AutoRollback = Annotated[
 
 def recover(
     plan: str,
-    mode: Annotated[str, typer.Option(help="test|failover|migrate|reverse|failback")],
+    mode: Annotated[str, typer.Option(help="|".join(MODES), callback=one_of(*MODES))],
     checkpoint: Annotated[str, typer.Option(help="a checkpoint's id, or latest")] = "latest",
     vm: VmNames = None,
     skip_script: Annotated[
@@ -250,7 +274,9 @@ def recover(
             "own without :VM; may be repeated",
         ),
     ] = None,
-    on_error: Annotated[str | None, typer.Option(help="continue or stop")] = None,
+    on_error: Annotated[
+        str | None, typer.Option(help="continue or stop", callback=one_of("continue", "stop"))
+    ] = None,
     last_sync: LastSync = None,
     source_gone: Annotated[
         bool,
@@ -279,28 +305,49 @@ def recover(
     if mode != "test" and not yes and not dry_run:
         confirm(f"{mode} of plan {plan} acts on production. Go on?")
 
-    async def work(client: Client) -> int:
-        body: dict[str, Any] = {
-            "mode": mode,
-            "vms": vm or [],
-            "checkpoint": checkpoint,
-            "skip_scripts": skip_script or [],
-            "on_error": on_error,
-            "dry_run": dry_run,
-            "last_sync": last_sync,
-            "source_gone": source_gone,
-        }
-        if with_prerequisites:
-            # Left out where it is not asked for: a control plane of the build before knows it not.
-            body["with_prerequisites"] = True
-        if auto_rollback is not None:
-            body["auto_rollback"] = auto_rollback
-        answer = await client.command(f"/v1/plans/{quote(plan, safe='')}/recover", body)
-        if dry_run:
-            return await _rehearse(client, answer, within=timeout, form=output)
-        return await follow(client, answer, wait=wait, within=timeout, form=output)
+    body: dict[str, Any] = {
+        "mode": mode,
+        "vms": vm or [],
+        "checkpoint": checkpoint,
+        "skip_scripts": skip_script or [],
+        "on_error": on_error,
+        "dry_run": dry_run,
+        "last_sync": last_sync,
+        "source_gone": source_gone,
+    }
+    if with_prerequisites:
+        # Left out where it is not asked for: a control plane of the build before knows it not.
+        body["with_prerequisites"] = True
+    if auto_rollback is not None:
+        body["auto_rollback"] = auto_rollback
+    asks = mode == "failover" and not (source_gone or yes or dry_run or with_prerequisites)
+    run(
+        lambda client: _recover(
+            client, plan, body, asks=asks, wait=wait, within=timeout, form=output
+        )
+    )
 
-    run(work)
+
+async def _recover(
+    client: Client,
+    plan: str,
+    body: dict[str, Any],
+    *,
+    asks: bool,
+    wait: bool,
+    within: str,
+    form: Format,
+) -> int:
+    """Start it and, where that is wanted, follow it; `asks` about a site that is gone."""
+    path = f"/v1/plans/{quote(plan, safe='')}/recover"
+    patience = patience_s(wait or body["dry_run"], within)
+    answer = await client.command(path, body, within_s=patience)
+    if body["dry_run"]:
+        return await _rehearse(client, answer, within=within, form=form)
+    if asks and lost_site.may_ask():
+        answer, is_over = await lost_site.with_word(client, plan, body, answer)
+        wait = wait or is_over
+    return await follow(client, answer, wait=wait, within=within, form=form)
 
 
 async def _rehearse(client: Client, answer: dict[str, Any], *, within: str, form: Format) -> int:
@@ -338,7 +385,7 @@ def commit(
     """Keep what a failover, migration or failback brought up: these are the VMs for good."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(job_path(job, "commit"))
+        answer = await client.command(job_path(job, "commit"), within_s=patience_s(wait, timeout))
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -359,7 +406,8 @@ def _decide(
     job: str, action: str, confirmation: str | None, *, wait: bool, within: str, form: Format
 ) -> None:
     async def work(client: Client) -> int:
-        answer = await confirmed(client, job_path(job, action), confirmation)
+        path, within_s = job_path(job, action), patience_s(wait, within)
+        answer = await confirmed(client, path, confirmation, within_s=within_s)
         return await follow(client, answer, wait=wait, within=within, form=form)
 
     run(work)
@@ -372,16 +420,18 @@ async def confirmed(
     *,
     body: Mapping[str, Any] | None = None,
     what: str = "plan",
+    within_s: float = 0.0,
 ) -> dict[str, Any]:
     """A command that may want the name of a plan or site typed: a person is asked, told why."""
     document = dict(body or {})
     try:
         answer: dict[str, Any] = await client.command(
-            path, {**document, "confirm": confirmation or ""}
+            path, {**document, "confirm": confirmation or ""}, within_s=within_s
         )
     except ApiError as refused:
         if refused.code != "confirm" or confirmation or not sys.stdin.isatty():
             raise
         typed = type_name(refused.message, what=what)
-        answer = await client.command(path, {**document, "confirm": typed})
+        typed_body = {**document, "confirm": typed}
+        answer = await client.command(path, typed_body, within_s=within_s)
     return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +15,16 @@ app = typer.Typer(no_args_is_help=True, help="Nodes: what replicates and prepare
 
 
 @app.command("list")
-def list_nodes(output: Output = Format.TABLE) -> None:
+def list_nodes(
+    site: str | None = None,
+    kind: Annotated[str | None, typer.Option(help="replication or prep")] = None,
+    state: Annotated[str | None, typer.Option(help="as online or off")] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """The nodes of every site: the replicator as one, and its prep nodes for Windows VMs."""
 
     async def work(client: Client) -> int:
-        found = await client.everything("/v1/nodes")
+        found = await client.everything("/v1/nodes", site=site, kind=kind, state=state)
         if not machine(found, output):
             rows = [
                 (n["name"], n["site"], n["kind"], _state(n), f"{n['in_use']} of {n['capacity']}",

@@ -9,9 +9,10 @@ from urllib.parse import quote
 import typer
 
 from services.cli.client import ApiError, Client
-from services.cli.commands.jobs import follow
+from services.cli.commands.jobs import follow, patience_s
 from services.cli.output import Format, err, machine, moment, out, seconds, table
 from services.cli.planfile import PlanFile, read_plan_file
+from services.cli.requests import with_plan
 from services.cli.run import (
     DONE,
     USAGE,
@@ -145,11 +146,21 @@ def list_plans(
 
 
 @app.command()
-def show(plan: str, at: At = None, output: Output = Format.TABLE) -> None:
+def show(
+    plan: str,
+    at: At = None,
+    vm: Annotated[
+        str | None, typer.Option(help="with --at: this VM alone, of a plan with a long past")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
     """One plan and its VMs, as they are or were."""
+    if vm and not at:
+        typer.echo(f"--vm goes with --at: see `seawall vm list --plan {plan} --vm {vm}`", err=True)
+        raise typer.Exit(USAGE)
 
     async def work(client: Client) -> int:
-        found = await client.get(plan_path(plan), at=at)
+        found = await client.get(plan_path(plan), at=at, vm=vm)
         if not machine(found, output):
             rpo, rto = found["rpo"], found["rto"]
             out.print(
@@ -178,6 +189,7 @@ def history(plan: str, output: Output = Format.TABLE) -> None:
         events = await client.everything(
             "/v1/events", plan=plan, type="seawall.scheduler.plan-applied", order="oldest"
         )
+        events = await with_plan(client, events, plan)
         if not machine(events, output):
             rows = [
                 (e["data"]["plan_version"], moment(e["time"]), e.get("actor"),
@@ -225,7 +237,9 @@ def run_plan(
     """Replicate now."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(plan_path(plan, "run"), {"vms": vm or []})
+        answer = await client.command(
+            plan_path(plan, "run"), {"vms": vm or []}, within_s=patience_s(wait, timeout)
+        )
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)
@@ -261,6 +275,7 @@ def list_vms(
 
     async def work(client: Client) -> int:
         page = await client.everything("/v1/vms", plan=plan, vm=vm, sync_state=sync_state)
+        page = await with_plan(client, page, plan)
         if not machine(page, output):
             _vm_table(page["items"])
         return DONE

@@ -65,6 +65,7 @@ def follow_events(
 
 
 def queue(
+    plan: Annotated[str | None, typer.Option(help="this plan's work alone")] = None,
     limit: int = 100,
     cursor: Annotated[str | None, typer.Option(help="`next` of the page before")] = None,
     output: Output = Format.TABLE,
@@ -72,7 +73,7 @@ def queue(
     """Work that waits or runs, in order, when it will start, and the budgets as they stand."""
 
     async def work(client: Client) -> int:
-        page = await client.get("/v1/queue", limit=str(limit), cursor=cursor)
+        page = await client.get("/v1/queue", plan=plan, limit=str(limit), cursor=cursor)
         if machine(page, output):
             return DONE
         rows = [
@@ -87,7 +88,9 @@ def queue(
         if rows:
             out.print(f"starts are estimates: {page['estimates_assume']}", style="dim")
         if page["next"]:
-            out.print(f"more: seawall queue --limit {limit} --cursor {page['next']}", style="dim")
+            of = f" --plan {plan}" if plan else ""
+            more = f"seawall queue{of} --limit {limit} --cursor {page['next']}"
+            out.print(f"more: {more}", style="dim")
         limits = ("BUDGET", "MODE", "IN USE", "LIMIT", "CAP", "THROTTLED", "PAUSED UNTIL")
         table(limits, [_budget(b) for b in page["budgets"]], empty="")
         return DONE

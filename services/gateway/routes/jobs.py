@@ -26,6 +26,7 @@ from services.gateway.context import (
     answer,
     ask,
     body_of,
+    flag,
     gateway_of,
     moment,
     moment_of,
@@ -68,15 +69,16 @@ def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
 
 
 async def show(request: web.Request) -> web.Response:
-    """GET /v1/jobs/ID, with its steps and children, a dry run's with its forecast as of now;
-    `?at=` as it was then."""
+    """GET /v1/jobs/ID, with its steps and children, a dry run's with its forecast as of now,
+    a running recovery's with how long it still takes; `?at=` as it was then."""
     if (at := moment_of(request, "at")) is not None:
         return answer(await gateway_of(request).past.job(_job_of(request), at))
     await stand_at(request)
     found = await gateway_of(request).queries.job(_job_of(request))
     if found is None:
         raise _no_job(_job_of(request))
-    return answer(await gateway_of(request).forecasts.of_dry_run(found))
+    forecasts = gateway_of(request).forecasts
+    return answer(await forecasts.of_running(await forecasts.of_dry_run(found)))
 
 
 def _no_job(job: str) -> NotFound:
@@ -151,10 +153,15 @@ async def resume(request: web.Request) -> web.Response:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/retry {step}: do again what failed, under the same id."""
+    """POST /v1/jobs/ID/retry {step, source_gone}: do again what failed, under the same id."""
     job, plan = _steered(request, "retry")
-    step = text(await body_of(request, "step"), "step", "")
-    command = RetryJob(command_id=new_command_id(), job=job, step=step)
+    document = await body_of(request, "step", "source_gone")
+    command = RetryJob(
+        command_id=new_command_id(),
+        job=job,
+        step=text(document, "step", ""),
+        source_gone=flag(document, "source_gone"),
+    )
     return await _steer(request, job, plan, command)
 
 

@@ -13,6 +13,7 @@ from schemas.prep import DrainNode
 from schemas.views import Node, PrepNode
 from services.gateway.commands import Asked, new_command_id
 from services.gateway.context import Gateway, answer, ask, gateway_of, stand_at
+from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid, NotFound
 from services.gateway.queries import Page
 from services.gateway.routes.lists import limit_of, offset_of
@@ -28,7 +29,12 @@ async def nodes(request: web.Request) -> web.Response:
     await stand_at(request)
     gateway = gateway_of(request)
     begin, limit = offset_of(request), limit_of(request)
-    found = await _all(gateway)
+    wanted = {name: request.query[name] for name in LISTINGS["nodes"] if name in request.query}
+    found = [
+        node
+        for node in await _all(gateway)
+        if all(getattr(node, name) == value for name, value in wanted.items())
+    ]
     end = begin + limit
     items = [msgspec.to_builtins(node) for node in found[begin:end]]
     following = str(end) if len(found) > end else None

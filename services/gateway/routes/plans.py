@@ -108,10 +108,14 @@ def script_parts(plan: str, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, m
 
 async def show(request: web.Request) -> web.Response:
     """GET /v1/plans/NAME, with its version as ETag and its RTO forecast; `?at=` as it was then,
-    without these."""
-    name = request.match_info["name"]
+    without these, and with `&vm=` of one VM alone."""
+    name, vm = request.match_info["name"], request.query.get("vm", "")
     if (at := moment_of(request, "at")) is not None:
-        return answer(await gateway_of(request).past.plan(name, at))
+        return answer(await gateway_of(request).past.plan(name, at, vm=vm))
+    if vm:
+        raise Invalid(
+            "vm is for plans as they were", remedy="give `at`, or see GET /v1/vms?plan=…&vm=…"
+        )
     await stand_at(request)
     found = await gateway_of(request).queries.resource("plans", name)
     if found is None:

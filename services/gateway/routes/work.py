@@ -17,18 +17,22 @@ QUEUE_MAX = 200_000
 
 
 async def queue(request: web.Request) -> web.Response:
-    """GET /v1/queue: ready and running work in order, estimated starts, and the budgets."""
+    """GET /v1/queue: ready and running work in order, estimated starts, and the budgets; `plan`
+    shows one plan's alone, at its places among all."""
     gateway = gateway_of(request)
     begin, limit = offset_of(request), limit_of(request)
-    waiting = await gateway.owners.waiting(count_max=min(begin + limit + 1, QUEUE_MAX))
+    plan = request.query.get("plan")
+    # What stands before a plan's work decides when it starts: all of it is looked at.
+    count_max = QUEUE_MAX if plan else min(begin + limit + 1, QUEUE_MAX)
+    waiting = await gateway.owners.waiting(count_max=count_max)
     budgets = await gateway.owners.budgets()
     starts = estimated_starts(waiting, budgets, now=dt.datetime.now(dt.UTC))
     end = begin + limit
-    items = [
-        _entry(place, each, starts[place - 1])
-        for place, each in enumerate(waiting[begin:end], begin + 1)
+    shown = [
+        (place, each) for place, each in enumerate(waiting, 1) if plan is None or each.plan == plan
     ]
-    following = str(end) if len(waiting) > end else None
+    items = [_entry(place, each, starts[place - 1]) for place, each in shown[begin:end]]
+    following = str(end) if len(shown) > end else None
     limits = [
         _limit(each) for each in budgets if not is_open(each.budget) or each.lowered_to is not None
     ]

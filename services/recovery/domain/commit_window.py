@@ -47,6 +47,8 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
             code="still-running",
             remedy="wait for its end, or cancel it",
         )
+    if state.retrying is not None:
+        raise Refused(f"{job} is about to be retried", code="still-running", remedy="wait for it")
     window = state.window
     if window.committed:
         raise Refused(

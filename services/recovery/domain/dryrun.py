@@ -18,20 +18,26 @@ from services.recovery.domain.work import QUOTAS
 from shared.forecast import plan as forecast
 from shared.forecast.limits import Limit
 from shared.forecast.plan import CALLS as CALLS
-from shared.forecast.plan import HOOKS, Machine, PlannedCall
+from shared.forecast.plan import HOOKS, WINDOWS_CALLS, Machine, PlannedCall
 from shared.forecast.simulation import floor_of, simulate
 
 CALLS_LISTED_MAX: Final = 250
 """More calls than this are kept as a blob: facts travel in an event."""
 
 
+STEP_CALLS: Final[Mapping[str, str]] = {**CALLS, **WINDOWS_CALLS}
+
+
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """What preflight found out about a VM: its disks, its scripts, how long it says it boots."""
+    """What preflight found out about a VM: its disks, its scripts, how long it says it boots,
+    whether it is a Windows and is asked how it is."""
 
     disks: tuple[str, ...]
     pre_script: bool = False
     post_script: bool = False
     boots_in_s: float | None = None
+    windows: bool = False
+    validate: bool = False
 
 
 class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +61,9 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     def _machine(self, member: Member) -> Machine:
         guest = self.guests[member.vm]
         seconds = {
-            step: self.latencies[call] for step, call in CALLS.items() if call in self.latencies
+            step: self.latencies[call]
+            for step, call in STEP_CALLS.items()
+            if call in self.latencies
         }
         if guest.boots_in_s is not None:
             seconds[forecast.BOOT] = guest.boots_in_s
@@ -66,6 +74,8 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
             disks=len(guest.disks),
             pre_script=guest.pre_script,
             post_script=guest.post_script,
+            windows=guest.windows,
+            validate=guest.validate,
             seconds=seconds,
         )
 
@@ -87,36 +97,16 @@ def ordered_calls(rehearsal: Rehearsal, limits: Sequence[Limit]) -> list[dict[st
     return calls
 
 
-class WindowsCalls(msgspec.Struct, frozen=True, kw_only=True):
-    """The Windows VMs, each with whether it is validated, and the prep nodes that they need."""
-
-    validated: dict[str, bool] = {}
-    nodes: tuple[str, ...] = ()
-
-
-def with_windows(calls: Sequence[dict[str, Any]], windows: WindowsCalls) -> list[dict[str, Any]]:
-    """The calls with those of Windows VMs among them: prepared before they are created, validated
-    last. Prep nodes are on from the first call of a Windows to the last one that is prepared.
-
-    How long preparing takes is not forecast: these calls have the moment of the one they precede.
-    """
-    made = [n for n, c in enumerate(calls) if c["call"] == "create_instance"]
-    last = max((n for n in made if calls[n]["vm"] in windows.validated), default=-1)
-    found: list[dict[str, Any]] = []
-    for number, call in enumerate(calls):
-        about = {name: call.get(name) for name in ("vm", "boot_order", "at_s")}
-        is_windows = call["vm"] in windows.validated
-        if is_windows and call["call"] == "create_instance":
-            found.append({"call": "prepare_windows", **about})
-            if number == last:
-                found += [_of_node("power_off_node", name) for name in windows.nodes]
-        found.append(call)
-        if windows.validated.get(call["vm"]) and call["call"] == "power_on":
-            found.append({"call": "validate_windows", **about})
-    if last >= 0:
-        on = [_of_node("power_on_node", name) for name in windows.nodes]
-        found = [_of_node("list_prep_nodes", ""), *on, *found]
-    return found
+def with_nodes(calls: Sequence[dict[str, Any]], nodes: Sequence[str]) -> list[dict[str, Any]]:
+    """The calls with those to the prep nodes among them: on before the first call of a Windows is
+    made, off once the last one is prepared. Nothing more without a Windows."""
+    prepared = [n for n, call in enumerate(calls) if call["call"] == "prepare_windows"]
+    if not prepared:
+        return list(calls)
+    beyond = prepared[-1] + 1
+    on = [_of_node("power_on_node", name) for name in nodes]
+    off = [_of_node("power_off_node", name) for name in nodes]
+    return [_of_node("list_prep_nodes", ""), *on, *calls[:beyond], *off, *calls[beyond:]]
 
 
 def _of_node(call: str, node: str) -> dict[str, Any]:
@@ -143,7 +133,7 @@ def _call(planned: PlannedCall, member: Member, guest: Guest) -> dict[str, Any]:
     about = _about(planned, member)
     if planned.step in HOOKS:
         return {"call": "run_script", **about, "hook": HOOKS[planned.step]}
-    call: dict[str, Any] = {"call": CALLS[planned.step], **about}
+    call: dict[str, Any] = {"call": STEP_CALLS[planned.step], **about}
     if planned.step == forecast.REBUILD:
         call["disk"] = guest.disks[planned.part]
     if planned.step == forecast.POWER_ON:

@@ -15,7 +15,11 @@ def check_goes_on(job: str, *, begun: bool, over: bool) -> None:
     if not begun:
         raise no_job(job)
     if over:
-        raise Refused(f"job {job} has ended already", code="job-ended")
+        raise Refused(
+            f"job {job} has ended already",
+            code="job-ended",
+            remedy=f"`seawall job show {job}` says how, and what may be done next",
+        )
 
 
 def check_made_something(
@@ -32,7 +36,11 @@ def check_made_something(
     if cleaned:
         raise Refused(f"{job} is cleaned up already", code="already-cleaned")
     if not made:
-        raise Refused(f"{job} made nothing that cleanup removes", code="nothing-to-clean")
+        raise Refused(
+            f"{job} made nothing that cleanup removes",
+            code="nothing-to-clean",
+            remedy="`seawall doctor --leftovers` lists what sites hold",
+        )
 
 
 def check_not_being_cleaned(job: str, cleanup: str) -> None:

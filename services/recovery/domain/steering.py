@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +17,8 @@ from schemas import recovery_steering as steer
 from schemas.common import CommandSettled
 from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
-from services.recovery.domain import prompts, refusals, vm_steering
+from schemas.units import some_of
+from services.recovery.domain import commit_window, prompts, refusals, vm_steering
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery import AUTO_CLEANUP_TIMER, proceed
 from services.recovery.domain.recovery_state import (
@@ -30,6 +31,9 @@ from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
 from shared.decider import NOTHING, Decision, Send
 from shared.errors import Refused
+
+NAMED_MAX: Final = 10
+"""VMs that a refusal names; more are counted."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +177,7 @@ def retry(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         _check_fenced(state, vm)
         _check_heard_of(state, vm, job)
         wanted = Wanted(vms=(vm, *_never_done(state, but=vm)))
+    _check_word(state, wanted, word=m.source_gone)
     return {parent: _go_on(state, wanted, received)}
 
 
@@ -196,6 +201,7 @@ def skip(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision
         _check_fenced(state, vm)
         _check_heard_of(state, vm, job)
         wanted = Wanted(vms=(vm, *_never_done(state, but=vm)), skip=m.step, vm=vm)
+    _check_word(state, wanted, word=False)
     return {parent: _go_on(state, wanted, received)}
 
 
@@ -246,21 +252,16 @@ def _check_may_go_on(state: Recovery, job: str) -> None:
         raise Refused(
             f"{job} was cancelled", code="job-cancelled", remedy="clean it up and start another"
         )
-    if state.finished is not None and of(state.started.mode).ends_with != "cleanup":
-        # Its sources are off or on again, its VMs in production or gone: what failed is not alone.
-        raise Refused(
-            f"{job} has ended: a {state.started.mode} is retried only while it runs",
-            code="not-available",
-            remedy="commit what came up, or roll it back and start another",
-        )
+    if state.retrying is not None:
+        raise Refused(f"{job} is being retried already", code="retry-pending", remedy="wait")
+    if state.finished is not None and _has_window(state):
+        _check_window(state, job)
     if state.cleaned or state.cleaning:
         raise Refused(
             f"what {job} made is {'gone' if state.cleaned else 'being removed'}",
             code="already-cleaned" if state.cleaned else "being-cleaned",
             remedy="start another recovery",
         )
-    if state.retrying is not None:
-        raise Refused(f"{job} is being retried already", code="retry-pending", remedy="wait")
     if state.finished is None and (state.stopping or phase_of(state) != "vms"):
         raise Refused(
             f"{job} is at a point where nothing joins it any more",
@@ -273,6 +274,47 @@ def _check_heard_of(state: Recovery, vm: str, job: str) -> None:
     """In a running recovery news is under way: of the VM's end, or that it goes on already."""
     if state.finished is None and not state.members.get(vm, MemberState()).ended:
         raise Refused(f"{job} is about to go on or to end", code="still-running", remedy="wait")
+
+
+def _has_window(state: Recovery) -> bool:
+    return of(told(state).mode).ends_with == "commit"
+
+
+def _check_window(state: Recovery, job: str) -> None:
+    """An ended full recovery goes on while nobody has decided about it: its sources are off, its
+    VMs are held, and what came up is kept. Raises Refused."""
+    try:
+        commit_window.check_open(state, job, verb="retry")
+    except Refused as closed:
+        start = told(state)
+        another = f"start another with `seawall recover {start.plan} --mode {start.mode}`"
+        remedy = closed.remedy or (
+            "wait for its end" if closed.code.startswith("being") else another
+        )
+        raise Refused(closed.message, code=closed.code, remedy=remedy) from closed
+    if (end := state.finished) is not None and end.undone_by:
+        raise Refused(
+            f"{job} is undone by itself: {end.undone_by}",
+            code="being-rolled-back",
+            remedy=f"`seawall job show {end.undone_by}`; where it could not end, roll back again",
+        )
+
+
+def _check_word(state: Recovery, wanted: Wanted, *, word: bool) -> None:
+    """A VM whose source nobody saw off was recovered by a person's word. Once the job has ended
+    that word is old: the site may be back, so it must be given again. Raises Refused."""
+    if state.finished is None or not _has_window(state) or word:
+        return
+    unseen = [vm for vm in wanted.vms if not securing.seen_off(state.source, vm)]
+    if unseen:
+        job = told(state).job
+        raise Refused(
+            f"the source of {some_of(unseen, NAMED_MAX)} was never seen off, and may run by now: "
+            "two of it must not run",
+            code="source-gone",
+            remedy="only if you know that it does not run: "
+            f"`seawall job retry {job} --source-gone`",
+        )
 
 
 def _check_fenced(state: Recovery, vm: str) -> None:
@@ -316,6 +358,9 @@ def _failed(state: Recovery, step: str) -> Wanted:
 def _failed_steps(state: Recovery) -> tuple[str, ...]:
     preflight = state.preflight is not None and bool(state.preflight.problems)
     by_hand = tuple(name for name, how in state.by_hand.items() if how == "failed")
+    if state.finished is not None and state.launched and _has_window(state):
+        # What comes before the VMs was gone on without: it is not done behind their back.
+        return (POST_STEP,) if state.post.failed else ()
     return (
         *(("preflight",) if preflight else ()),
         *by_hand,
@@ -372,7 +417,8 @@ def _go_on(state: Recovery, wanted: Wanted, received: Received) -> Decision:
         job=start.job,
         mode=start.mode,
         checkpoint=start.checkpoint,
-        vms=wanted.vms or tuple(state.roster),
+        vms=wanted.vms
+        or tuple(vm for vm in state.roster if not securing.runs_still(state.source, vm)),
         command_id=received.body.command_id,
     )
     send = Send(to="scheduler", key=start.plan, message=ask)
@@ -399,7 +445,7 @@ def _reopen(state: Recovery, wanted: Wanted, now: dt.datetime, *, actor: str) ->
     # VMs first: the recovery is opened when its sums tell what is to come.
     decision = proceed(state, (*_members(state, wanted), event), now)
     decision = _with_retries(state, decision, wanted, actor=actor)
-    timers = (*decision.cancel_timers, AUTO_CLEANUP_TIMER)
+    timers = (*decision.cancel_timers, AUTO_CLEANUP_TIMER, commit_window.REMINDER)
     return msgspec.structs.replace(decision, cancel_timers=timers)
 
 

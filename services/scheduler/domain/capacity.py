@@ -26,6 +26,12 @@ RECOVERY_CALLS: Final[Mapping[str, str]] = {
 """Limit → what an iteration spends one unit of it for; the effects of `replicator/domain/work.py`
 name the same budgets."""
 
+UNITS: Final[Mapping[str, str]] = {
+    "snapshot-writes": "snapshot writes",
+    "node": "disk copies on its replication node",
+}
+"""What a unit of a limit is, for people; of all others a call."""
+
 HOLD_S: Final[Mapping[str, float]] = {"snapshot-writes": 60.0, "node": 1.0}
 """How long an iteration of one disk is assumed to hold a slot. 60 s is what limits.md counts for a
 snapshot that is being written. A node's slot is held while changes are copied, and nobody knows
@@ -121,8 +127,9 @@ def refusal(found: Iterable[Use]) -> Problem | None:
 def sentence(use: Use) -> str:
     """One limit in words and numbers."""
     interval = format_duration(use.interval_s)
+    unit = UNITS.get(use.limit, f"{use.limit} calls")
     return (
-        f"{use.site} sustains {_number(use.sustained)} {use.limit} per {interval} "
+        f"{use.site} sustains {_number(use.sustained)} {unit} per {interval} "
         f"({use.allows}); its plans need {_number(use.needed)}, this one {_number(use.plan)}"
     )
 

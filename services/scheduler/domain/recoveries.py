@@ -218,6 +218,8 @@ def recovery_ended(states: Mapping[str, Any], received: Received) -> Mapping[str
         if vm in m.stayed:
             continue
         state: ProtectedVm = states[vm_stream(m.plan, vm)]
+        if state.moved_by == m.job:
+            continue  # it ended before, and was retried: what stood before its move is known
         if state.queued_run:
             checks.append(check_timer(state.queued_run, received.at))
         decisions[vm_stream(m.plan, vm)] = full_recoveries.move_out(state, m, vm=vm)

@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from shared.forecast.plan import BOOT, CREATE, DEFAULTS_S, HOLD, POWER_ON, REBUILD
-from tests.integration.gateway.desk import Desk
+from shared.forecast.plan import (
+    BOOT,
+    CREATE,
+    DEFAULTS_S,
+    HOLD,
+    POWER_ON,
+    PREP_NODE,
+    PREPARE,
+    REBUILD,
+    VALIDATE,
+)
+from tests.integration.gateway.desk import Desk, plan_body
+from tests.integration.gateway.test_nodes import windows_vm
+from tests.windows.images import require_ntfs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,3 +113,48 @@ async def test_a_plan_tells_a_forecast_in_its_own_document_alone(desk: Desk) -> 
     now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
     then = (await desk.get(f"/v1/plans/alone?at={now}")).body
     assert then["rto"]["forecast_s"] is None
+
+
+WINDOWS_SITE = """
+prep_nodes: [{name: prep1, seats: 3}]
+latency: {power_on_node: 4s, prepare_windows: 2s, validate_windows: 1s, create_instance: 500ms}
+"""
+
+
+async def test_a_windows_is_forecast_with_its_nodes_preparation_and_validation(desk: Desk) -> None:
+    """Before anything was recovered by what the platform declares, then by what it took."""
+    require_ntfs()
+    east, west = await desk.site("wfore-east"), await desk.site("wfore-west")
+    windows_vm(east, "wfore-ad")
+    (west / "site.yaml").write_text(WINDOWS_SITE)
+    assert (await desk.command("/v1/plans", plan_body("wfore", "wfore-ad"))).status == 200
+    assert (await desk.command("/v1/sites/wfore-west/check")).status == 200
+    await desk.ended((await desk.command("/v1/plans/wfore/run")).body["id"])
+    unknown_s = (await desk.get("/v1/plans/wfore")).body["rto"]["forecast_s"]
+
+    async def recover(**fields: Any) -> dict[str, Any]:
+        asked = {"mode": "test", **fields}
+        return await desk.ended((await desk.command("/v1/plans/wfore/recover", asked)).body["id"])
+
+    facts = (await recover(dry_run=True))["facts"]
+    first = facts["forecast"]
+    told = first["durations"]
+    assert {told[step]["from"] for step in (PREP_NODE, PREPARE, VALIDATE)} == {"platform"}
+    assert facts["prep_seats"] == 3
+    assert [limit for limit in first["limits"] if limit["name"] == "prep-nodes"]
+    known_s = (await desk.get("/v1/plans/wfore")).body["rto"]["forecast_s"]
+    assert known_s > unknown_s, "a dry run found out that it is a Windows"
+
+    ended = await recover()
+    assert ended["state"] == "completed", ended
+    taken_s, rto_s = lasted_s(ended), ended["rto_s"]
+    # Nodes come on while disks are rebuilt; reading the disk itself is what nobody declares.
+    assert 4 + 2 + 0.5 <= first["ready_s"] <= rto_s * (1 + TOLERANCE)
+    assert first["total_s"] >= first["ready_s"] + 1
+
+    cleanup = await desk.command(f"/v1/jobs/{ended['id']}/cleanup")
+    assert (await desk.ended(cleanup.body["id"]))["state"] == "completed"
+    learnt = (await recover(dry_run=True))["facts"]["forecast"]
+    assert learnt["durations"][PREPARE]["from"] == "past-recoveries"
+    assert learnt["ready_s"] == pytest.approx(rto_s, rel=TOLERANCE)
+    assert learnt["total_s"] == pytest.approx(taken_s, rel=TOLERANCE)

@@ -192,6 +192,24 @@ async def test_more_history_than_may_be_folded_is_refused(postgres_dsn: str) -> 
             await travels.past.plan("shop", travels.clock.at)
 
 
+async def test_one_vm_of_a_plan_with_too_long_a_past_is_shown_by_name(postgres_dsn: str) -> None:
+    async with travelling(postgres_dsn, rows_max=20) as travels:
+        await a_history(travels.logs, "shop", vms=("db", "web"))
+        missed = scheduler.TicksMissed(count=1, first_at=START, last_at=START)
+        await travels.logs.say("scheduler", *[("protected-vm:shop:db", missed)] * 50)
+        now = travels.clock.at = START + 1000 * SECOND
+        with pytest.raises(TooMuchHistory) as refused:
+            await travels.past.plan("shop", now)
+        assert "more than 20 events" in refused.value.message
+        assert "seawall plan show shop --at TIME --vm NAME" in refused.value.remedy
+        (web,) = (await travels.past.plan("shop", now, vm="web"))["vms"]
+        assert web["name"] == "web"
+        with pytest.raises(TooMuchHistory):
+            await travels.past.plan("shop", now, vm="db")
+        with pytest.raises(NotFound, match="'nobody'"):
+            await travels.past.plan("shop", now, vm="nobody")
+
+
 async def test_streams_longer_than_a_page_are_read_to_their_cut(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

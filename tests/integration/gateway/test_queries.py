@@ -76,7 +76,7 @@ async def test_every_site_has_the_replicator_as_its_node(desk: Desk) -> None:
         "drained": False,
         "error": None,
     }
-    assert (await desk.get("/v1/nodes?state=online")).status == 422
+    assert (await desk.get("/v1/nodes?drained=true")).status == 422
 
 
 async def test_the_queue_tells_what_its_estimates_assume_and_takes_a_cursor(desk: Desk) -> None:
@@ -208,7 +208,7 @@ async def test_sites_and_plans_are_filtered(desk: Desk) -> None:
         ("GET", "/v1/jobs?order=oldest", "'order'"),
         ("GET", "/v1/plans/shop?when=now", "'when'"),
         ("GET", "/v1/jobs/x?verbose=1", "'verbose'"),
-        ("GET", "/v1/queue?plan=shop", "'plan'"),
+        ("GET", "/v1/queue?class=recovery", "'class'"),
         ("GET", "/v1/events/stream?colour=red", "'colour'"),
         ("POST", "/v1/plans/shop/start?dry_run=true", "'dry_run'"),
         ("DELETE", "/v1/sites/shop-east?force=1", "'force'"),
@@ -220,6 +220,42 @@ async def test_parameters_that_a_path_does_not_take_are_refused_by_name(
     answer = await desk.ask(method, path)
     assert (answer.status, answer.code) == (422, "invalid"), answer
     assert told in answer.body["message"] and answer.body["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("jobs?state=runing", "running"),
+        ("jobs?kind=testrecovery", "test-recovery"),
+        ("alerts?severity=mayor", "major"),
+        ("alerts?state=opn", "open"),
+        ("vms?sync_state=insync", "in-sync"),
+        ("checkpoints?state=availible", "available"),
+        ("sites?state=reachable", "unreachable"),
+        ("nodes?kind=pre", "prep"),
+    ],
+)
+async def test_a_value_that_nothing_can_have_is_refused_with_the_nearest_one(
+    desk: Desk, query: str, meant: str
+) -> None:
+    answer = await desk.get(f"/v1/{query}")
+    assert answer.status == 422, answer
+    assert f"did you mean {meant!r}?" in answer.body["message"]
+    assert meant in answer.body["remedy"]
+    good = query.partition("=")[0] + f"={meant}"
+    assert (await desk.get(f"/v1/{good}")).status == 200
+
+
+async def test_nodes_and_the_queue_are_filtered(desk: Desk, shop: dict[str, Any]) -> None:
+    every = (await desk.get("/v1/nodes?limit=1000")).body["items"]
+    site = every[0]["site"]
+    here = (await desk.get(f"/v1/nodes?site={site}&kind=replication")).body["items"]
+    assert [node["name"] for node in here] == [f"{site}-replication"]
+    assert (await desk.get("/v1/nodes?kind=prep")).body["items"] == [
+        node for node in every if node["kind"] == "prep"
+    ]
+    queued = (await desk.get("/v1/queue?plan=nobody")).body
+    assert queued["items"] == [] and queued["next"] is None
 
 
 async def test_an_order_that_is_none_is_refused(desk: Desk) -> None:

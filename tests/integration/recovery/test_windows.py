@@ -245,7 +245,7 @@ async def test_a_dry_run_lists_nodes_and_steps_and_says_what_to_mend_in_the_sour
     assert listed[:2] == [("list_prep_nodes", ""), ("power_on_node", "")]
     assert [call for call, name in listed[2:] if name in ("win", "")] == [
         *("hold", "rebuild_disk", "prepare_windows", "power_off_node", "create_instance"),
-        *("power_on", "validate_windows", "release"),
+        *("power_on", "release", "validate_windows"),
     ]
     assert [call for call, name in listed if name == "db"] == [
         *("hold", "rebuild_disk", "create_instance", "power_on", "release")

@@ -19,9 +19,12 @@ from shared.forecast.plan import (
     POST,
     POWER_ON,
     PRE,
+    PREP_NODE,
     PREP_NODES,
     PREPARE,
     REBUILD,
+    STEPS,
+    VALIDATE,
     WINDOWS_PER_PREP_NODE,
     WORKERS,
     Machine,
@@ -59,12 +62,15 @@ def test_separate_volumes_take_their_own_time() -> None:
 
 
 def test_the_steps_of_one_vm_follow_each_other() -> None:
-    steps = {PRE: 1, HOLD: 2, REBUILD: 4, PREPARE: 8, CREATE: 16, POWER_ON: 32, BOOT: 64, POST: 9}
+    steps = {
+        PRE: 1, HOLD: 2, REBUILD: 4, PREPARE: 8, CREATE: 16, POWER_ON: 32, BOOT: 64, VALIDATE: 3,
+        POST: 9,
+    }  # fmt: skip
     vm = Machine(name="db", windows=True, pre_script=True, post_script=True, seconds=steps)
     found = simulate(Plan(machines=(vm,), begin_s=0.5, pre_script_s=3, post_script_s=5))
     assert found.ready_s == pytest.approx(0.5 + 3 + 127)
-    assert found.total_s == pytest.approx(found.ready_s + 9 + 5)
-    assert [call.step for call in found.calls] == [*list(steps)[:6], POST]
+    assert found.total_s == pytest.approx(found.ready_s + 3 + 9 + 5)
+    assert [call.step for call in found.calls] == [*list(steps)[:6], VALIDATE, POST]
 
 
 def test_a_bucket_that_is_not_full_costs_its_missing_tokens() -> None:
@@ -297,3 +303,84 @@ def test_two_thousand_vms_take_well_under_a_second() -> None:
     found = simulate(Plan(machines=machines), [*limits, Limit(name=WORKERS, concurrent=256)])
     assert time.process_time() - began < 1.0
     assert found.total_s == pytest.approx((2000 - 50) / 20)
+
+
+# ── Windows ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("rebuild_s", "ready_s"), [(4, 1 + 30 + 8), (50, 1 + 50 + 8)])
+def test_prep_nodes_come_on_while_disks_are_rebuilt(rebuild_s: float, ready_s: float) -> None:
+    """They are needed once the held copy says that it is of a Windows."""
+    seconds = {HOLD: 1.0, REBUILD: rebuild_s, PREP_NODE: 30.0, PREPARE: 8.0}
+    found = simulate(Plan(machines=(Machine(name="w", windows=True, seconds=seconds),)))
+    assert found.ready_s == pytest.approx(ready_s)
+
+
+def test_nodes_come_on_once_for_all() -> None:
+    seconds = {HOLD: 1.0, PREP_NODE: 30.0, PREPARE: 8.0}
+    late = {**seconds, HOLD: 20.0}
+    machines = (
+        Machine(name="early", windows=True, seconds=seconds),
+        Machine(name="late", windows=True, seconds=late),
+    )
+    found = simulate(Plan(machines=machines))
+    assert found.ready_s == pytest.approx(1 + 30 + 8)
+
+
+def test_a_windows_is_usable_before_it_is_validated_and_the_end_waits_for_it() -> None:
+    seconds = {BOOT: 10.0, VALIDATE: 5.0}
+    found = simulate(Plan(machines=(Machine(name="w", windows=True, seconds=seconds),)))
+    assert (found.ready_s, found.total_s) == (10.0, 15.0)
+    plain = Machine(name="w", windows=True, validate=False, seconds=seconds)
+    assert simulate(Plan(machines=(plain,))).total_s == 10.0
+
+
+def test_another_os_has_none_of_these_steps() -> None:
+    seconds = dict.fromkeys(STEPS, 1.0)
+    found = simulate(Plan(machines=(Machine(name="db", seconds=seconds),)))
+    assert {call.step for call in found.calls} == {HOLD, REBUILD, CREATE, POWER_ON}
+
+
+# ── What is left of a recovery that runs ─────────────────────────────────────────────────────
+
+
+def test_what_is_done_takes_no_more_time_and_what_is_under_way_only_its_rest() -> None:
+    seconds = {HOLD: 1.0, REBUILD: 20.0, CREATE: 5.0, BOOT: 30.0}
+    building = Machine(name="db", seconds=seconds, done=frozenset({HOLD, REBUILD}), begun_s=2.0)
+    assert simulate(Plan(machines=(building,))).ready_s == pytest.approx(3 + 30)
+    late = msgspec.structs.replace(building, begun_s=60.0)
+    assert simulate(Plan(machines=(late,))).ready_s == pytest.approx(30)
+
+
+def test_a_step_under_way_has_its_limits_already_and_gives_none_back() -> None:
+    slots = Limit(name="RunInstances", concurrent=1)
+    done = frozenset({HOLD, REBUILD})
+    begun = Machine(name="db", seconds={CREATE: 10.0}, done=done, begun_s=4.0)
+    fresh = Machine(name="web", seconds={CREATE: 10.0}, done=done)
+    shut = msgspec.structs.replace(slots, in_use=1)
+    assert simulate(Plan(machines=(begun,)), [shut]).ready_s == pytest.approx(6)
+    found = simulate(
+        Plan(machines=(begun, fresh, msgspec.structs.replace(fresh, name="app"))), [slots]
+    )
+    assert found.ready_s == pytest.approx(20)
+
+
+def test_orders_that_are_up_open_the_next_after_what_is_left_of_their_delay() -> None:
+    up = Machine(name="db", boot_delay_s=40.0, done=frozenset(STEPS), on_s=25.0)
+    web = Machine(name="web", boot_order=2, seconds={BOOT: 10.0})
+    found = simulate(Plan(machines=(up, web)))
+    assert found.ready_s == pytest.approx(15 + 10)
+    assert simulate(Plan(machines=(up,))).ready_s == 0.0
+
+
+def test_one_that_boots_already_is_waited_for() -> None:
+    done = frozenset({HOLD, REBUILD, CREATE, POWER_ON})
+    boots = Machine(name="db", seconds={BOOT: 30.0}, done=done, begun_s=10.0, on_s=10.0)
+    web = Machine(name="web", boot_order=2, seconds={BOOT: 5.0})
+    assert simulate(Plan(machines=(boots, web))).ready_s == pytest.approx(20 + 5)
+
+
+def test_a_windows_whose_copy_is_held_waits_for_its_nodes_from_now_on() -> None:
+    seconds = {PREP_NODE: 30.0, PREPARE: 8.0}
+    held = Machine(name="w", windows=True, seconds=seconds, done=frozenset({HOLD, REBUILD}))
+    assert simulate(Plan(machines=(held,))).ready_s == pytest.approx(38)

@@ -10,21 +10,35 @@ import pytest
 
 from schemas.plans import RecoveryPolicy, ReplicationPolicy, ScriptDefinition
 from schemas.scheduler import PlanHeader, SiteRef
-from schemas.views import Job, Step
+from schemas.views import Job, Step, Vm
 from services.gateway.prediction import (
     CALLS,
+    DECLARED,
     HAND_OVER_S,
     Durations,
-    Timings,
     limits_of,
     plan_of_calls,
+    plan_of_vms,
     predicted,
-    timings_of,
 )
+from services.gateway.timings import Timings, timings_of
 from services.recovery.domain import dryrun
 from services.recovery.domain.work import QUOTAS
 from shared.effects.port import Budget, BudgetState
-from shared.forecast.plan import BEGIN, BOOT, CREATE, DEFAULTS_S, HOLD, NEEDS, POWER_ON, REBUILD
+from shared.forecast.plan import (
+    BEGIN,
+    BOOT,
+    CREATE,
+    DEFAULTS_S,
+    HOLD,
+    NEEDS,
+    POWER_ON,
+    PREP_NODE,
+    PREP_NODES,
+    PREPARE,
+    REBUILD,
+    VALIDATE,
+)
 from shared.forecast.plan import WORKERS as WORKERS_LIMIT
 
 AT = dt.datetime(2026, 11, 29, 12, tzinfo=dt.UTC)
@@ -97,6 +111,73 @@ def test_the_way_to_the_first_boot_order_is_learnt_without_the_plans_script() ->
         step("boot-order-5", 9, after_s=16), vm=None,
     )  # fmt: skip
     assert timings_of([parent]).plan_steps == {"pre-script": 4.0, BEGIN: 3.0}
+
+
+def test_what_was_done_about_sources_is_learnt_apart_from_the_way_to_the_vms() -> None:
+    parent = job(
+        step("preflight", 1), step("fence-sources", 20, after_s=1),
+        step("last-sync", 30, after_s=21), step("boot-order-1", 9, after_s=52), vm=None,
+    )  # fmt: skip
+    assert timings_of([parent]).plan_steps == {"fence-sources": 20, "last-sync": 30, BEGIN: 2}
+
+
+# ── Windows ──────────────────────────────────────────────────────────────────────────────────
+
+
+def windows_job(vm: str, *, node_s: float, validated: bool = True) -> Job:
+    steps = [step(HOLD, 1), step(REBUILD, 2, after_s=1), step(PREPARE, 9, after_s=1 + node_s)]
+    return job(*steps, *((step(VALIDATE, 3, after_s=60),) if validated else ()), vm=vm)
+
+
+def test_windows_are_known_by_their_steps_and_by_what_a_dry_run_lists() -> None:
+    about = {"vm": "new", "boot_order": 1}
+    listed = [{"call": "prepare_windows", **about}, {"call": "validate_windows", **about}]
+    rehearsed = msgspec.structs.replace(job(vm=None, dry_run=True), facts={"calls": listed})
+    past = [rehearsed, windows_job("win", node_s=5, validated=False), job(step(HOLD, 1), vm="db")]
+    timings = timings_of(past)
+    assert timings.windows == {"new": True, "win": False}
+    assert timings.steps[PREPARE] == 9
+
+
+def test_nodes_take_as_long_as_who_came_first_waited_for_them() -> None:
+    past = [windows_job("a", node_s=12), windows_job("b", node_s=40)]
+    assert timings_of(past).steps[PREP_NODE] == 12
+
+
+def vm(name: str) -> Vm:
+    return Vm(name=name, plan="shop", sync_state="in-sync", protected_at=AT)
+
+
+def test_the_forecast_of_a_plan_has_the_steps_of_the_windows_it_is_known_to_have() -> None:
+    durations = Durations(Timings(windows={"win": True}), {})
+    plan = plan_of_vms(header(), [vm("win"), vm("db")], durations)
+    win, db = plan.machines
+    assert (win.windows, win.validate, db.windows) == (True, True, False)
+    assert {PREP_NODE, PREPARE, VALIDATE} <= set(win.seconds)
+    assert not {PREP_NODE, PREPARE, VALIDATE} & set(db.seconds)
+    assert win.seconds[PREPARE] == pytest.approx(DEFAULTS_S[PREPARE] + HAND_OVER_S)
+    assert durations.told[PREPARE] == {"seconds": DEFAULTS_S[PREPARE], "from": "default"}
+
+
+def test_a_dry_run_of_a_windows_is_forecast_with_what_the_platform_declares() -> None:
+    about = {"vm": "db", "boot_order": 1}
+    made = [*calls(boots_in_s=5.0)]
+    made[4:4] = [{"call": "prepare_windows", **about}]
+    durations = Durations(Timings(), {PREPARE: 7.0, PREP_NODE: 30.0})
+    plain = of_calls(Durations(Timings(), {}), calls(boots_in_s=5.0))
+    plan = of_calls(durations, made)
+    limits = limits_of("west", [], workers=9, seats=25)
+    longer_s = predicted(plan, limits, durations)["ready_s"]
+    longer_s -= predicted(plain, limits, Durations(Timings(), {}))["ready_s"]
+    rebuilt_s = DEFAULTS_S[REBUILD] + 2 * HAND_OVER_S
+    assert longer_s == pytest.approx(30 - rebuilt_s + 7 + 2 * HAND_OVER_S, abs=0.1)
+    assert not plan.machines[0].validate
+
+
+def test_seats_are_a_limit_where_they_were_counted() -> None:
+    assert PREP_NODES not in {limit.name for limit in limits_of("west", [], workers=1)}
+    found = {limit.name: limit for limit in limits_of("west", [], workers=1, seats=50)}
+    assert found[PREP_NODES].concurrent == 50
 
 
 # ── Sources ──────────────────────────────────────────────────────────────────────────────────
@@ -182,6 +263,7 @@ def test_a_budget_that_lets_nothing_pass_predicts_no_end() -> None:
 
 def test_all_tables_of_calls_and_quotas_say_the_same() -> None:
     assert {step: call for call, step in CALLS.items()} == dryrun.CALLS
+    assert {step: call for call, step in DECLARED.items()} == dryrun.STEP_CALLS
     spent = {step: names for step, names in NEEDS.items() if step in (REBUILD, CREATE, POWER_ON)}
     ours = {REBUILD: "rebuild-disk", CREATE: "create-instance", POWER_ON: "power-on"}
     for step_name, names in spent.items():

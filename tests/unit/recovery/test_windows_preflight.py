@@ -86,6 +86,5 @@ def test_a_dry_run_lists_as_many_nodes_as_all_windows_fill() -> None:
     nodes = tuple(PrepNode(name=f"prep{n}", seats=2, power="off") for n in range(3))
     names = ("win1", "win2", "win3")
     facts = WindowsFacts(copies={name: copy_of(name) for name in names}, nodes=nodes)
-    calls = windows_preflight.calls(facts, {name: enrolled(name) for name in names})
-    assert calls.nodes == ("prep0", "prep1")
-    assert set(calls.validated) == set(names)
+    assert windows_preflight.needed_nodes(facts) == ("prep0", "prep1")
+    assert windows_preflight.seats_of(facts) == 6

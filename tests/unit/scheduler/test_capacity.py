@@ -34,23 +34,31 @@ def refused(
 
 
 @pytest.mark.parametrize(
-    ("limit", "most"),
+    ("limit", "most", "unit"),
     # The two of limits.md, and the node of 40 disks.
-    [(STARTS, 9_000), (WRITES, 1_200), (SiteLimit(name="node", concurrent=40), 36_000)],
-    ids=lambda value: getattr(value, "name", ""),
+    [
+        pytest.param(STARTS, 9_000, "StartSnapshot calls", id="calls"),
+        pytest.param(WRITES, 1_200, "snapshot writes", id="writes"),
+        pytest.param(
+            SiteLimit(name="node", concurrent=40),
+            36_000,
+            "disk copies on its replication node",
+            id="node",
+        ),
+    ],
 )
 def test_a_site_sustains_what_its_limit_allows_per_interval_and_not_one_more(
-    limit: SiteLimit, most: int
+    limit: SiteLimit, most: int, unit: str
 ) -> None:
     assert refused(load(most), limit) == ""
     message = refused(load(most + 1), limit)
-    assert f"west sustains {most:,} {limit.name} per 15m" in message
+    assert f"west sustains {most:,} {unit} per 15m" in message
     assert f"need {most + 1:,}" in message
 
 
 def test_the_binding_limit_comes_first() -> None:
     message = refused(load(20_000), STARTS, WRITES)
-    assert message.index("snapshot-writes") < message.index("StartSnapshot")
+    assert message.index("snapshot writes") < message.index("StartSnapshot")
     assert "80 at once, 60 s each" in message
 
 
@@ -96,7 +104,9 @@ def test_a_plan_that_cannot_hold_its_interval_is_refused() -> None:
     desk = with_sites("db")
     answer = with_limits(desk, definition("db"), 10)
     assert (answer.outcome, answer.code) == ("refused", "over-capacity")
-    assert "west sustains 9 StartSnapshot per 15m (0.01/s); its plans need 10" in answer.message
+    assert (
+        "west sustains 9 StartSnapshot calls per 15m (0.01/s); its plans need 10" in answer.message
+    )
     assert "--over-capacity" in answer.remedy
     assert desk.plan.header is None
     assert not desk.names

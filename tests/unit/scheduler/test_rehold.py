@@ -9,6 +9,7 @@ import pytest
 from schemas import scheduler as said
 from schemas.recovery_steering import HoldAgain, HoldsAnswered
 from tests.unit.scheduler.desk import Desk, at
+from tests.unit.scheduler.test_full_recoveries import JOB as FAILOVER
 from tests.unit.scheduler.test_full_recoveries import ended as full_recovery_ended
 from tests.unit.scheduler.test_full_recoveries import recover as full_recovery
 from tests.unit.scheduler.test_recoveries import JOB, end, ready, recover, release
@@ -110,3 +111,19 @@ def test_asking_twice_grants_the_same_twice() -> None:
     assert hold_again(desk, "db").problem is None
     assert hold_again(desk, "db").problem is None
     assert desk.modes("db") == {JOB: MODES}
+
+
+def test_a_failover_that_is_retried_and_rolled_back_has_its_vms_replicated_again() -> None:
+    """It moves its VMs once: the second end must not take them for VMs that were stopped."""
+    desk = ready("db", "web")
+    full_recovery(desk)
+    full_recovery_ended(desk, job=FAILOVER)
+    assert desk.vm("db").moved == "failed-over" and not desk.vm("db").on
+    assert hold_again(desk, "web", mode="failover", job=FAILOVER).problem is None
+    assert desk.modes("web") == {FAILOVER: ("write-copy", "own-instance")}
+    assert desk.vm("web").moved == "failed-over", "a plan does not start what runs elsewhere"
+    full_recovery_ended(desk, job=FAILOVER)
+    assert desk.modes("web") == desk.modes("db") == {FAILOVER: ("own-instance",)}
+    desk.tell(said.ReturnVms(plan="shop", job=FAILOVER))
+    assert desk.vm("db").on and desk.vm("web").on
+    assert not desk.vm("web").moved

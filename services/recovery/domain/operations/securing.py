@@ -94,6 +94,11 @@ def runs_still(side: SourceSide, vm: str) -> bool:
     return side.states.get(vm) == "failed"
 
 
+def seen_off(side: SourceSide, vm: str) -> bool:
+    """Whether this recovery saw a VM's source off; else it is known by a person's word at most."""
+    return side.states.get(vm) == "off"
+
+
 def gives_up_unreached(side: SourceSide) -> bool:
     """Whether VMs are recovered whose originals may still run somewhere."""
     return side.lost or "gone" in side.states.values()
