@@ -333,6 +333,7 @@ def _judge(
         error="" if step == "completed" else reason,
         output="" if report is None else report.output,
         output_sha256="" if report is None else report.output_sha256,
+        warning="" if report is None else report.warning,
     )
     draft.say(
         said.CleanPointJudged(
@@ -383,6 +384,7 @@ def _verdict_effect(state: Search, child: Recovery) -> Effect:
         runtime=start.verdict.runtime,
         timeout_s=start.verdict.timeout_s,
         context=context,
+        network=start.verdict.network,
     )
     return recovery_effect(
         _part(trial),

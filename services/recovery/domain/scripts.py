@@ -193,6 +193,7 @@ def timing_of(step: str, report: ScriptReport, outcome: EffectOutcome, *, run: i
         ended_at=report.ended_at or outcome.at,
         error=report.error,
         remedy=report.remedy,
+        warning=report.warning,
     )
 
 
@@ -212,6 +213,7 @@ def script_work(
         runtime=script.runtime,
         timeout_s=script.timeout_s,
         context=context,
+        network=script.network,
         credentials=credentials or {},
     )
 

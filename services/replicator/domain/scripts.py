@@ -159,6 +159,7 @@ def timing_of(step: str, report: ScriptReport, outcome: EffectOutcome, *, run: i
         ended_at=report.ended_at or outcome.at,
         error=report.error,
         remedy=report.remedy,
+        warning=report.warning,
         output=report.output,
         output_sha256=report.output_sha256,
     )
@@ -184,4 +185,5 @@ def script_work(
         runtime=script.runtime,
         timeout_s=script.timeout_s,
         context=context,
+        network=script.network,
     )
