@@ -16,7 +16,6 @@ from schemas.clean_points import VerdictScriptStarted
 from schemas.recovery import PlanScriptStarted, VmScriptStarted
 from schemas.recovery_work import RunScript, ScriptRan
 from services.recovery import platform_work, polling, preflight, source_work, windows_work
-from services.recovery.domain import scripts
 from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.operations import driving
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
@@ -28,6 +27,7 @@ from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Transient
 from shared.scripts.effect import References
 from shared.scripts.handler import ScriptHandler
+from shared.scripts.stored import script_stream, whole_content
 
 CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
@@ -111,13 +111,13 @@ class RecoveryScript(ScriptHandler):
     async def find(self, effect: EffectRun) -> tuple[bytes | None, bool]:
         """Both as committed now. Raises Withdrawn for a VM's that may not begin."""
         payload: RunScript = effect.payload
-        stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
-        states = await self._read_states((effect.stream, stored))
+        kept = script_stream(payload.work.plan, payload.work.sha256)
+        states = await self._read_states((effect.stream, kept))
         owner = states[effect.stream]
         begun = self.has_begun(owner, payload)
         if payload.vm and not begun:
             check_may_begin(owner, effect.effect_id)
-        return scripts.whole_content(states[stored]), begun
+        return whole_content(states[kept]), begun
 
     def start_of(self, payload: RunScript) -> msgspec.Struct:
         """The fact that a script begins."""

@@ -10,9 +10,9 @@ import msgspec
 from schemas.common import Problem
 from schemas.plans import ScriptDefinition
 from schemas.recovery_work import Preflight
-from services.recovery.domain import scripts
 from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script
 from services.recovery.platform_work import Tools
+from shared.scripts import stored
 from shared.secrets import SecretError
 
 Chosen: TypeAlias = Sequence[tuple[str, ScriptDefinition]]
@@ -62,7 +62,7 @@ async def look(tools: Tools, work: Preflight, picked: Chosen) -> list[Problem]:
 
 
 async def _contents(tools: Tools, plan: str, picked: Chosen) -> list[Problem]:
-    streams = {script.sha256: scripts.script_stream(plan, script.sha256) for _, script in picked}
+    streams = {script.sha256: stored.script_stream(plan, script.sha256) for _, script in picked}
     if not streams:
         return []
     states = await tools.read_states(tuple(streams.values()))
@@ -73,7 +73,7 @@ async def _contents(tools: Tools, plan: str, picked: Chosen) -> list[Problem]:
             remedy="apply the plan again, so that its scripts are uploaded",
         )
         for whose, script in picked
-        if scripts.whole_content(states.get(streams[script.sha256])) is None
+        if stored.whole_content(states.get(streams[script.sha256])) is None
     ]
 
 
