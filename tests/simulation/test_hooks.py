@@ -1,7 +1,8 @@
-"""The table of hooks: each operation runs the scripts that its row names, and no others.
+"""The table of hooks: each operation plans and runs the scripts that its row names, and no others.
 
 Every service's real code, in virtual time: a plan with a script at every hook is brought through
-each operation, and what the machine for scripts was given to run is read.
+each operation. What its jobs announce as their steps is read, and what the machine for scripts was
+given to run.
 """
 
 from __future__ import annotations
@@ -43,8 +44,17 @@ KINDS: Final[Mapping[str, plans.HookKind]] = {
 }
 """Stream family of the job whose step a script is → its kind in the table."""
 
-Ran = set[tuple[plans.HookKind, str]]
-"""Which kinds of scripts were run, and at which step."""
+STARTS: Final[tuple[type[Any], ...]] = (
+    rec.RecoveryStarted,
+    rec.VmEnrolled,
+    rep.RunStarted,
+    rep.IterationStarted,
+)
+"""The facts in which jobs announce their steps."""
+
+STEPS: Final = ("pre-script", "post-script")
+Scripts = set[tuple[plans.HookKind, str]]
+"""Kinds of scripts, each with the step that it is."""
 
 
 class Day:
@@ -56,6 +66,12 @@ class Day:
         self._operations = operations
         self._number = 0
         self._contents: dict[str, bytes] = {}
+        self._before: dict[type, int] = {}
+
+    def count_from_here(self) -> None:
+        """Forget what was planned and run so far."""
+        self.world.machine.runs.clear()
+        self._before = {kind: len(self.facts.of(kind)) for kind in STARTS}
 
     async def begin(self) -> None:
         for name in self.world.names:
@@ -73,7 +89,7 @@ class Day:
             expected_version=0, dry_run=False, extras=tuple(self._parts()),
         )  # fmt: skip
         assert await until(self._copied, within_s=2 * INTERVAL_S)
-        self.world.machine.runs.clear()
+        self.count_from_here()
 
     async def ask(
         self, to: str, key: str, kind: type[Command], *, job: str = "", **fields: Any
@@ -110,8 +126,19 @@ class Day:
         assert ends[job] == "completed", ends
 
     @property
-    def ran(self) -> Ran:
-        """What was run since the copies stood."""
+    def planned(self) -> Scripts:
+        """What jobs have announced since then."""
+        return {
+            (KINDS[family_of(row.stream)], step)
+            for kind in STARTS
+            for row, start in self.facts.of(kind)[self._before[kind] :]
+            for step in start.steps
+            if step in STEPS
+        }
+
+    @property
+    def ran(self) -> Scripts:
+        """What was run since then."""
         found = set()
         for run in self.world.machine.runs:
             stream, _, step = run.effect_id.rpartition("/")
@@ -184,7 +211,7 @@ async def _tick(day: Day) -> None:
 
 async def _clean(day: Day) -> None:
     await day.recover("test")
-    day.world.machine.runs.clear()
+    day.count_from_here()
     await day.ask(
         "recovery", "shop", rec.StartCleanup,
         job="cleanup:shop:c", recovery="recovery:shop:test",
@@ -202,15 +229,15 @@ DRIVEN: Final[Mapping[str, Callable[[Day], Awaitable[None]]]] = {
 """How each operation of this build is done to a day: a row for each."""
 
 
-def ran_in(operation: str, *, declared: tuple[plans.Operation, ...]) -> Ran:
-    """What an operation runs of the scripts that are declared for these operations."""
+def done_in(operation: str, *, declared: tuple[plans.Operation, ...]) -> tuple[Scripts, Scripts]:
+    """What an operation plans, and runs, of the scripts that are declared for these operations."""
 
-    async def live() -> Ran:
+    async def live() -> tuple[Scripts, Scripts]:
         async with Plane(f"hooks/{operation}", Shape(copies=1, knobs=CALM)) as world:
             day = Day(world, declared)
             await day.begin()
             await DRIVEN[operation](day)
-            return day.ran
+            return day.planned, day.ran
 
     with quiet() as errors:
         found = run_virtual(live())
@@ -229,11 +256,11 @@ def test_every_operation_of_this_build_is_driven_here() -> None:
 @pytest.mark.parametrize("operation", DRIVEN)
 def test_an_operation_runs_the_scripts_of_its_row_and_no_others(operation: str) -> None:
     row = plans.HOOKS[operation]  # type: ignore[index]
-    wanted = {(kind, step) for kind in row for step in ("pre-script", "post-script")}
-    assert ran_in(operation, declared=EVERY) == wanted
+    wanted = {(kind, step) for kind in row for step in STEPS}
+    assert done_in(operation, declared=EVERY) == (wanted, wanted)
 
 
 @pytest.mark.parametrize("operation", DRIVEN)
 def test_scripts_that_are_declared_for_other_operations_stay_away(operation: str) -> None:
     others = tuple(each for each in EVERY if each != operation)
-    assert ran_in(operation, declared=others) == set()
+    assert done_in(operation, declared=others) == (set(), set())
