@@ -37,6 +37,7 @@ class VerdictScript(Fact, frozen=True, kw_only=True):
     sha256: str
     size: int
     timeout_s: float = SCRIPT_TIMEOUT_DEFAULT_S
+    network: bool = False
 
 
 class Candidate(msgspec.Struct, frozen=True, array_like=True):

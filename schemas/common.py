@@ -108,6 +108,7 @@ class StepTiming(Fact, frozen=True, kw_only=True):
     remedy: str = ""
     output: str = ""
     output_sha256: str = ""
+    warning: str = ""
 
 
 class Problem(Fact, frozen=True, kw_only=True):
@@ -119,7 +120,9 @@ class Problem(Fact, frozen=True, kw_only=True):
 
 
 class ScriptReport(Fact, frozen=True, kw_only=True):
-    """How a script ended. `output` is the masked tail; the whole is the blob `output_sha256`."""
+    """How a script ended. `output` is the masked tail; the whole is the blob `output_sha256`.
+
+    `warning` is what a person must know of the run, whatever its outcome."""
 
     outcome: Literal["done", "failed", "timed-out", "missing-runtime", "killed", "unknown"]
     exit_code: int | None = None
@@ -130,13 +133,14 @@ class ScriptReport(Fact, frozen=True, kw_only=True):
     ended_at: dt.datetime | None = None
     error: str = ""
     remedy: str = ""
+    warning: str = ""
 
 
 class ScriptWork(Fact, frozen=True, kw_only=True):
     """Everything needed to run a stored script: content by hash, and what it is told.
 
     `context` is the JSON document without credentials; `credentials` are references, resolved
-    by the process that runs the script, at that moment.
+    by the process that runs the script, at that moment. `network`: whether it may reach any.
     """
 
     step: str
@@ -146,3 +150,4 @@ class ScriptWork(Fact, frozen=True, kw_only=True):
     timeout_s: float
     context: dict[str, Any]
     credentials: dict[str, str] = {}
+    network: bool = False

@@ -32,6 +32,7 @@ D = TypeVar("D")
 # A document can hold a million mistakes; a person reads the first few.
 PROBLEM_COUNT_MAX: Final = 200
 _SHOWN_CHARS_MAX: Final = 60
+_ESCAPED_CHARS_MAX: Final = 3 * _SHOWN_CHARS_MAX
 _MISSING: Final = object()
 
 
@@ -240,7 +241,11 @@ def show(value: object) -> str:
     """A short rendering of a document value: text in quotes, collections by their size."""
     if isinstance(value, str):
         cut = value if len(value) <= _SHOWN_CHARS_MAX else value[: _SHOWN_CHARS_MAX - 1] + "…"
-        return msgspec.json.encode(cut).decode() if cut.isascii() else f'"{cut}"'
+        return (
+            msgspec.json.encode(cut).decode()
+            if cut.isascii()
+            else f'"{_one_line(cut)[:_ESCAPED_CHARS_MAX]}"'
+        )
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -253,6 +258,13 @@ def show(value: object) -> str:
         # Python refuses to print very large integers, and nobody would read them.
         return "a very large number"
     return str(value)[:_SHOWN_CHARS_MAX]
+
+
+def _one_line(text: str) -> str:
+    """The text with what cannot be printed escaped: line breaks, surrogates, other controls."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def _allowed_by(rule: Rule[T]) -> str:

@@ -7,6 +7,7 @@ Fields that stand at their default are left out of the stored form, so that a la
 more fields reads an unchanged document as unchanged.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ OnError: TypeAlias = Literal["continue", "stop"]
 OnFailure: TypeAlias = Literal["continue", "fail_vm", "stop"]
 OnUnknown: TypeAlias = Literal["fail", "prompt", "rerun"]
 Operation: TypeAlias = Literal["replication", "test", "failover", "migrate", "reverse", "failback"]
+HookKind: TypeAlias = Literal["plan-replication", "vm-replication", "plan-recovery", "vm-recovery"]
 RecoveryHook: TypeAlias = Literal["pre-recovery", "post-recovery"]
 ReadyKind: TypeAlias = Literal["heartbeat", "tcp", "http"]
 ManualPoint: TypeAlias = Literal[
@@ -41,15 +43,39 @@ PLAN_MANUAL_POINTS: Final[tuple[ManualPoint, ...]] = (
     "before-post-script",
 )
 VM_MANUAL_POINTS: Final[tuple[ManualPoint, ...]] = ("before-boot", "after-boot")
-# product.md §6, the table of hooks: which operations run which kind of hook.
-RECOVERY_OPERATIONS: Final[tuple[Operation, ...]] = ("test", "failover", "migrate", "failback")
-REPLICATION_OPERATIONS: Final[tuple[Operation, ...]] = (
-    "replication",
-    "failover",
-    "migrate",
-    "reverse",
-    "failback",
-)
+_RESYNC: Final[Mapping[HookKind, str]] = {
+    "plan-replication": "resync",
+    "vm-replication": "resync",
+}
+_MOVE: Final[Mapping[HookKind, str]] = {
+    "plan-replication": "final sync",
+    "vm-replication": "final sync",
+    "plan-recovery": "recovery",
+    "vm-recovery": "recovery",
+}
+HOOKS: Final[Mapping[Operation | Literal["cleanup"], Mapping[HookKind, str]]] = {
+    "replication": {"plan-replication": "synchronized tick", "vm-replication": "iteration"},
+    "test": {"plan-recovery": "recovery", "vm-recovery": "recovery"},
+    "failover": _MOVE,
+    "migrate": _MOVE,
+    "reverse": _RESYNC,
+    "failback": _MOVE,
+    "cleanup": {},
+}
+"""The one table of hooks: each operation, the kinds of scripts that run in it, and around what.
+
+A kind stands for its pre- and its post-script. What a plan may declare, and what runs where it
+declares nothing, follows from it.
+"""
+
+
+def operations_of(kind: HookKind) -> tuple[Operation, ...]:
+    """The operations that scripts of a kind run in, in the table's order."""
+    return tuple(name for name, kinds in HOOKS.items() if name != "cleanup" and kind in kinds)
+
+
+RECOVERY_OPERATIONS: Final = operations_of("vm-recovery")
+REPLICATION_OPERATIONS: Final = operations_of("vm-replication")
 
 # Without `start_at` ticks fall on whole multiples of the interval in UTC (…:00, :15, :30, :45).
 START_AT_DEFAULT: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,6 +106,8 @@ class ScriptDefinition(_Definition, frozen=True, kw_only=True):
     retries: int = 0
     # Plan post-recovery script only: run also after cancel.
     always: bool = False
+    # Whether it may reach the network; its step says so where the system cannot keep it from that.
+    network: bool = False
 
 
 class ManualStep(_Definition, frozen=True, kw_only=True):

@@ -321,7 +321,8 @@ class Answer(Document, frozen=True, kw_only=True):
 class Step(Document, frozen=True, kw_only=True):
     """A named part of a job. `output` is the masked end of what a script printed; where it printed
     more, up to 64 KiB are kept under `output_sha256`, see `/v1/jobs/ID/steps/STEP/output`.
-    `waiting` is set while a person is asked, `answer` afterwards."""
+    `waiting` is set while a person is asked, `answer` afterwards. `warning` is what a person must
+    know of a step, whatever its state: of a script, that it was not kept from the network."""
 
     name: str
     state: StepState = "pending"
@@ -334,6 +335,7 @@ class Step(Document, frozen=True, kw_only=True):
     output_sha256: str = ""
     waiting: Waiting | None = None
     answer: Answer | None = None
+    warning: str = ""
 
 
 class Instance(Document, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -35,6 +35,10 @@ class Need(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
     budget: str
     mode: str
+
+
+OPEN_FROM: Final = 1e9
+"""A budget's limit from here on is none: how one is kept that nobody knows a limit of."""
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):

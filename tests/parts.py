@@ -1,7 +1,8 @@
 """Real components that tests need and a machine may lack: skip with the reason, or fail.
 
 `REQUIRE_POSTGRES=1`, `REQUIRE_GO=1`, `REQUIRE_KAFKA=1`, `REQUIRE_NTFS=1` (set in CI) turn the skip
-into a failure. What was absent is listed at the end of the run by `tests/conftest.py`.
+into a failure; so does `REQUIRE_NETNS=1` where network namespaces can be made. What was absent is
+listed at the end of the run by `tests/conftest.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scripts in a plan document: where they may stand, what each hook allows, their contents.
 
-Owns the script keys and the table of hooks. Contents come in as bytes and leave as a hash; running
-them is the services' work.
+Owns the script keys; which operations a hook runs in is `schemas.plans.HOOKS`. Contents come in as
+bytes and leave as a hash; running them is the services' work.
 """
 
 import hashlib
@@ -40,27 +40,19 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
 _PLAN_FAILURE: Final[tuple[plans.OnFailure, ...]] = ("continue", "stop")
 _VM_FAILURE: Final[tuple[plans.OnFailure, ...]] = ("continue", "fail_vm", "stop")
 
-PLAN_REPLICATION: Final = tuple(
-    Hook(key=key, operations=plans.REPLICATION_OPERATIONS, on_failure=_PLAN_FAILURE)
-    for key in ("pre_script", "post_script")
-)
-VM_REPLICATION: Final = tuple(
-    Hook(key=key, operations=plans.REPLICATION_OPERATIONS, on_failure=_VM_FAILURE)
-    for key in ("pre_script", "post_script")
-)
-PLAN_RECOVERY: Final = tuple(
-    Hook(
-        key=key,
-        operations=plans.RECOVERY_OPERATIONS,
-        on_failure=_PLAN_FAILURE,
-        always=key == "post_script",
-    )
-    for key in ("pre_script", "post_script")
-)
-VM_RECOVERY: Final = tuple(
-    Hook(key=key, operations=plans.RECOVERY_OPERATIONS, on_failure=_VM_FAILURE)
-    for key in ("pre_script", "post_script")
-)
+
+def _hooks(
+    kind: plans.HookKind, on_failure: tuple[plans.OnFailure, ...], *, always: bool = False
+) -> tuple[Hook, Hook]:
+    """The pre- and the post-script of a kind; `always`: the latter may ask to run after cancel."""
+    pre = Hook(key="pre_script", operations=plans.operations_of(kind), on_failure=on_failure)
+    return pre, msgspec.structs.replace(pre, key="post_script", always=always)
+
+
+PLAN_REPLICATION: Final = _hooks("plan-replication", _PLAN_FAILURE)
+VM_REPLICATION: Final = _hooks("vm-replication", _VM_FAILURE)
+PLAN_RECOVERY: Final = _hooks("plan-recovery", _PLAN_FAILURE, always=True)
+VM_RECOVERY: Final = _hooks("vm-recovery", _VM_FAILURE)
 
 
 def read_hooks(
@@ -104,6 +96,7 @@ def _read_script(
         retries=fields.take("retries", whole(minimum=0, maximum=RETRIES_MAX), default=0),
         operations=_read_operations(fields, hook),
         always=_read_always(fields, hook),
+        network=fields.take("network", flag(), default=False),
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
     )

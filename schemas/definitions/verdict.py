@@ -14,9 +14,9 @@ from schemas.clean_points import VerdictScript
 from schemas.definitions.plan import read_base64
 from schemas.definitions.scripts import FILE_ALLOWED, TIMEOUT_MAX_S, read_runtime
 from schemas.documents import Mismatch, Node, Report
-from schemas.rules import duration, text
+from schemas.rules import duration, flag, text
 
-_SHAPE: Final = "a mapping with run, content, and perhaps runtime and timeout"
+_SHAPE: Final = "a mapping with run, content, and perhaps runtime, timeout and network"
 
 
 class ParsedVerdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +29,8 @@ class ParsedVerdict(msgspec.Struct, frozen=True, kw_only=True):
 def parse_verdict(value: object) -> ParsedVerdict:
     """The script that a request's `verdict` describes; raises `DefinitionErrors`.
 
-    `{run, content: base64, runtime, timeout}`; the runtime follows from the suffix of `run`
-    unless it is given.
+    `{run, content: base64, runtime, timeout, network}`; the runtime follows from the suffix of
+    `run` unless it is given.
     """
     report = Report()
     fields = Node(path=("verdict",), value=value, report=report).fields(_SHAPE)
@@ -46,6 +46,7 @@ def parse_verdict(value: object) -> ParsedVerdict:
             duration(min_s=1.0, max_s=TIMEOUT_MAX_S),
             default=plans.SCRIPT_TIMEOUT_DEFAULT_S,
         ),
+        network=fields.take("network", flag(), default=False),
     )
     fields.close()
     report.raise_if_any()

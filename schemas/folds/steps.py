@@ -111,6 +111,7 @@ def _ended(step: Step, timing: StepTiming) -> Step:
         error=error,
         output=timing.output or step.output,
         output_sha256=timing.output_sha256 if timing.output else step.output_sha256,
+        warning=timing.warning or step.warning,
         answer=step.answer,
     )
 
@@ -129,7 +130,8 @@ def script_ended(
     )
     if not told.output:
         told = _replace(told, output=report.output, output_sha256=report.output_sha256)
-    return ended(steps, told)
+    # Of this run: one before it may have been on another machine.
+    return changed(ended(steps, told), name, warning=report.warning)
 
 
 def moved(job: Job, steps: tuple[Step, ...], **changes: Any) -> Job:

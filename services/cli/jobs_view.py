@@ -64,8 +64,13 @@ def details(job: dict[str, Any], console: Console) -> None:
             console.print(f"      {step['error']['message']}", style="red", markup=False)
             if step["error"].get("remedy"):
                 console.print(f"      {step['error']['remedy']}", style="dim", markup=False)
+        if step.get("warning"):
+            console.print(f"      {step['warning']}", style="yellow", markup=False)
         if step.get("output"):
             console.print(f"      {step['output'].rstrip()}", style="dim", markup=False)
+    facts_told = job.get("facts") or {}
+    for warning in () if job.get("dry_run") else facts_told.get("warnings", ()):
+        console.print(f"  warning  {warning['message']}", style="yellow", markup=False)
     if job.get("note"):
         console.print(f"  note     {job['note']}", markup=False)
     if undone := job.get("facts", {}).get("undone_by"):

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from shared.decider import OPEN_FROM
 from shared.effects.port import Budget, BudgetState, Waiting
 
 HOLD_S: Final[Mapping[str, float]] = {"snapshot-writes": 60.0}
@@ -22,8 +23,6 @@ ASSUMES: Final = (
     f"a slot is held for {HOLD_DEFAULT_S:g} s, a snapshot write's for "
     f"{HOLD_S['snapshot-writes']:g} s; workers are free; nothing comes in between"
 )
-OPEN_FROM: Final = 1e9
-"""A limit from here on is no limit: the site does not restrict that call."""
 
 
 def is_open(budget: Budget) -> bool:

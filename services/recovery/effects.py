@@ -24,17 +24,18 @@ from services.recovery import (
     source_work,
     windows_work,
 )
-from services.recovery.domain import scripts
 from services.recovery.domain.clean_point_state import Search
 from services.recovery.domain.operations import driving
 from services.recovery.domain.scripts import PRE_STEP, ScriptRun
 from services.recovery.domain.vm_recovery import WITHDRAWN
-from services.recovery.domain.vm_state import VmRecovery, is_paused
+from services.recovery.domain.vm_state import VmRecovery, is_paused, vm_stream
 from services.recovery.platform_work import Tools
 from shared.effects.policy import ONCE, STEP, UNTIL_DONE, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Transient
+from shared.scripts.effect import References
 from shared.scripts.handler import ScriptHandler
+from shared.scripts.stored import script_stream, whole_content
 
 CALL_S_MAX: Final = 60.0
 PREFLIGHT_S_MAX: Final = 300.0
@@ -125,13 +126,13 @@ class RecoveryScript(ScriptHandler):
     async def find(self, effect: EffectRun) -> tuple[bytes | None, bool]:
         """Both as committed now. Raises Withdrawn for a VM's that may not begin."""
         payload: RunScript = effect.payload
-        stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
-        states = await self._read_states((effect.stream, stored))
+        kept = script_stream(payload.work.plan, payload.work.sha256)
+        states = await self._read_states((effect.stream, kept))
         owner = states[effect.stream]
         begun = self.has_begun(owner, payload)
         if payload.vm and not begun:
             check_may_begin(owner, effect.effect_id)
-        return scripts.whole_content(states[stored]), begun
+        return whole_content(states[kept]), begun
 
     def start_of(self, payload: RunScript) -> msgspec.Struct:
         """The fact that a script begins."""
@@ -146,6 +147,21 @@ class RecoveryScript(ScriptHandler):
 
 class VerdictScript(RecoveryScript):
     """Runs the verdict script of a search's trial, at most once like every other script."""
+
+    async def references(self, effect: EffectRun) -> References:
+        """Of the tested VMs' credentials, by VM: as the recovery that brought them up knows them.
+
+        A test of a PIT checkpoint has the references of that moment, as its scripts do.
+        """
+        context = effect.payload.work.context
+        streams = {vm["name"]: vm_stream(context["test"], vm["name"]) for vm in context["vms"]}
+        states = await self._read_states(tuple(streams.values()))
+        found: dict[str, References] = {}
+        for vm, stream in streams.items():
+            enrolled = states[stream].enrolled
+            if enrolled is not None and enrolled.definition.credentials:
+                found[vm] = enrolled.definition.credentials
+        return found
 
     def start_of(self, payload: RunScript) -> msgspec.Struct:
         return VerdictScriptStarted(trial=payload.run)

@@ -62,9 +62,10 @@ from services.recovery.domain.vm_state import VmRecovery, vm_stream
 from shared.decider import NOTHING, Decide, Decision, Family, Handler, on, on_many
 from shared.errors import Refused
 from shared.fold import ServiceDefinition
+from shared.scripts import stored
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    scripts.CONTENT,
+    stored.CONTENT,
     recovery.FAMILY,
     vm_recovery.FAMILY,
     watch.FAMILY,
@@ -255,7 +256,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     # From the scheduler and the gateway.
     on(
         said.StoreRecoveryScript,
-        route=lambda r: scripts.script_stream(r.body.plan, r.body.sha256),
+        route=lambda r: stored.script_stream(r.body.plan, r.body.sha256),
         decide=scripts.store_part,
     ),
     on(

@@ -7,7 +7,7 @@ from services.recovery.handlers import DEFINITION
 from services.recovery.platform_work import Tools
 from shared.platforms.sites import Sites
 from shared.process import Process
-from shared.scripts import ScriptRunner
+from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
 from shared.service import Service
 
@@ -17,10 +17,12 @@ async def build(process: Process) -> Service:
     settings = process.settings
     service = await process.service(DEFINITION)
     queue = await process.queue(DEFINITION.name)
+    runner = ScriptRunner(home=settings.home / "scripts")
+    process.health.tell(f"scripts of {service.name}", runner.fences)
     tools = Tools(
         open_site=Sites().open,
         read_states=service.read_states,
-        runner=ScriptRunner(home=settings.home / "scripts"),
+        runner=runner,
         secrets=SecretResolver(home=settings.home),
         put_blob=service.store.put_blob,
         clock=process.clock,

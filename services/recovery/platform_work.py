@@ -18,8 +18,8 @@ from shared.clock import Clock
 from shared.effects.running import EffectRun
 from shared.errors import Permanent
 from shared.platforms.ports import Call, CopyFacts, DiskRef, Instance, InstanceSpec, Platform
-from shared.scripts import ScriptRunner
 from shared.scripts.effect import PutBlob
+from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
 
 OpenSite = Callable[[SiteRef], Platform]

@@ -12,10 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from schemas.common import Problem
-from schemas.plans import ScriptDefinition
 from schemas.recovery_work import Preflight, PreflightReport
-from services.recovery import source_checks, windows_preflight
-from services.recovery.domain import dryrun, scripts
+from services.recovery import script_preflight, source_checks, windows_preflight
+from services.recovery.domain import dryrun
 from services.recovery.domain.operations import OPERATIONS
 from services.recovery.domain.vm_state import VmRecovery, post_script, pre_script, vm_stream
 from services.recovery.domain.work import instance_name
@@ -26,7 +25,6 @@ from shared.forecast.limits import Limit
 from shared.forecast.plan import PREP_NODES
 from shared.platforms.pacing import paced
 from shared.platforms.ports import CopyFacts, Platform
-from shared.secrets import SecretError
 
 NAMED_COPIES_MAX: Final = 300
 PROBLEMS_MAX: Final = 50
@@ -60,18 +58,20 @@ async def look(tools: Tools, effect: EffectRun) -> PreflightReport:
     problems += windows.problems
     lost, about_source = await source_checks.look(tools, work)
     problems += about_source
-    problems += await _scripts(tools, work, vms)
-    problems += await _secrets(tools, vms)
+    chosen = script_preflight.chosen(work, vms)
+    problems += await script_preflight.look(tools, work, chosen)
+    problems += await script_preflight.secrets(tools, vms)
     if problems:
         return PreflightReport(problems=_bounded(problems))
     # A site that is lost is not called.
     asked = msgspec.structs.replace(work, source=None) if lost else work
-    facts = _facts(work, copies)
+    facts = _facts(work, copies) | await script_preflight.fences(tools, chosen)
     if work.dry_run:
         rehearsal = _rehearsal(site, asked, copies, vms, windows=windows)
         facts |= await _dry_run(tools, site, rehearsal, asked, windows=windows)
     if work.dry_run and windows.copies:
-        facts["warnings"] = await windows_preflight.warnings(site, asked, windows, vms)
+        told = await windows_preflight.warnings(site, asked, windows, vms)
+        facts["warnings"] = [*facts.get("warnings", ()), *told]
     return PreflightReport(facts=facts, source_lost=lost)
 
 
@@ -179,58 +179,6 @@ async def _site(site: Platform, work: Preflight, copies: Mapping[str, CopyFacts]
 
 def _disk_bytes(copies: Iterable[CopyFacts]) -> int:
     return sum(disk.size for copy in copies for disk in copy.disks)
-
-
-# ── Scripts and secrets ──────────────────────────────────────────────────────────────────────
-
-
-async def _scripts(tools: Tools, work: Preflight, vms: Mapping[str, VmRecovery]) -> list[Problem]:
-    """Runtimes that are missing here, and scripts whose content is not stored."""
-    chosen = [("the plan", script) for script in work.scripts]
-    for vm, state in vms.items():
-        own = (pre_script(state), post_script(state))
-        chosen += [(vm, script) for script in own if script is not None]
-    problems: list[Problem] = []
-    for runtime in sorted({script.runtime for _, script in chosen}):
-        missing = tools.runner.check_runtime(runtime)
-        if missing is not None:
-            cause, _, remedy = missing.rpartition("; ")
-            problems.append(Problem(code="missing-runtime", message=cause, remedy=remedy))
-    return problems + await _contents(tools, work.plan, chosen)
-
-
-async def _contents(
-    tools: Tools, plan: str, chosen: Sequence[tuple[str, ScriptDefinition]]
-) -> list[Problem]:
-    streams = {script.sha256: scripts.script_stream(plan, script.sha256) for _, script in chosen}
-    if not streams:
-        return []
-    states = await tools.read_states(tuple(streams.values()))
-    return [
-        Problem(
-            code="script-not-stored",
-            message=f"the content of {script.run} of {whose} is not stored",
-            remedy="apply the plan again, so that its scripts are uploaded",
-        )
-        for whose, script in chosen
-        if scripts.whole_content(states.get(streams[script.sha256])) is None
-    ]
-
-
-async def _secrets(tools: Tools, vms: Mapping[str, VmRecovery]) -> list[Problem]:
-    """Credentials that a post-script will need and that cannot be read. Values are dropped."""
-    problems: list[Problem] = []
-    for vm, state in vms.items():
-        enrolled = state.enrolled
-        if enrolled is None or post_script(state) is None:
-            continue
-        for name, reference in enrolled.definition.credentials.items():
-            try:
-                await tools.secrets.resolve(reference)
-            except SecretError as error:
-                text = f"credential {name} of {vm}: {error.message}"
-                problems.append(Problem(code=error.code, message=text, remedy=error.remedy))
-    return problems
 
 
 # ── What was found ───────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ import structlog
 
 from schemas.scheduler import SiteLimit
 from services.replicator.domain.work import node_budget
+from shared.decider import OPEN_FROM
 from shared.effects.port import Budget, BudgetState, WorkQueue
 from shared.errors import Permanent, Refused, Transient
 from shared.platforms.ports import BudgetFacts, Platform
@@ -34,8 +35,8 @@ SHARE: Final = ":replication"
 SHARE_OF_WRITES: Final = 0.8
 """Of a site's snapshot writes replication may hold so many, rounded up; the rest is kept."""
 
-OPEN_RATE: Final = 1e9
-OPEN_COUNT: Final = 1_000_000_000
+OPEN_RATE: Final = OPEN_FROM
+OPEN_COUNT: Final = int(OPEN_FROM)
 
 QUOTAS: Final[dict[str, str]] = {
     "CompleteSnapshot": "rate",

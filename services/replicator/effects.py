@@ -13,13 +13,13 @@ import msgspec
 from schemas.replicator import RunScriptStarted, ScriptStarted
 from schemas.replicator_work import RunScript, ScriptRan
 from services.replicator import inspecting, platform_work, transferring
-from services.replicator.domain import scripts
 from services.replicator.domain.scripts import PRE_STEP, ScriptRun
 from services.replicator.tools import Tools, within
 from shared.effects.policy import STEP, UNTIL_DONE, RetryPolicy
 from shared.effects.running import EffectHandler, EffectRun
 from shared.errors import Permanent, Refused, Transient
 from shared.scripts.handler import ScriptHandler
+from shared.scripts.stored import script_stream, whole_content
 
 Do = Callable[[Tools, EffectRun], Awaitable[msgspec.Struct]]
 
@@ -67,16 +67,16 @@ class ReplicationScript(ScriptHandler):
     async def find(self, effect: EffectRun) -> tuple[bytes | None, bool]:
         """Both as committed now."""
         payload: RunScript = effect.payload
-        stored = scripts.script_stream(payload.work.plan, payload.work.sha256)
+        kept = script_stream(payload.work.plan, payload.work.sha256)
         states = await within(
-            self._tools.read_states((effect.stream, stored)),
+            self._tools.read_states((effect.stream, kept)),
             what="reading the script",
             timeout_s=self._tools.settings.call_timeout_s,
         )
         owner = states[effect.stream]
         run: ScriptRun = owner.pre if payload.work.step == PRE_STEP else owner.post
         begun = run.run == payload.run and run.started
-        return scripts.whole_content(states[stored]), begun
+        return whole_content(states[kept]), begun
 
     def start_of(self, payload: RunScript) -> msgspec.Struct:
         """The fact that a script begins."""

@@ -24,11 +24,12 @@ from services.replicator.domain.run import Run
 from shared.decider import Decision, Family, Handler, on
 from shared.errors import Refused
 from shared.fold import ServiceDefinition
+from shared.scripts import stored
 
 NAME: Final = "replicator"
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    scripts.CONTENT,
+    stored.CONTENT,
     inspection.FAMILY,
     iteration.FAMILY,
     run.FAMILY,
@@ -84,7 +85,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     ),
     on(
         said.StoreScript,
-        route=lambda r: scripts.script_stream(r.body.plan, r.body.sha256),
+        route=lambda r: stored.script_stream(r.body.plan, r.body.sha256),
         decide=scripts.store_part,
     ),
     on(said.StartRun, route=_to_run, decide=run.start),

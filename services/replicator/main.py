@@ -12,7 +12,7 @@ from services.replicator.tools import Paces, Patience, Tools
 from shared.platforms.sites import Sites
 from shared.process import Process
 from shared.progress import ProgressPublisher
-from shared.scripts import ScriptRunner
+from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
 from shared.service import Service
 
@@ -25,6 +25,8 @@ async def build(process: Process) -> Service:
     own = ReplicatorSettings(call_timeout_s=settings.call_timeout_s)
     budgets = SiteBudgets(Sites(), queue, node_disks=own.node_disks)
     publisher = ProgressPublisher(await process.progress(DEFINITION.name), clock=process.clock)
+    runner = ScriptRunner(home=settings.home / "scripts")
+    process.health.tell(f"scripts of {service.name}", runner.fences)
     tools = Tools(
         open_site=budgets.open,
         define_budgets=budgets.define,
@@ -32,7 +34,7 @@ async def build(process: Process) -> Service:
         paces=Paces(),
         patience=Patience(),
         progress=TransferProgress(publisher),
-        runner=ScriptRunner(home=settings.home / "scripts"),
+        runner=runner,
         secrets=SecretResolver(home=settings.home),
         put_blob=service.store.put_blob,
         clock=process.clock,

@@ -18,8 +18,8 @@ from shared.effects.port import Budget
 from shared.effects.running import EffectRun
 from shared.errors import SeawallError, Throttled, Transient
 from shared.platforms.ports import Call, Platform
-from shared.scripts import ScriptRunner
 from shared.scripts.effect import PutBlob
+from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
 
 log = structlog.get_logger()

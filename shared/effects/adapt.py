@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from shared.decider import OPEN_FROM
 from shared.effects.port import Budget
 
 FLOOR_PER_S: Final = 0.1
@@ -35,11 +36,8 @@ STEP_PER_S_MAX: Final = 0.02
 BEYOND: Final = 1.1
 """Past so much of its ceiling a rate rises faster and faster: the platform gives more again."""
 
-OPEN_FROM: Final = 1e9
-"""A cap from here on is none: nobody knew of a limit. It is lowered from what was asked for."""
-
 OPEN_START_PER_S: Final = 20.0
-"""… and from no less than this."""
+"""A cap that is none (`OPEN_FROM`) is lowered from what was asked for, and from no less."""
 
 SLOT_STEP: Final = 4.0
 SLOT_STEP_S: Final = 5.0

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
-OPEN_FROM: Final = 1e9
-"""A limit from here on is none: how the work queue keeps what a site does not restrict."""
+from shared.decider import OPEN_FROM
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,20 +4,6 @@ Knows nothing of plans, jobs or recovery. That a script ran is for the caller to
 records the start in `on_started` and the end from the result. A start on record without an end
 (the service died in between) is looked up in what the guard left of the run (record.py): it was
 never given, it ended, or it is the caller's *unknown*, which nothing here starts again.
+
+Nothing is imported here: the guard process starts from this package, and must start quickly.
 """
-
-from shared.scripts.errors import ScriptEndUnknown, ScriptError, ScriptNotStarted, ScriptSetup
-from shared.scripts.runner import ScriptRunner
-from shared.scripts.spec import Outcome, Runtime, ScriptResult, ScriptSpec
-
-__all__ = [
-    "Outcome",
-    "Runtime",
-    "ScriptEndUnknown",
-    "ScriptError",
-    "ScriptNotStarted",
-    "ScriptResult",
-    "ScriptRunner",
-    "ScriptSetup",
-    "ScriptSpec",
-]

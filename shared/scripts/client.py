@@ -17,14 +17,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from shared.scripts import folder as folders
 from shared.scripts import guard
 from shared.scripts.errors import ScriptNotStarted, ScriptSetup
+from shared.scripts.network import NOT_APART
 from shared.scripts.users import ScriptUser
 
 PREPARE_S_MAX = 15.0
 GUARD_END_S_MAX = guard.KILL_S_MAX + guard.DRAIN_S_MAX + 30.0  # 30 s: removing a big folder
 SWEEP_S_MAX = 60.0
 KILL_PASSES_MAX = 50
+PROBE_S_MAX = 10.0
+PROGRAM = """import sys
+sys.path.append({root!r})
+from shared.scripts.{module} import main
+sys.exit(main())
+"""
+"""How a helper process is started: isolated mode knows no folder of ours but the one it is given,
+and its packages are imported from compiled files, as a script of its own would not be."""
+
+_ROOT = str(Path(__file__).parents[2])
 
 
 class GuardProcess:
@@ -89,10 +101,7 @@ class GuardProcess:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-S",
-            guard.__file__,
+            *helper("guard"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -111,6 +120,33 @@ class GuardProcess:
             return "the guard process gave no answer"
         last = words.decode(errors="replace").strip().rpartition("\n")[2]
         return last or "the guard process ended without an answer"
+
+
+def helper(module: str) -> tuple[str, ...]:
+    """The command that runs `main` of a module of this package, with the standard library only."""
+    return (sys.executable, "-I", "-S", "-c", PROGRAM.format(root=_ROOT, module=module))
+
+
+async def why_not_apart() -> str:
+    """Why this machine cannot keep scripts from the network, by trying; "" where it can."""
+    process = await asyncio.create_subprocess_exec(
+        *helper("network"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=_guard_environment(),
+        cwd="/",
+    )
+    try:
+        async with asyncio.timeout(PROBE_S_MAX):
+            told, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return f"{NOT_APART}: trying it took over {PROBE_S_MAX:g} s"
+    if process.returncode != 0:
+        return f"{NOT_APART}: trying it ended with {process.returncode}"
+    return told.decode(errors="replace")
 
 
 def _pipes(
@@ -156,7 +192,7 @@ def sweep_folders(root: Path, user: ScriptUser, *, guard_pid: int | None = None)
     `guard_pid` limits it to the folder of that guard. Blocking. A folder that cannot be removed
     now is left for the next sweep.
     """
-    prefix = guard.FOLDER_PREFIX if guard_pid is None else f"{guard.FOLDER_PREFIX}{guard_pid}-"
+    prefix = folders.FOLDER_PREFIX if guard_pid is None else f"{folders.FOLDER_PREFIX}{guard_pid}-"
     swept = 0
     for folder in root.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
@@ -167,14 +203,14 @@ def sweep_folders(root: Path, user: ScriptUser, *, guard_pid: int | None = None)
 
 
 def _sweep_one(folder: str) -> bool:
-    lock = guard.lock_folder(folder)
+    lock = folders.lock_folder(folder)
     if lock is None:
         return False
     try:
         for _ in range(KILL_PASSES_MAX):
-            if guard.kill_with_context(f"{folder}/{guard.CONTEXT_NAME}") == 0:
+            if guard.kill_with_context(f"{folder}/{folders.CONTEXT_NAME}") == 0:
                 break
-        guard.remove_folder(folder)
+        folders.remove_folder(folder)
     finally:
         os.close(lock)
     return True

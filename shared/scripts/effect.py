@@ -7,20 +7,23 @@ start through `record_start`, and decides what an end means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from schemas.common import OUTPUT_TAIL_BYTES, ScriptReport, ScriptWork
 from shared.errors import SeawallError
 from shared.scripts.errors import ScriptEndUnknown
 from shared.scripts.runner import ScriptRunner
 from shared.scripts.spec import Runtime, ScriptResult, ScriptSpec
-from shared.secrets import Secret, SecretError, SecretResolver
+from shared.secrets import SecretError, SecretResolver
 
 BLOB_S_MAX: Final = 10.0
 
 PutBlob = Callable[[bytes], Awaitable[str]]
 """Keeps content and gives its SHA-256."""
+
+References: TypeAlias = Mapping[str, "str | References"]
+"""References of credentials by name, in the shape that the script's context has them."""
 
 
 async def run_script_work(
@@ -33,19 +36,20 @@ async def run_script_work(
     record_start: Callable[[], Awaitable[None]],
     run_id: str,
     begun: bool,
+    references: References | None = None,
 ) -> ScriptReport:
     """Run `content` once as `work` says and report how it ended.
 
     `run_id` is the effect's; `begun`: its start is on record already, so that what came of that
     is reported, or ScriptEndUnknown raised, and only a start that was never given is made good.
 
-    Credentials are resolved now, and are in the context document under `credentials` by name;
-    the report holds none of them. `record_start` is awaited directly before the process exists;
-    if it raises, nothing starts. Raises SecretError or ScriptNotStarted before anything started;
-    cancellation ends the script and goes on.
+    Credentials, the work's or those of `references`, are resolved now, and are in the context
+    document under `credentials` by name; the report holds none of them. `record_start` is awaited
+    directly before the process exists; if it raises, nothing starts. Raises SecretError or
+    ScriptNotStarted before anything started; cancellation ends the script and goes on.
     """
     try:
-        credentials = {name: await secrets.resolve(ref) for name, ref in work.credentials.items()}
+        credentials = await _resolved(references or work.credentials, secrets)
     except SecretError as error:
         if begun:
             raise ScriptEndUnknown(error.message, remedy=error.remedy) from error
@@ -53,16 +57,30 @@ async def run_script_work(
     context: dict[str, Any] = {**work.context}
     if credentials:
         context["credentials"] = credentials
-    revealed: dict[str, str | Secret] = dict(credentials)
     result = await runner.run(
-        ScriptSpec(content=content, runtime=_runtime(work.runtime), timeout_s=work.timeout_s),
+        ScriptSpec(
+            content=content,
+            runtime=_runtime(work.runtime),
+            timeout_s=work.timeout_s,
+            network=work.network,
+        ),
         context=context,
-        secrets=revealed,
+        secrets={},
         on_started=record_start,
         run_id=run_id,
         begun=begun,
     )
     return await _report(result, put_blob)
+
+
+async def _resolved(references: References, secrets: SecretResolver) -> dict[str, Any]:
+    """The values in the shape of their references. Raises SecretError."""
+    return {
+        name: await (
+            secrets.resolve(found) if isinstance(found, str) else _resolved(found, secrets)
+        )
+        for name, found in references.items()
+    }
 
 
 def _runtime(name: str) -> Runtime:
@@ -86,6 +104,7 @@ async def _report(result: ScriptResult, put_blob: PutBlob) -> ScriptReport:
         ended_at=result.ended_at,
         error=error or remedy,
         remedy=remedy if error else "",
+        warning=result.warning or "",
     )
 
 

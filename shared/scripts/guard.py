@@ -1,11 +1,12 @@
 """The guard process: stands between a service and one script, and outlives neither.
 
-Owns the script's folder, limits, output pipe and whole process tree; ends the tree and removes
-the folder when the script ends, its time is over, or the service goes away. Decides nothing about
-outcomes and masks nothing: it reports how the script ended and the raw end of its output.
+Owns the limits, network, output pipe and whole process tree of the script; ends the tree and
+removes its folder when the script ends, its time is over, or the service goes away. Decides
+nothing about outcomes and masks nothing: it reports how the script ended and the raw end of its
+output.
 
-Runs as `python -I -S guard.py` (standard library only, cheap imports only: about 18 ms to
-start). Standard input: 8 bytes length, a marshalled job, then `G` to start the script; end of
+Runs as `python -I -S -c BOOT` (client.py; standard library only, cheap imports only: about 18 ms
+to start). Standard input: 8 bytes length, a marshalled job, then `G` to start the script; end of
 file at any time means the service is gone or has cancelled. Standard output: `R <folder>` when
 everything but the script's process exists (or `E <text>`), and at the end `<reason> <status>
 <bytes> <left> ` in one line followed by the last bytes of output.
@@ -14,24 +15,23 @@ everything but the script's process exists (or `E <text>`), and at the end `<rea
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import marshal
 import os
 import resource
 import select
 import signal
-import stat
 import sys
 import time
+
+from shared.scripts.folder import CONTEXT_NAME, fill_folder, make_folder, remove_folder
+from shared.scripts.network import leave_network
 
 TYPE_CHECKING = False  # importing `typing` for the real one would cost a third of the start
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-FOLDER_PREFIX = "seawall-script-"
-CONTEXT_NAME = "context.json"
 READ_BYTES = 256 * 1024
 TICK_S = 0.25
 USAGE_EVERY_S = 0.5
@@ -150,101 +150,6 @@ def tasks_of_user(uid: int) -> int:
         except OSError:
             continue
     return count
-
-
-# -- folder ------------------------------------------------------------------------------------
-
-
-def remove_folder(path: str) -> None:
-    """Remove a folder and all in it, never following a link out of it; absent is fine.
-
-    Nested folders are moved up one level before removal: a script may nest deeper than any
-    recursion or path length allows.
-    """
-    try:
-        top = _open_folder(path, None)
-    except FileNotFoundError:
-        return
-    try:
-        while names := os.listdir(top):
-            for name in names:
-                if stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
-                    _empty_into(top, name)
-                    os.rmdir(name, dir_fd=top)
-                else:
-                    os.unlink(name, dir_fd=top)
-    finally:
-        os.close(top)
-    os.rmdir(path)
-
-
-def _open_folder(name: str, parent: int | None) -> int:
-    if os.geteuid() != 0 and not os.path.islink(name):
-        os.chmod(name, 0o700, dir_fd=parent)  # a script may have locked its own folder
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-
-
-def _empty_into(top: int, name: str) -> None:
-    inner = _open_folder(name, top)
-    try:
-        for child in os.listdir(inner):
-            if stat.S_ISDIR(os.lstat(child, dir_fd=inner).st_mode):
-                if os.geteuid() != 0:
-                    os.chmod(child, 0o700, dir_fd=inner)
-                os.rename(child, os.urandom(12).hex(), src_dir_fd=inner, dst_dir_fd=top)
-            else:
-                os.unlink(child, dir_fd=inner)
-    finally:
-        os.close(inner)
-
-
-def lock_folder(path: str) -> int | None:
-    """Descriptor holding the folder's lock, or None while its guard lives.
-
-    The lock is the guard's life: it ends with the process, cannot be taken over by a recycled
-    pid, and holds across pid namespaces that share the folder's parent.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _make_folder(root: str) -> tuple[str, int]:
-    for _ in range(10):
-        path = f"{root}/{FOLDER_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
-        os.mkdir(path, 0o700)
-        lock = lock_folder(path)
-        # A sweep may have taken the folder between the two calls: then it is gone, try again.
-        if lock is not None and os.path.isdir(path):
-            return path, lock
-    raise OSError(errno.EBUSY, "could not lock a new folder", root)
-
-
-def _write_file(path: str, content: bytes, *, mode: int, owner: tuple[int, int] | None) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        if owner is not None:
-            os.fchown(descriptor, *owner)
-
-
-def _fill_folder(folder: str, job: dict[str, Any]) -> None:
-    owner = job["owner"]
-    for name in ("work", "tmp"):
-        os.mkdir(f"{folder}/{name}", 0o700)
-        if owner is not None:
-            os.chown(f"{folder}/{name}", *owner)
-    _write_file(f"{folder}/{job['script_name']}", job["content"], mode=0o400, owner=owner)
-    _write_file(f"{folder}/{CONTEXT_NAME}", job["context"], mode=0o600, owner=owner)
-    if owner is not None:
-        os.chown(folder, *owner)
 
 
 # -- the script's process ----------------------------------------------------------------------
@@ -523,17 +428,25 @@ def _send(data: bytes) -> None:
 
 def _serve(job: dict[str, Any], folder: str, record: Record) -> None:
     record.add(f"prepared {job['boot']}")
+    # Before anything of the script exists: whatever it starts has the network of this process.
+    apart = "" if job["network"] else leave_network()
+    # Keeps a script of the same user from reaching the guard's pipes through /proc. Not earlier:
+    # a process closed in this way cannot write the id maps of a namespace of its own.
+    _prctl(_PR_SET_DUMPABLE, 0)
     _send(f"R {folder}\n".encode())
     if _receive(1) != b"G":
         return
     record.add(f"started {time.time()}")
+    if apart:
+        record.add(f"note {apart}")
     script = Script(folder, job)
     ending = script.supervise()
     failure = script.start_failure()
     if failure:
         ending = Ending("start-failed", START_FAILED_STATUS)
     total, tail = script.output()
-    note = "; ".join(filter(None, (failure, _left_text(script.left), _clean(folder)))).encode()
+    asides = (failure, apart, _left_text(script.left), _clean(folder))
+    note = "; ".join(filter(None, asides)).encode()
     header = f"{ending.reason} {ending.status} {total} {len(note)}\n".encode()
     told = b'"outputs"' in tail.rstrip().rpartition(b"\n")[2]
     record.add(f"ended {time.time()} {ending.reason} {ending.status} {int(told)}")
@@ -571,8 +484,6 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # Keeps a script of the same user from reaching the guard's pipes through /proc.
-    _prctl(_PR_SET_DUMPABLE, 0)
     length = _receive(8)
     raw = _receive(int.from_bytes(length, "big")) if length is not None else None
     if raw is None:
@@ -582,8 +493,8 @@ def main() -> int:
     try:
         uid = os.getuid() if job["owner"] is None else job["owner"][0]
         job["tasks_before"] = tasks_of_user(uid)
-        folder, _lock = _make_folder(job["folder_root"])
-        _fill_folder(folder, job)
+        folder, _lock = make_folder(job["folder_root"])
+        fill_folder(folder, job)
         _serve(job, folder, Record(job["record"]))
     except BrokenPipeError:
         return 0
@@ -594,7 +505,3 @@ def main() -> int:
         if folder:
             _clean(folder)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

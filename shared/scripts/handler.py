@@ -15,7 +15,7 @@ from schemas.common import ScriptWork
 from shared.effects.policy import OutcomeUnknown, RetryPolicy
 from shared.effects.running import EffectRun
 from shared.errors import Transient
-from shared.scripts.effect import PutBlob, run_script_work
+from shared.scripts.effect import PutBlob, References, run_script_work
 from shared.scripts.errors import ScriptEndUnknown
 from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
@@ -57,6 +57,11 @@ class ScriptHandler(abc.ABC):
     def start_of(self, payload: Any) -> msgspec.Struct:
         """The fact that goes on record before the script's process exists."""
 
+    async def references(self, effect: EffectRun) -> References:
+        """Of the credentials it is given; those of its work unless said otherwise."""
+        work: ScriptWork = effect.payload.work
+        return work.credentials
+
     async def run(self, effect: EffectRun) -> msgspec.Struct:
         """Run it, or raise OutcomeUnknown where it was started and its end is not known.
 
@@ -85,6 +90,7 @@ class ScriptHandler(abc.ABC):
                 record_start=record_start,
                 run_id=effect.effect_id,
                 begun=begun,
+                references=await self.references(effect),
             )
         except ScriptEndUnknown as unknown:
             raise OutcomeUnknown(

@@ -113,6 +113,8 @@ def _plain_forms(value: str) -> Iterator[bytes]:
         raw = piece.encode("utf-8", "surrogatepass")
         yield raw
         yield json.dumps(piece)[1:-1].encode()
+        # A document inside a document, as tools print the body of a request that they log.
+        yield json.dumps(json.dumps(piece)[1:-1])[1:-1].encode()
         yield json.dumps(piece, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
         yield raw.replace(b"'", b"'\\''")
         yield raw.replace(b"'", b"'\"'\"'")

@@ -1,9 +1,10 @@
 """What is known of a run whose service died: the record that its guard kept of it.
 
 One file per run, locked while the guard lives: `prepared`, then `started` before the script's
-process exists, then `ended` and how. It tells a start that was announced and never given from a
-script that ran, and keeps an end that nobody lived to hear. It counts on the machine and in the
-boot it was written in; one that is missing, torn or foreign says nothing.
+process exists, perhaps `note` and what a person must know of the run, then `ended` and how. It
+tells a start that was announced and never given from a script that ran, and keeps an end that
+nobody lived to hear. It counts on the machine and in the boot it was written in; one that is
+missing, torn or foreign says nothing.
 
 A record holds nothing of what the script printed, where secrets may be: its output is lost with
 the service, and an end whose outputs later scripts would be given counts as unknown.
@@ -72,14 +73,16 @@ def _read(raw: bytes, *, boot: str) -> Earlier:
     lines = raw.decode("ascii", "replace").split("\n")
     if not boot or lines.pop() or not lines or lines[0] != f"prepared {boot}":
         return UNKNOWN
-    match [line.split(" ") for line in lines[1:]]:
+    notes = [line.removeprefix("note ") for line in lines if line.startswith("note ")]
+    match [line.split(" ") for line in lines[1:] if not line.startswith("note ")]:
         case []:
             return Earlier("not-started")
         case [["started", begin], ["ended", end, reason, status, told]] if reason != "stopped":
             if reason == "exit" and status == "0" and told != "0":
                 return UNKNOWN
-            report = f"{reason} {status} {len(OUTPUT_LOST)} 0\n".encode() + OUTPUT_LOST
-            return Earlier("ended", report, _moment(begin), _moment(end))
+            note = "; ".join(notes).encode()
+            header = f"{reason} {status} {len(OUTPUT_LOST)} {len(note)}\n".encode()
+            return Earlier("ended", header + note + OUTPUT_LOST, _moment(begin), _moment(end))
     return UNKNOWN
 
 

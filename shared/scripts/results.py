@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.scripts.masking import Masker
+from shared.scripts.network import NOT_APART
 from shared.scripts.spec import OUTPUTS_BYTES_MAX, Outcome, ScriptResult, ScriptSpec
 
 NESTING_MAX = 64
@@ -69,7 +70,8 @@ def _judge(spec: ScriptSpec, report: Report) -> tuple[Outcome, str | None]:
         case "exit" if report.status == 0:
             return "done", None
         case "exit":
-            return "failed", f"the script ended with exit code {report.status}; see its output"
+            told = f"the script ended with exit code {report.status}; see its output"
+            return "failed", told + _without_network(spec, report)
         case "start-failed":
             return "failed", (
                 f"the script's program could not be executed: {report.note}; check the runtime "
@@ -79,6 +81,7 @@ def _judge(spec: ScriptSpec, report: Report) -> tuple[Outcome, str | None]:
             return "timed-out", (
                 f"the script did not end within {spec.timeout_s:g} s and was ended with all it "
                 "had started; find what it waits for, or give it a longer timeout"
+                + _without_network(spec, report)
             )
         case "cpu":
             return "killed", _over("CPU time", f"{spec.cpu_s_max} s")
@@ -97,6 +100,13 @@ def _judge(spec: ScriptSpec, report: Report) -> tuple[Outcome, str | None]:
         f"the guard process of the script was killed ({report.note or 'it gave no report'}), and "
         "the script with it; look for memory shortage on the machine that runs the script"
     )
+
+
+def _without_network(spec: ScriptSpec, report: Report) -> str:
+    """A hint at what a script may have missed, to stand behind the remedy."""
+    if spec.network or NOT_APART in report.note:
+        return ""
+    return " (it had no network: `network: true` gives it one)"
 
 
 def _over(what: str, limit: str) -> str:

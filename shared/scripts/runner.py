@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
-from shared.scripts import guard, runtimes
-from shared.scripts.client import GuardProcess, choose_work_root, sweep_folders
+from shared.scripts import runtimes
+from shared.scripts.client import GuardProcess, choose_work_root, sweep_folders, why_not_apart
 from shared.scripts.errors import ScriptEndUnknown, ScriptNotStarted
+from shared.scripts.folder import FOLDER_PREFIX
 from shared.scripts.masking import Masker
 from shared.scripts.record import (
     KEEP_S,
@@ -78,6 +79,7 @@ class ScriptRunner:
         self._work_root = choose_work_root(work_root, self._user)
         self._swept = asyncio.Lock()
         self._sweep_done = False
+        self._not_apart: str | None = None
 
     @property
     def user(self) -> str:
@@ -89,6 +91,22 @@ class ScriptRunner:
         if runtimes.find_program(runtime, path=self._path, user=self._user) is None:
             return runtimes.missing_text(runtime, path=self._path, user=self._user)
         return None
+
+    async def why_not_apart(self) -> str:
+        """Why scripts cannot be kept from the network here, "" where they can.
+
+        Tried once, by a process like the one that runs a script: what a system allows does not
+        follow from who asks. For preflight and for people; each run tries for itself.
+        """
+        if self._not_apart is None:
+            self._not_apart = await why_not_apart()
+        return self._not_apart
+
+    async def fences(self) -> str:
+        """How scripts are fenced in here, for people."""
+        own = f"user {self.user}" if self._user.switch else f"the service's own user {self.user}"
+        lacking = await self.why_not_apart()
+        return f"run as {own}, {lacking or 'without a network unless their plan allows it'}"
 
     async def sweep(self) -> int:
         """Remove what runs of dead guards left (folders, processes); return how many folders.
@@ -103,7 +121,7 @@ class ScriptRunner:
         except TimeoutError:
             raise ScriptNotStarted(
                 f"removing what ended scripts left in {self._work_root} took over {SWEEP_S_MAX} s",
-                remedy=f"remove {self._work_root}/{guard.FOLDER_PREFIX}* by hand",
+                remedy=f"remove {self._work_root}/{FOLDER_PREFIX}* by hand",
             ) from None
         self._sweep_done = True
         return count

@@ -21,7 +21,8 @@ class ScriptSpec(msgspec.Struct, frozen=True, kw_only=True):
     `memory_bytes_max` bounds each process's private writable memory at once, and the resident
     memory of the whole tree within half a second; `cpu_s_max` likewise per process and tree.
     `file_bytes_max` bounds each file. `processes_max` bounds processes and threads of the tree.
-    `output_bytes_max` bounds what is kept, not what may be printed.
+    `output_bytes_max` bounds what is kept, not what may be printed. Without `network` the script
+    has none, where the system lets it be kept from it; else the result's `warning` says so.
     """
 
     content: bytes
@@ -32,11 +33,12 @@ class ScriptSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s_max: int = 300
     file_bytes_max: int = 1024 * MIB
     processes_max: int = 512
+    network: bool = False
 
     def __post_init__(self) -> None:
         """Refuse limits that are no limits, as ValueError naming the field."""
         for name in self.__struct_fields__[2:]:
-            if not getattr(self, name) > 0:
+            if name != "network" and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
 
 

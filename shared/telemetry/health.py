@@ -15,17 +15,25 @@ from prometheus_client import CollectorRegistry, generate_latest
 Check = Callable[[], Awaitable[str]]
 """Gives "" when all is well, else what is wrong."""
 
+Note = Callable[[], Awaitable[str]]
+"""Gives what is so here: no reason not to be ready, but worth a word to whoever looks."""
+
 
 class Health:
     """The checks of one process, by name, and the routes that show them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._checks: dict[str, Check] = {}
+        self._notes: dict[str, Note] = {}
         self._registry = registry
 
     def add(self, name: str, check: Check) -> None:
         """Let `/readyz` depend on a check."""
         self._checks[name] = check
+
+    def tell(self, name: str, note: Note) -> None:
+        """Let `/readyz` say what is so here, beside what it depends on."""
+        self._notes[name] = note
 
     async def problems(self) -> Mapping[str, str]:
         """What stands in the way of being ready, by check."""
@@ -50,7 +58,8 @@ class Health:
         problems = await self.problems()
         if problems:
             return web.json_response({"status": "not ready", "problems": problems}, status=503)
-        return web.json_response({"status": "ready"})
+        notes = {name: await note() for name, note in self._notes.items()}
+        return web.json_response({"status": "ready"} | ({"notes": notes} if notes else {}))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body = generate_latest(self._registry)

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.scripts import ScriptRunner
 from shared.scripts.errors import ScriptEndUnknown, ScriptNotStarted
-from shared.scripts.runner import EARLIER_S_MAX
+from shared.scripts.runner import EARLIER_S_MAX, ScriptRunner
 from shared.scripts.spec import Outcome, Runtime, ScriptResult, ScriptSpec
 from shared.secrets import Secret
 from shared.testing.world import Host, World
@@ -97,6 +96,13 @@ class MemoryRunner(ScriptRunner):
 
     def check_runtime(self, runtime: Runtime) -> str | None:
         return None
+
+    @property
+    def user(self) -> str:
+        return "nobody"
+
+    async def why_not_apart(self) -> str:
+        return ""
 
     async def sweep(self) -> int:
         return 0

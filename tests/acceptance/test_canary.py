@@ -1,17 +1,22 @@
-"""Secrets are found nowhere they are not needed: tables, topics, logs, spans, job output, files.
+"""Secrets are found nowhere they are not needed: tables, topics, logs, spans, job output, files,
+the process list.
 
 A control plane on a broker that wants a login; a plan whose VM has credentials, and a script that
-prints them; a mail server with a password, a collector with a token. Then everything that was
-written, or sent to the collector, is searched.
+prints them in every usual encoding; a mail server with a password, a collector with a token. While
+the scripts run, every process's command line and environment is looked at, over and over. Then
+everything that was written, or sent to the collector, is searched for each form of each secret.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,26 +28,45 @@ from shared.bus.kafka.settings import KafkaSettings
 from shared.bus.kafka.topics import wanted_topics
 from shared.embedded import EmbeddedPostgres
 from shared.process import LOGGED_SERVICES
+from shared.scripts.runner import ROOT_CACHE
 from shared.testing.kafka import KafkaCluster
 from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.collector import Collector, collector
 from tests.acceptance.plane import Plane
+from tests.acceptance.searching import (
+    ProcessWatch,
+    Sighting,
+    files_with,
+    forms,
+    holds,
+    now,
+    program_of,
+    written_since,
+)
 from tests.acceptance.world import World
 from tests.brokers import kafka_cluster
 from tests.waiting import wait_until
 
-VM_SECRET = "canary-vm-3fd1b0"
-KAFKA_SECRET = "canary-kafka-77ac2e"
-MAIL_SECRET = "canary-mail-5e90d4"
+VM_SECRET = 'canary "vm" \\ 3fd1b0a94c17'
+KAFKA_SECRET = "canary-kafka-77ac2e51"
+MAIL_SECRET = "canary-mail-5e90d4aa7"
 COLLECTOR_SECRET = "canary-collector-c07b21"
 
 TELLING = """
-import hashlib, json, sys
+import base64, hashlib, json, sys, time, urllib.parse
 context = json.load(sys.stdin)
 secret = context["credentials"]["admin"]
+raw = secret.encode()
 print("the password is " + secret)
-print(json.dumps({"outputs": {"digest": hashlib.sha256(secret.encode()).hexdigest()}}))
+print(json.dumps({"deep": json.dumps(secret)}), raw.hex(), urllib.parse.quote(secret))
+print(*(base64.b64encode(b"admin:"[:n] + raw + b"!").decode() for n in range(6)))
+print(base64.encodebytes(raw * 4).decode())
+time.sleep(2)
+digest = hashlib.sha256(raw).hexdigest()
+print(json.dumps({"outputs": {"digest": digest, "told": {secret: [secret]}}}))
 """
+TEMPORARY = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+"""Where anything of a run may have been left, beside the folder that it was given for that."""
 
 
 class Installation:
@@ -57,6 +81,15 @@ class Installation:
         self.postgres = EmbeddedPostgres(root / "postgres")
         self._cluster = cluster
         self._process: subprocess.Popen[bytes] | None = None
+        self.began = now()
+        self.temporary = Path(tempfile.mkdtemp(prefix="seawall-canary-"))
+        self.temporary.chmod(0o1777)
+        self.watch: ProcessWatch | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def url(self) -> str:
@@ -65,6 +98,14 @@ class Installation:
     @property
     def token(self) -> str:
         return (self.home / "token").read_text().strip()
+
+    @cached_property
+    def tables(self) -> dict[str, bytes]:
+        return asyncio.run(_every_row(self.postgres.dsn()))
+
+    @cached_property
+    def messages(self) -> list[bytes]:
+        return asyncio.run(_every_message(self.kafka))
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -77,6 +118,7 @@ class Installation:
         self.home.mkdir(parents=True)
         environment = {
             **os.environ,
+            "TMPDIR": str(self.temporary),
             "SEAWALL_HOME": str(self.home),
             "SEAWALL_PORT": "0",
             "SEAWALL_DATABASE_URL": self.postgres.start(),
@@ -127,6 +169,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         finally:
             found.stop()
             shutil.rmtree(root, ignore_errors=True)
+            shutil.rmtree(found.temporary)
 
 
 def _work(installation: Installation) -> None:
@@ -147,11 +190,13 @@ def _work(installation: Installation) -> None:
     db["post_script"] = {"run": "tell.py", "runtime": "python"}
     client.command("/v1/plans", {**body, "scripts": encoded_scripts(body["scripts"])})
     client.wait_job(client.command("/v1/plans/shop/run")["id"])
-    job = client.command("/v1/plans/shop/recover", {"mode": "test"})["id"]
-    ended = client.wait_job(job)
+    with ProcessWatch({**SECRETS, "token": installation.token}) as installation.watch:
+        job = client.command("/v1/plans/shop/recover", {"mode": "test"})["id"]
+        ended = client.wait_job(job)
     told = [client.job(child) for child in ended["children"]]
     outputs = [step["output"] for child in told for step in child["steps"] if step["output"]]
-    assert any("the password is" in str(output) for output in outputs), ended
+    assert any("the password is ***" in str(output) for output in outputs), ended
+    assert not any(holds(str(output).encode(), VM_SECRET) for output in outputs), outputs
     client.wait_job(client.command(f"/v1/jobs/{job}/cleanup")["id"])
 
 
@@ -166,32 +211,38 @@ def secret(request: pytest.FixtureRequest, installation: Installation) -> str:
     return SECRETS.get(name) or installation.token
 
 
-async def test_no_table_holds_a_secret(installation: Installation, secret: str) -> None:
-    connection = await asyncpg.connect(installation.postgres.dsn())
+def test_no_table_holds_a_secret(installation: Installation, secret: str) -> None:
+    assert len(installation.tables) > 60
+    # What is kept as bytes is shown in hex.
+    looked_for = [*forms(secret), *(form.hex().encode() for form in forms(secret))]
+    found = [
+        table
+        for table, text in installation.tables.items()
+        if any(form in text for form in looked_for)
+    ]
+    assert found == []
+
+
+async def _every_row(dsn: str) -> dict[str, bytes]:
+    """All rows of each table, as text."""
+    connection = await asyncpg.connect(dsn)
     try:
         tables = await connection.fetch(
             "select schemaname, tablename from pg_tables"
             " where schemaname not in ('pg_catalog', 'information_schema')"
         )
-        assert len(tables) > 60
-        found = []
+        found = {}
         for schema, table in tables:
-            count = await connection.fetchval(
-                f'select count(*) from "{schema}"."{table}" as t'
-                " where t::text like $1 or t::text like $2",
-                f"%{secret}%",
-                f"%{secret.encode().hex()}%",
-            )
-            found += [f"{schema}.{table}"] if count else []
-        assert found == []
+            rows = await connection.fetch(f'select t::text from "{schema}"."{table}" as t')
+            found[f"{schema}.{table}"] = "\n".join(row[0] for row in rows).encode()
+        return found
     finally:
         await connection.close()
 
 
-async def test_no_topic_holds_a_secret(installation: Installation, secret: str) -> None:
-    messages = await _every_message(installation.kafka)
-    assert len(messages) > 50
-    assert [each for each in messages if secret.encode() in each] == []
+def test_no_topic_holds_a_secret(installation: Installation, secret: str) -> None:
+    assert len(installation.messages) > 50
+    assert [each for each in installation.messages if holds(each, secret)] == []
 
 
 async def _every_message(settings: KafkaSettings) -> list[bytes]:
@@ -227,15 +278,34 @@ def _parts(message: Any) -> list[bytes]:
 
 def test_no_log_and_no_file_holds_a_secret(installation: Installation, secret: str) -> None:
     allowed = {installation.home / "token", installation.home / "secrets" / "db-admin"}
-    searched = 0
-    found = []
-    for path in installation.root.rglob("*"):
-        if path.is_file() and path not in allowed and not path.is_symlink():
-            searched += 1
-            if secret.encode() in path.read_bytes():
-                found.append(path)
+    paths = (path for path in written_since([installation.root], 0) if path not in allowed)
+    found, searched = files_with(secret, paths)
     assert searched > 50
     assert found == []
+
+
+def test_no_temporary_file_of_the_machine_holds_the_credentials_of_a_vm(
+    installation: Installation,
+) -> None:
+    # Not those of the broker: it is given its own, and keeps them in its folder.
+    folders = {*TEMPORARY, installation.temporary, ROOT_CACHE, Path.home() / ".seawall"}
+    kept = installation.home / "secrets" / "db-admin"
+    fresh = (path for path in written_since(folders, installation.began) if path != kept)
+    found, searched = files_with(VM_SECRET, fresh)
+    assert searched > 50
+    assert found == []
+    assert list(installation.temporary.iterdir()) == [], "the folders of scripts were in there"
+
+
+def test_no_process_shows_a_secret_while_scripts_run(installation: Installation) -> None:
+    watch = installation.watch
+    assert watch is not None and watch.scripts_seen > 1, "scripts ran while it looked"
+    # Passwords that the control plane is given are in its environment, as they were given; and
+    # in that of its children, for the moment until they have become another program.
+    program = program_of(installation.pid)
+    allowed = {Sighting(name, "environ", program) for name in ("kafka", "mail", "collector")}
+    assert watch.found - allowed == set()
+    assert watch.found == allowed, "the look would have found one"
 
 
 def test_no_span_holds_a_secret(installation: Installation, secret: str) -> None:
@@ -245,9 +315,7 @@ def test_no_span_holds_a_secret(installation: Installation, secret: str) -> None
 
     wait_until(told, "the script that printed the secret and a mail are in traces")
     found = [
-        file
-        for file in installation.spans.folder.iterdir()
-        if secret.encode() in file.read_bytes()
+        file for file in installation.spans.folder.iterdir() if holds(file.read_bytes(), secret)
     ]
     assert found == []
 
@@ -264,5 +332,6 @@ def test_the_collector_was_shown_its_token(installation: Installation) -> None:
 
 
 def test_the_secret_that_was_looked_for_can_be_found(installation: Installation) -> None:
-    assert VM_SECRET in (installation.home / "secrets" / "db-admin").read_text()
+    kept = installation.home / "secrets" / "db-admin"
+    assert VM_SECRET in kept.read_text() and holds(kept.read_bytes(), VM_SECRET)
     assert installation.token in (installation.home / "token").read_text()

@@ -92,6 +92,9 @@ def find_clean(
         str | None, typer.Option(help="sh, bash, python or go; else by the script's suffix")
     ] = None,
     script_timeout: Annotated[str, typer.Option(help="for the script, each time")] = "5m",
+    network: Annotated[
+        bool, typer.Option("--network", help="let the script reach the network, and so the guests")
+    ] = False,
     order: Annotated[str, typer.Option(help="newest-first or bisect")] = "newest-first",
     vm: VmNames = None,
     limit: Annotated[int | None, typer.Option(help="checkpoints to try at most")] = None,
@@ -111,6 +114,7 @@ def find_clean(
     """
     script: dict[str, Any] = {"run": str(verdict), "content": _content(verdict)}
     script |= {"timeout": script_timeout} | ({"runtime": runtime} if runtime else {})
+    script |= {"network": True} if network else {}
     body = {
         "verdict": script,
         "order": order,

@@ -123,6 +123,18 @@ def _show_health(report: dict[str, Any], url: str) -> None:
             )
     for site in report["sites"]:
         out.print(f"site {site['name']:<12} {site['state']}", markup=False)
+    _show_notes(report["ready"].get("notes", {}))
+
+
+def _show_notes(notes: dict[str, str]) -> None:
+    """What the process that answers says of itself: services apart from it have their own."""
+    for name, note in notes.items():
+        out.print(f"{name}: {note}", markup=False, soft_wrap=True)
+    if not any(name.startswith("scripts") for name in notes):
+        out.print(
+            "scripts        run by other processes: /readyz of recovery and replicator says how",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 # ── What is left over ────────────────────────────────────────────────────────────────────────

@@ -24,6 +24,7 @@ from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration, some_of
 from services.notifier.domain import full_recoveries, leftovers, lost_sites, questions
 from services.notifier.domain.finding import Finding
+from shared.decider import OPEN_FROM
 
 
 def _problem_text(body: Any) -> tuple[str, str]:
@@ -227,10 +228,6 @@ def _missed(received: Received) -> tuple[Finding, ...]:
             remedy="one catch-up runs at once; see whether the control plane was down",
         ),
     )
-
-
-OPEN_FROM = 1e9
-"""A limit from here on was never one."""
 
 
 def _throttled(received: Received) -> tuple[Finding, ...]:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
-import msgspec
-
 from schemas import clean_points as said
 from schemas.children import (
     CancelChild,
@@ -49,6 +47,7 @@ from services.recovery.domain.clean_point_state import (
     verdict_of,
     why,
 )
+from services.recovery.domain.draft import Draft
 from services.recovery.domain.plan_work import vm_told
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.work import recovery_effect
@@ -152,20 +151,8 @@ _UNDO: Final = {"testing": _call_off, "judging": _stop_script}
 """Phase → what a cancel does. Where nothing runs, nothing new is begun."""
 
 
-class _Draft(msgspec.Struct):
-    """A decision in the making; `state` is what it leads to."""
-
-    state: Search
-    now: dt.datetime
-    events: list[Any] = []
-    effects: list[Effect] = []
-    sends: list[Send] = []
-    timers: list[Timer] = []
-    cancel_effects: list[str] = []
-
-    def say(self, event: Any) -> None:
-        self.events.append(event)
-        self.state = evolve(self.state, event)
+class _Draft(Draft[Search]):
+    """A decision about a search."""
 
     def tell(self, to: str, message: Any) -> None:
         self.sends.append(Send(to=to, key=told(self.state).plan, message=message))
@@ -174,13 +161,7 @@ class _Draft(msgspec.Struct):
         """Whatever is due now, and the decision that comes of it."""
         while (action := _DUE.get(phase_of(self.state))) is not None:
             action(self)
-        return Decision(
-            events=tuple(self.events),
-            effects=tuple(self.effects),
-            sends=tuple(self.sends),
-            timers=tuple(self.timers),
-            cancel_effects=tuple(self.cancel_effects),
-        )
+        return self.decision()
 
 
 # ── Implementations: messages ────────────────────────────────────────────────────────────────
@@ -192,7 +173,7 @@ def start(state: Search, received: Received) -> Decision:
     if state.started is not None:
         return NOTHING
     fields = {name: getattr(m, name) for name in m.__struct_fields__}
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.CleanPointSearchStarted(**fields, definition_version=DEFINITION_VERSION))
     return draft.done()
 
@@ -202,7 +183,7 @@ def child_started(state: Search, received: Received) -> Decision:
     m: ChildStarted = received.body
     if phase_of(state) != "asking" or trial_of(state).job != m.job:
         return NOTHING
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.CleanPointTestStarted(job=m.job))
     if state.cancelling:
         _call_off(draft)
@@ -214,7 +195,7 @@ def child_refused(state: Search, received: Received) -> Decision:
     m: ChildRefused = received.body
     if phase_of(state) != "asking" or trial_of(state).job != m.job:
         return NOTHING
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     if state.cancelling or m.problem.code not in PASSED_OVER:
         draft.say(said.CleanPointTestRefused(job=m.job, problem=m.problem))
     else:
@@ -229,7 +210,7 @@ def child_ended(state: Search, child: Recovery, received: Received) -> Decision:
         return NOTHING
     end = child.finished
     usable = end is not None and m.state in ("completed", "partially-completed")
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(
         said.CleanPointTestEnded(
             job=m.job,
@@ -264,7 +245,7 @@ def outcome(state: Search, received: Received) -> Decision:
         return NOTHING
     report = scripts.report_of(ended)
     verdict, reason = verdict_of(report)
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     _judge(draft, verdict, reason=reason, report=report)
     return draft.done()
 
@@ -277,7 +258,7 @@ def child_cleaned(state: Search, received: Received) -> Decision:
         return NOTHING
     attempt = trial_of(state).cleanups
     given_up = m.remaining > 0 and attempt >= CLEANUPS_MAX
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(
         said.CleanPointTestCleaned(
             job=m.recovery, remaining=m.remaining, problem=m.problem, given_up=given_up
@@ -295,7 +276,7 @@ def clean_again(state: Search, received: Received) -> Decision:
     m: said.CleanAgainDue = received.body
     if phase_of(state) != "resting" or trial_of(state).cleanups + 1 != m.attempt:
         return NOTHING
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     _clean(draft)
     return draft.done()
 
@@ -307,7 +288,7 @@ def cancel(state: Search, received: Received) -> Decision:
     refusals.check_goes_on(m.job, begun=begun, over=over)
     if state.cancelling:
         return NOTHING
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.CleanPointSearchCancelRequested())
     undo = _UNDO.get(phase_of(state))
     if undo is not None:
@@ -333,6 +314,7 @@ def _judge(
         error="" if step == "completed" else reason,
         output="" if report is None else report.output,
         output_sha256="" if report is None else report.output_sha256,
+        warning="" if report is None else report.warning,
     )
     draft.say(
         said.CleanPointJudged(
@@ -383,6 +365,7 @@ def _verdict_effect(state: Search, child: Recovery) -> Effect:
         runtime=start.verdict.runtime,
         timeout_s=start.verdict.timeout_s,
         context=context,
+        network=start.verdict.network,
     )
     return recovery_effect(
         _part(trial),

@@ -30,6 +30,7 @@ from schemas.ids import parts_of, stream_id
 from schemas.recovery import CancelRecoveryJob, RecoveryState
 from schemas.scheduler import Recover
 from services.recovery.domain import refusals
+from services.recovery.domain.draft import Draft
 from services.recovery.domain.recovery_state import Recovery
 from shared.decider import NOTHING, Decision, Family, Send
 
@@ -150,17 +151,8 @@ def _finish(draft: _Draft) -> None:
 # ── Definition ───────────────────────────────────────────────────────────────────────────────
 
 
-class _Draft(msgspec.Struct):
-    """A decision in the making; `state` is what it leads to."""
-
-    state: Group
-    now: dt.datetime
-    events: list[Any] = []
-    sends: list[Send] = []
-
-    def say(self, event: Any) -> None:
-        self.events.append(event)
-        self.state = evolve(self.state, event)
+class _Draft(Draft[Group]):
+    """A decision about a group."""
 
     def done(self) -> Decision:
         """Ask for every plan whose turn has come; with none left and none running, end."""
@@ -168,7 +160,7 @@ class _Draft(msgspec.Struct):
             _ask(self, member)
         if self.state.finished is None and not running(self.state):
             _finish(self)
-        return Decision(events=tuple(self.events), sends=tuple(self.sends))
+        return self.decision()
 
 
 # ── Implementations: messages ────────────────────────────────────────────────────────────────
@@ -180,7 +172,7 @@ def start(state: Group, received: Received) -> Decision:
     if state.started is not None:
         return NOTHING
     fields = {name: getattr(m, name) for name in m.__struct_fields__}
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.RecoveryGroupStarted(**fields, definition_version=DEFINITION_VERSION))
     return draft.done()
 
@@ -191,7 +183,7 @@ def child_started(state: Group, received: Received) -> Decision:
     plan = _plan_of(state, m.job)
     if not plan or state.members[plan].started:
         return NOTHING
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.GroupMemberStarted(plan=plan))
     if state.cancelling:
         _call_off(draft, plan)
@@ -206,7 +198,7 @@ def child_refused(state: Group, received: Received) -> Decision:
         return NOTHING
     problem = _replace(m.problem, message=f"plan {plan}: {m.problem.message}")
     timing = _timing(state, plan, "failed", received.at, error=m.problem.message)
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.GroupMemberRefused(plan=plan, problem=problem, timing=timing))
     return draft.done()
 
@@ -245,7 +237,7 @@ def child_ended(state: Group, child: Recovery, received: Received) -> Decision:
         ),
         problem=problem,
     )
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(ended)
     return draft.done()
 
@@ -257,7 +249,7 @@ def cancel(state: Group, received: Received) -> Decision:
     refusals.check_goes_on(m.job, begun=begun, over=over)
     if state.cancelling:
         return NOTHING
-    draft = _Draft(state=state, now=received.at)
+    draft = _Draft(state, now=received.at, evolve=evolve)
     draft.say(said.RecoveryGroupCancelRequested())
     for plan in running(state):
         if state.members[plan].started:

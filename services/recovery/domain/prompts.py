@@ -7,11 +7,13 @@ recovery or a VM is their own fold's.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Final, get_args
+from collections.abc import Mapping
+from typing import Final, Protocol, get_args
 
 from schemas.common import ScriptReport, StepState, StepTiming
 from schemas.plans import ScriptDefinition
 from schemas.recovery_steering import TIME_OUT, Choice, Question
+from services.recovery.domain.scripts import POST_STEP, PRE_STEP, ScriptRun
 from shared.decider import Timer
 from shared.errors import Refused
 
@@ -26,6 +28,17 @@ _STATES: Final[dict[Choice, StepState]] = {
     "failed": "failed",
     "skip": "skipped",
 }
+
+
+class Steered(Protocol):
+    """What asks: its scripts, and how often its other steps were tried before."""
+
+    @property
+    def pre(self) -> ScriptRun: ...
+    @property
+    def post(self) -> ScriptRun: ...
+    @property
+    def tried(self) -> Mapping[str, int]: ...
 
 
 def asks(script: ScriptDefinition, report: ScriptReport) -> bool:
@@ -91,6 +104,15 @@ def timing(
         ended_at=at,
         error=error,
     )
+
+
+def answered(
+    asked: Question, choice: Choice, *, state: Steered, at: dt.datetime, by: str
+) -> StepTiming | None:
+    """`timing` of a question that a recovery or a VM asked, with the step's attempts so far."""
+    runs = {PRE_STEP: state.pre.run, POST_STEP: state.post.run}
+    attempts = runs.get(asked.step) or 1 + state.tried.get(asked.step, 0)
+    return timing(asked, choice, at=at, attempts=attempts, by=by)
 
 
 def timer(asked: Question, message: object) -> Timer:

@@ -28,6 +28,7 @@ from services.recovery.domain import (
     refusals,
     scripts,
 )
+from services.recovery.domain.draft import Draft
 from services.recovery.domain.operations import driving, of, securing, undoing
 from services.recovery.domain.recovery_state import (
     Recovery,
@@ -47,7 +48,7 @@ from services.recovery.domain.recovery_steered import evolve
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.vm_state import vm_stream
 from services.recovery.domain.work import merged_steps, step_of
-from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send, Timer
+from shared.decider import NOTHING, Decision, EffectOutcome, Family, Send, Timer
 from shared.errors import Refused
 
 DEFINITION_VERSION: Final = 1
@@ -324,20 +325,8 @@ def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
 # ── From facts to decisions ──────────────────────────────────────────────────────────────────
 
 
-class _Draft(msgspec.Struct):
-    """A decision in the making; `state` is what it leads to."""
-
-    state: Recovery
-    now: dt.datetime
-    events: list[Any] = []
-    effects: list[Effect] = []
-    sends: list[Send] = []
-    timers: list[Timer] = []
-    cancel_effects: list[str] = []
-
-    def say(self, event: Any) -> None:
-        self.events.append(event)
-        self.state = evolve(self.state, event)
+class _Draft(Draft[Recovery]):
+    """A decision about a recovery."""
 
     def ask(self, question: steer.Question) -> None:
         self.say(steer.RecoveryAsked(plan=told(self.state).plan, question=question))
@@ -362,7 +351,7 @@ class _Draft(msgspec.Struct):
 
 def proceed(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
     """The decision that goes with `events`: whatever the new phase starts, tells and ends."""
-    draft = _Draft(state=state, now=now)
+    draft = _Draft(state, now=now, evolve=evolve)
     for event in events:
         draft.say(event)
     if not draft.state.paused:
@@ -375,14 +364,7 @@ def proceed(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decis
         draft.effects.append(plan_work.effect_of(draft.state, part, now))
     if phase_of(draft.state) == "closing" and not draft.state.paused:
         _close(draft)
-    return Decision(
-        events=tuple(draft.events),
-        effects=tuple(draft.effects),
-        timers=tuple(draft.timers),
-        cancel_timers=_over_timers(state, draft.state),
-        cancel_effects=tuple(draft.cancel_effects),
-        sends=tuple(draft.sends),
-    )
+    return draft.decision(cancel_timers=_over_timers(state, draft.state))
 
 
 def _go_on(draft: _Draft) -> None:

@@ -1,89 +1,36 @@
-"""Scripts of a recovery: stored content, which ones run, and what the end of one means.
+"""Scripts of a recovery: which ones run, and what the end of one means.
 
-Owns the streams that keep content and the rules of product.md §6. Running one is an effect.
+Owns the rules of product.md §6. How content is kept is `shared.scripts.stored`; running a script
+is an effect.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
-import hashlib
 from typing import Any, Final, Literal
 
 import msgspec
 
 from schemas.common import ScriptReport, ScriptWork, StepState, StepTiming
 from schemas.envelope import Received
-from schemas.ids import stream_id
 from schemas.plans import OnError, OnFailure, RecoveryHook, ScriptDefinition
 from schemas.recovery import RecoveryScriptStored
 from schemas.recovery_steering import Choice
 from schemas.recovery_work import ScriptRan
 from schemas.scheduler import RecoveryMode
-from shared.decider import NOTHING, Decision, EffectOutcome, Family
+from shared.decider import Decision, EffectOutcome
+from shared.scripts import stored
 
 PRE_STEP: Final = "pre-script"
 POST_STEP: Final = "post-script"
 RUNS_MAX: Final = 5
 """A repeatable script whose end stays unknown is given up after so many runs."""
 
-# ── Stored content ───────────────────────────────────────────────────────────────────────────
 
+def store_part(state: stored.ScriptContent, received: Received) -> Decision:
+    """Keep one part of a script's content; a repeat gives nothing."""
+    return stored.store_part(state, received, fact=RecoveryScriptStored)
 
-class ScriptContent(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of one script by number, base64, until all are there."""
-
-    sha256: str = ""
-    parts: int = 0
-    content: dict[int, str] = {}
-
-
-def script_stream(plan: str, sha256: str) -> str:
-    """The stream that keeps a script's content for a plan."""
-    return stream_id("script", plan, sha256)
-
-
-def store_part(state: ScriptContent, received: Received) -> Decision:
-    """Keep one part; a repeat gives nothing."""
-    part = received.body
-    if part.part in state.content:
-        return NOTHING
-    stored = RecoveryScriptStored(
-        plan=part.plan,
-        sha256=part.sha256,
-        part=part.part,
-        parts=part.parts,
-        content=part.content,
-    )
-    return Decision(events=(stored,))
-
-
-def evolve_content(state: ScriptContent, event: RecoveryScriptStored) -> ScriptContent:
-    """Add a part."""
-    content = {**state.content, event.part: event.content}
-    return ScriptContent(sha256=event.sha256, parts=event.parts, content=content)
-
-
-def whole_content(state: ScriptContent | None) -> bytes | None:
-    """The script if all parts are there and their SHA-256 is right, else None."""
-    if state is None or not state.parts or len(state.content) < state.parts:
-        return None
-    try:
-        pieces = [base64.b64decode(state.content[part]) for part in sorted(state.content)]
-    except binascii.Error:
-        return None
-    content = b"".join(pieces)
-    return content if hashlib.sha256(content).hexdigest() == state.sha256 else None
-
-
-CONTENT = Family(
-    name="script",
-    state=ScriptContent,
-    initial=ScriptContent,
-    evolve=evolve_content,
-    is_terminal=lambda state: False,
-)
 
 # ── Which scripts run, and what their end means ──────────────────────────────────────────────
 
@@ -193,6 +140,7 @@ def timing_of(step: str, report: ScriptReport, outcome: EffectOutcome, *, run: i
         ended_at=report.ended_at or outcome.at,
         error=report.error,
         remedy=report.remedy,
+        warning=report.warning,
     )
 
 
@@ -212,6 +160,7 @@ def script_work(
         runtime=script.runtime,
         timeout_s=script.timeout_s,
         context=context,
+        network=script.network,
         credentials=credentials or {},
     )
 

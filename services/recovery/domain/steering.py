@@ -108,15 +108,13 @@ def member_asks(state: Recovery, received: Received) -> Decision:
 def _answered(state: Recovery, choice: steer.Choice, now: dt.datetime, *, actor: str) -> Decision:
     asked = state.question
     assert asked is not None, "a question was answered"
-    run = {PRE_STEP: state.pre.run, POST_STEP: state.post.run}.get(asked.step, 0)
-    attempts = run or 1 + state.tried.get(asked.step, 0)
     event = steer.RecoveryAnswered(
         plan=told(state).plan,
         step=asked.step,
         choice=choice,
         at=now,
         actor=actor,
-        timing=prompts.timing(asked, choice, at=now, attempts=attempts, by=actor),
+        timing=prompts.answered(asked, choice, state=state, at=now, by=actor),
     )
     return proceed(state, (event,), now)
 

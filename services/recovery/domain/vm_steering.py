@@ -102,8 +102,6 @@ def _answered(
 ) -> Decision:
     asked, told = state.question, definition(state)
     assert asked is not None, "a question was answered"
-    run = {PRE_STEP: state.pre.run, POST_STEP: state.post.run}.get(asked.step, 0)
-    attempts = run or 1 + state.tried.get(asked.step, 0)
     event = steer.VmAnswered(
         plan=told.plan,
         vm=told.definition.name,
@@ -111,7 +109,7 @@ def _answered(
         choice=choice,
         at=now,
         actor=actor,
-        timing=prompts.timing(asked, choice, at=now, attempts=attempts, by=actor),
+        timing=prompts.answered(asked, choice, state=state, at=now, by=actor),
     )
     return proceed(state, (event,), now)
 

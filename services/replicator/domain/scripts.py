@@ -1,25 +1,22 @@
-"""Scripts around replication: stored content, which ones run, and what the end of one means.
+"""Scripts around replication: which ones run, and what the end of one means.
 
-Owns the streams that keep content and the rules of product.md §6 as far as replication goes.
-Running one is an effect.
+Owns the rules of product.md §6 as far as replication goes. How content is kept is
+`shared.scripts.stored`; running a script is an effect.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 from typing import Any, Final, Literal
 
 import msgspec
 
 from schemas.common import Problem, ScriptReport, ScriptWork, StepState, StepTiming
 from schemas.envelope import Received
-from schemas.ids import stream_id
 from schemas.plans import OnFailure, Operation, ScriptDefinition
 from schemas.replicator import ScriptStored
 from schemas.replicator_work import ScriptRan
-from shared.decider import NOTHING, Decision, EffectOutcome, Family
+from shared.decider import Decision, EffectOutcome
+from shared.scripts import stored
 
 PRE_STEP: Final = "pre-script"
 POST_STEP: Final = "post-script"
@@ -31,62 +28,11 @@ RUNS_MAX: Final = 5
 ON_FAILURE_DEFAULT: Final[OnFailure] = "continue"
 """Replication has no on-error policy of its own, and a copy beats none: it goes on and says so."""
 
-# ── Stored content ───────────────────────────────────────────────────────────────────────────
 
+def store_part(state: stored.ScriptContent, received: Received) -> Decision:
+    """Keep one part of a script's content; a repeat gives nothing."""
+    return stored.store_part(state, received, fact=ScriptStored)
 
-class ScriptContent(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of one script by number, base64, until all are there."""
-
-    sha256: str = ""
-    parts: int = 0
-    content: dict[int, str] = {}
-
-
-def script_stream(plan: str, sha256: str) -> str:
-    """The stream that keeps a script's content for a plan."""
-    return stream_id("script", plan, sha256)
-
-
-def store_part(state: ScriptContent, received: Received) -> Decision:
-    """Keep one part; a repeat gives nothing."""
-    part = received.body
-    if part.part in state.content:
-        return NOTHING
-    stored = ScriptStored(
-        plan=part.plan,
-        sha256=part.sha256,
-        part=part.part,
-        parts=part.parts,
-        content=part.content,
-    )
-    return Decision(events=(stored,))
-
-
-def evolve_content(state: ScriptContent, event: ScriptStored) -> ScriptContent:
-    """Add a part."""
-    content = {**state.content, event.part: event.content}
-    return ScriptContent(sha256=event.sha256, parts=event.parts, content=content)
-
-
-def whole_content(state: ScriptContent) -> bytes | None:
-    """The script if all parts are there and their SHA-256 is right, else None."""
-    if not state.parts or len(state.content) < state.parts:
-        return None
-    try:
-        pieces = [base64.b64decode(state.content[part]) for part in sorted(state.content)]
-    except binascii.Error:
-        return None
-    content = b"".join(pieces)
-    return content if hashlib.sha256(content).hexdigest() == state.sha256 else None
-
-
-CONTENT = Family(
-    name="script",
-    state=ScriptContent,
-    initial=ScriptContent,
-    evolve=evolve_content,
-    is_terminal=lambda state: False,
-)
 
 # ── Which scripts run, and what their end means ──────────────────────────────────────────────
 
@@ -159,6 +105,7 @@ def timing_of(step: str, report: ScriptReport, outcome: EffectOutcome, *, run: i
         ended_at=report.ended_at or outcome.at,
         error=report.error,
         remedy=report.remedy,
+        warning=report.warning,
         output=report.output,
         output_sha256=report.output_sha256,
     )
@@ -184,4 +131,5 @@ def script_work(
         runtime=script.runtime,
         timeout_s=script.timeout_s,
         context=context,
+        network=script.network,
     )

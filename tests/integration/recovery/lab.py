@@ -27,7 +27,7 @@ from shared.effects.running import EffectRun
 from shared.errors import SeawallError
 from shared.platforms.lab.manifest import LabPlatform, open_platform
 from shared.platforms.ports import CHUNK_BYTES, Call
-from shared.scripts import ScriptRunner
+from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
 from tests.unit.recovery.world import World
 

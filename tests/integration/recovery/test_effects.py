@@ -205,6 +205,26 @@ async def test_preflight_names_every_script_runtime_and_secret_that_is_missing(l
     assert set(found) == {"script-not-stored", "secret-unavailable"}
 
 
+@pytest.mark.parametrize("why_not", ["", "not kept from the network: no power to"])
+@pytest.mark.parametrize("network", [False, True])
+async def test_preflight_tells_how_scripts_are_fenced_in_and_warns_where_they_are_not(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, why_not: str, network: bool
+) -> None:
+    async def found() -> str:
+        return why_not
+
+    monkeypatch.setattr(lab.tools.runner, "why_not_apart", found)
+    await lab.add_copy("db")
+    one = lab.add_script("exit 0\n", network=network)
+    begin(lab, vm("db", pre_script=one), dry_run=True)
+    await lab.run(until=said.RecoveryFinished)
+    facts = lab.world.event(said.PreflightFinished).facts
+    user = lab.tools.runner.user
+    assert facts["scripts"] == {"user": user, "network_apart": not why_not, "why_not": why_not}
+    warned = [each["code"] for each in facts.get("warnings", ())]
+    assert warned == (["network-not-apart"] if why_not and not network else [])
+
+
 @failure_mode(
     "Recovery site",
     "dead",

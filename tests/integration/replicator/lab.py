@@ -34,7 +34,7 @@ from shared.effects.running import EffectRun, Progress, Stop
 from shared.errors import SeawallError, Throttled, Transient
 from shared.platforms.lab.manifest import LabPlatform, open_platform
 from shared.platforms.ports import CopyFacts
-from shared.scripts import ScriptRunner
+from shared.scripts.runner import ScriptRunner
 from shared.secrets import SecretResolver
 from tests.unit.replicator.world import World, iteration, start
 

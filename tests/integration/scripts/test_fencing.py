@@ -146,6 +146,59 @@ except BlockingIOError:
     assert len(psutil.pids()) < before + 20
 
 
+async def test_the_whole_tree_is_limited_where_the_kernel_counts_what_others_have_ended(
+    lab: Lab,
+) -> None:
+    # The kernel counts all processes of a user: what another script had when this one began is
+    # room that this one has when the other has ended.
+    other = asyncio.create_task(
+        lab.run(f"for i in $(seq 60); do sleep 60 & done; touch {lab.scratch}/up; sleep 60")
+    )
+    await eventually((lab.scratch / "up").exists)
+    content = f"""
+import os, time
+open("{lab.scratch}/begun", "w")
+while not os.path.exists("{lab.scratch}/ended"):
+    time.sleep(0.01)
+for _ in range(50):
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+time.sleep(20)
+"""
+    run = asyncio.create_task(lab.run(content, "python", processes_max=20, timeout_s=30))
+    await eventually((lab.scratch / "begun").exists)
+    other.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+    (lab.scratch / "ended").touch()
+    result = await run
+    assert result.outcome == "killed", result
+    assert "processes and threads" in (result.error or "")
+
+
+async def test_the_kernel_holds_every_limit_of_each_process_too(lab: Lab) -> None:
+    content = """
+import json, os, resource
+names = ("DATA", "FSIZE", "CPU", "CORE")
+limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in names}
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({"outputs": {
+    "limits": limits, "privileges": status["NoNewPrivs"].strip(),
+    "powers": status["CapEff"].strip(" \\t\\n0"), "group": os.getpgid(0) == os.getsid(0),
+}}))
+"""
+    result = await lab.run(
+        content, "python", memory_bytes_max=256 * MIB, file_bytes_max=MIB, cpu_s_max=7
+    )
+    assert result.outputs == {
+        "limits": {
+            "DATA": [256 * MIB] * 2, "FSIZE": [MIB] * 2, "CPU": [7, 8], "CORE": [0, 0],
+        },
+        "privileges": "1", "powers": "", "group": True,
+    }, result  # fmt: skip
+
+
 async def test_a_chain_that_forks_and_exits_faster_than_one_can_look_is_ended(lab: Lab) -> None:
     content = f"""
 import os, time

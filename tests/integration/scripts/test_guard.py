@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from shared.scripts import ScriptRunner
+from shared.scripts.runner import ScriptRunner
 from tests.failures import failure_mode
 from tests.integration.scripts.watching import Lab, alive, daemon, eventually, guards, wait_for
 
@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[3]
 SERVICE = """
 import asyncio, sys
 from pathlib import Path
-from shared.scripts import ScriptRunner, ScriptSpec
+from shared.scripts.runner import ScriptRunner
+from shared.scripts.spec import ScriptSpec
 
 async def nothing(): pass
 

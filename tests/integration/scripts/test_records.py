@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.scripts import ScriptEndUnknown, record, runner
+from shared.scripts import record, runner
+from shared.scripts.errors import ScriptEndUnknown
 from tests.failures import failure_mode
 from tests.integration.scripts.watching import Lab, eventually, wait_for
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from shared.scripts import ScriptNotStarted, ScriptRunner, ScriptSetup, ScriptSpec
+from shared.scripts.errors import ScriptNotStarted, ScriptSetup
+from shared.scripts.runner import ScriptRunner
+from shared.scripts.spec import ScriptSpec
 from shared.secrets import Secret
 from tests import parts
 from tests.integration.scripts.watching import Lab, guards

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from shared.scripts import Runtime, ScriptResult, ScriptRunner, ScriptSpec
+from shared.scripts.runner import ScriptRunner
+from shared.scripts.spec import Runtime, ScriptResult, ScriptSpec
 
 # Starts a child that leaves session, group and parent behind, writes its pid and stays.
 DOUBLE_FORK = """
@@ -93,7 +94,7 @@ def alive(pid: int) -> bool:
 def guards(of: int | None = None) -> list[psutil.Process]:
     """Guard processes started by process `of` (this one by default)."""
     children = psutil.Process(of or os.getpid()).children()
-    return [child for child in children if "guard.py" in " ".join(child.cmdline())]
+    return [child for child in children if "shared.scripts.guard" in " ".join(child.cmdline())]
 
 
 def daemon(lab: Lab, name: str) -> str:

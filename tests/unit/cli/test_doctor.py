@@ -70,7 +70,8 @@ def test_the_whole_is_told_with_alerts_clocks_and_lowered_budgets(stub: Stub) ->
         "name": "west/RunInstances", "mode": "rate", "limit": 1.94, "cap": 20.0, "lowered": True,
         "throttled": 812, "paused_until": None,
     }  # fmt: skip
-    stub.tell("GET", "/readyz", (200, {"status": "ready"}))
+    notes = {"scripts of recovery": "run as user nobody, without a network"}
+    stub.tell("GET", "/readyz", (200, {"status": "ready", "notes": notes}))
     stub.tell("GET", "/v1/sites", (200, listing(SITE)))
     alerts = listing({"severity": "major"}, {"severity": "major"})
     stub.tell("GET", "/v1/alerts", (200, alerts))
@@ -81,3 +82,6 @@ def test_the_whole_is_told_with_alerts_clocks_and_lowered_budgets(stub: Stub) ->
     assert "2 major open" in result.stdout
     assert "west/RunInstances lowered to 1.94/s" in result.stdout
     assert "set the clocks" in result.stdout
+    assert "scripts of recovery: run as user nobody, without a network" in result.stdout
+    stub.tell("GET", "/readyz", (200, {"status": "ready"}))
+    assert "/readyz of recovery and replicator" in say("doctor").stdout

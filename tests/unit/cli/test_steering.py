@@ -86,3 +86,16 @@ def test_showing_a_job_tells_waits_apart_from_the_rto_and_what_a_cancel_left() -
         )
     told = capture.get()
     assert "waited for people" in told and "Nothing was made." in told
+
+
+def test_showing_a_job_tells_what_must_be_known_of_a_step_and_of_its_scripts() -> None:
+    step = {
+        "name": "pre-script", "state": "completed", "attempts": 1, "error": None, "output": "",
+        "warning": "not kept from the network",
+    }  # fmt: skip
+    warnings = [{"vm": "", "message": "2 scripts will run with a network"}]
+    console = Console(width=300)
+    with console.capture() as capture:
+        details(job(steps=[step], facts={"warnings": warnings}), console)
+    told = capture.get()
+    assert "not kept from the network" in told and "2 scripts will run with a network" in told

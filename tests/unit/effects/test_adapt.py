@@ -9,13 +9,13 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from shared.decider import OPEN_FROM
 from shared.effects.adapt import (
     CALM_S,
     FLOOR_PER_S,
     FORGET_S,
     LOWER_MAX,
     LOWER_MIN,
-    OPEN_FROM,
     OPEN_START_PER_S,
     PAUSE_S,
     PAUSE_S_MAX,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.forecast.limits import OPEN_FROM, Limit
+from shared.decider import OPEN_FROM
+from shared.forecast.limits import Limit
 from shared.forecast.plan import (
     BOOT,
     CREATE,

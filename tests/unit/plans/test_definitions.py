@@ -3,6 +3,7 @@
 import base64
 import copy
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from schemas.definitions import (
     scripts_of,
 )
 
+ROOT = Path(__file__).parents[3]
 SCRIPTS = {
     "scripts/page.sh": b"echo page\n",
     "scripts/check.py": b"print(1)\n",
@@ -513,3 +515,27 @@ def test_cron_replaces_every() -> None:
     assert policy is not None
     assert (policy.cron, policy.time_zone) == ("0 */4 * * *", "Asia/Kolkata")
     assert policy.every_s is None
+
+
+def test_a_script_has_a_network_only_where_the_plan_says_so() -> None:
+    script = {"run": "scripts/page.sh"}
+    without = parse(with_vm(post_script=script)).vms[0].post_script
+    allowed = parse(with_vm(post_script={**script, "network": True})).vms[0].post_script
+    assert without is not None and not without.network
+    assert allowed is not None and allowed.network
+    (problem,) = problems(with_vm(post_script={**script, "network": "lan"}))
+    assert "vms[0].post_script.network" in problem
+
+
+def test_the_documented_table_of_hooks_is_the_one_in_force() -> None:
+    kinds: tuple[plans.HookKind, ...] = (
+        "plan-replication",
+        "vm-replication",
+        "plan-recovery",
+        "vm-recovery",
+    )
+    rows = [
+        f"| `{name}` | {' | '.join(row.get(kind, '–') for kind in kinds)} |"
+        for name, row in plans.HOOKS.items()
+    ]
+    assert "\n".join(rows) in (ROOT / "docs" / "plan-file.md").read_text()

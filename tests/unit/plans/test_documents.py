@@ -1,7 +1,7 @@
 """Reading documents: every problem at once, with its path."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.documents import (
@@ -101,7 +101,9 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@example("a\n\x80")
+@example("\ud800\u2028" + 200 * "\U0010ffff")
 def test_any_value_shows_as_one_short_line(value: object) -> None:
     shown = show(value)
-    assert "\n" not in shown
+    assert len(shown.splitlines()) == 1
     assert len(shown) < 400

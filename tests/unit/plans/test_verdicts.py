@@ -47,3 +47,9 @@ def test_what_cannot_be_run_is_refused_with_its_field(verdict: Any, field: str) 
     with pytest.raises(DefinitionErrors) as refused:
         parse_verdict(verdict)
     assert [path_text(found.path) for found in refused.value.problems] == [field]
+
+
+def test_a_verdict_script_has_a_network_only_where_that_is_asked_for() -> None:
+    verdict = {"run": "scan.sh", "content": SENT}
+    assert not parse_verdict(verdict).script.network
+    assert parse_verdict({**verdict, "network": True}).script.network

@@ -192,6 +192,16 @@ def test_a_script_that_failed_shows_what_it_printed() -> None:
     assert (step.state, step.output) == ("failed", "no such table")
 
 
+def test_what_a_person_must_know_of_a_script_stays_with_its_step() -> None:
+    world = begun(vm("db", post_script=script(on_failure="continue")))
+    run_until(world, said.VmReady)
+    report = ScriptReport(outcome="done", exit_code=0, warning="not kept from the network")
+    world.settle("vm-recovery:shop:r1:db/post-script", ScriptRan(report=report))
+    world.run()
+    (step,) = [s for s in jobs(world)["vm-recovery:shop:r1:db"].steps if s.name == "post-script"]
+    assert (step.state, step.warning) == ("completed", "not kept from the network")
+
+
 def test_a_cleanup_is_a_job_that_names_what_it_cleans() -> None:
     world = begun(vm("db"))
     world.run()

@@ -6,9 +6,9 @@ import base64
 import hashlib
 
 from schemas import recovery as said
-from services.recovery.domain.scripts import whole_content
 from services.recovery.domain.work import QUOTAS
 from shared.platforms.lab.vocabulary import CALLS
+from shared.scripts.stored import whole_content
 from tests.unit.recovery.world import World
 
 CONTENT = b"echo one\necho two\n"

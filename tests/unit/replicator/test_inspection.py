@@ -7,7 +7,7 @@ import hashlib
 
 from schemas import replicator as said
 from schemas.scheduler import SiteInspected
-from services.replicator.domain.scripts import whole_content
+from shared.scripts.stored import whole_content
 from tests.unit.replicator.world import EAST, World
 
 

@@ -118,3 +118,12 @@ def test_no_secrets_change_nothing() -> None:
     masker = Masker([])
     assert masker.mask(b"\xff\x00 anything") == b"\xff\x00 anything"
     assert masker.span_bytes_max <= 2
+
+
+@given(secret=secrets)
+def test_a_secret_in_a_document_inside_a_document_is_masked(secret: str) -> None:
+    body = json.dumps({"body": json.dumps({"password": secret})}).encode()
+    printed = json.dumps(json.dumps(secret)[1:-1])[1:-1].encode()
+    assume(printed not in body.replace(printed, b"", 1))
+    masked = Masker([secret]).mask(body)
+    assert b"***" in masked and printed not in masked

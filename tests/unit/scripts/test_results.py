@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.scripts import ScriptResult, ScriptSpec
 from shared.scripts.masking import Masker
+from shared.scripts.network import NOT_APART
 from shared.scripts.results import output_text, read_outputs, read_result
-from shared.scripts.spec import OUTPUTS_BYTES_MAX
+from shared.scripts.spec import OUTPUTS_BYTES_MAX, ScriptResult, ScriptSpec
 
 NOW = datetime(2026, 11, 22, 20, tzinfo=UTC)
 SPEC = ScriptSpec(content=b"", runtime="sh", output_bytes_max=100)
@@ -110,5 +111,14 @@ def test_output_text_is_bounded_utf8_without_nul(raw: bytes, bytes_max: int) -> 
 @pytest.mark.parametrize("field", ["timeout_s", "output_bytes_max", "memory_bytes_max"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_limit_that_is_none_is_refused_by_name(field: str, value: int) -> None:
+    limits: dict[str, Any] = {field: value}
     with pytest.raises(ValueError, match=field):
-        ScriptSpec(content=b"", runtime="sh", **{field: value})
+        ScriptSpec(content=b"", runtime="sh", **limits)
+
+
+def test_a_failure_without_a_network_hints_at_it_unless_there_was_one() -> None:
+    assert "`network: true`" in (result_of("exit", 1).error or "")
+    assert "`network: true`" in (result_of("timeout").error or "")
+    note = f"{NOT_APART}: the system refuses"
+    exposed = result_of("exit", 1, note=note)
+    assert "`network: true`" not in (exposed.error or "") and exposed.warning == note

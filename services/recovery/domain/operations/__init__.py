@@ -14,7 +14,7 @@ from services.recovery.domain.operations.failback import FAILBACK
 from services.recovery.domain.operations.failover import FAILOVER
 from services.recovery.domain.operations.migration import MIGRATION
 from services.recovery.domain.operations.operation import Operation
-from services.recovery.domain.operations.test_recovery import TEST_RECOVERY
+from services.recovery.domain.operations.trial import TEST_RECOVERY
 
 OPERATIONS: Final[Mapping[RecoveryMode, Operation]] = {
     each.mode: each for each in (TEST_RECOVERY, FAILOVER, MIGRATION, FAILBACK)
