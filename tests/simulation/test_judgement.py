@@ -14,7 +14,7 @@ from services.recovery.domain import prep_seats, recovery, recovery_state, windo
 from services.replicator import platform_work
 from shared.effects import stock
 from shared.eventlog.memory import MemoryStore
-from tests.simulation import counter, main
+from tests.simulation import counter, drills, main
 from tests.simulation.contract import contract_kept
 from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
@@ -63,7 +63,7 @@ def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) 
         return recovery_state.with_order(powered_on(state, event), order, not_before=None)
 
     monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
-    assert found(main.run_recoveries, "boot delay", first=7)
+    assert found(drills.run, "boot delay", first=7)
 
 
 def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     outcome_of = recovery_state.outcome_of
     monkeypatch.setattr(recovery, "outcome_of", kind)
-    assert found(main.run_recoveries, "outcome", first=3)
+    assert found(drills.run, "outcome", first=3)
 
 
 def test_a_node_that_stays_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_node_that_stays_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seats = prep_seats.seats
     monkeypatch.setattr(prep_seats, "seats", kept)
-    assert found(main.run_recoveries, "left: prep node")
+    assert found(drills.run, "left: prep node")
 
 
 def test_a_windows_that_is_not_prepared_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_windows_that_is_not_prepared_is_seen(monkeypatch: pytest.MonkeyPatch)
         return False
 
     monkeypatch.setattr(windows_steps, "to_prepare", nothing_to_do)
-    assert found(main.run_recoveries, "windows: ")
+    assert found(drills.run, "windows: ")
 
 
 @pytest.mark.parametrize(
