@@ -7,12 +7,14 @@ stands that its VMs are gone: that is what failovers are for.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from schemas.common import Problem
 from schemas.recovery_work import Preflight
 from schemas.units import some_of
 from services.recovery.domain.operations import of
+from services.recovery.domain.operations.source import UNREACHED
 from services.recovery.platform_work import Tools
 from shared.errors import Permanent, Transient
 from shared.platforms.pacing import paced
@@ -21,6 +23,12 @@ REACH_S_MAX: Final = 10.0
 """How long the source site may take to answer. It counts towards the RTO of a disaster."""
 
 NAMED_MAX: Final = 10
+LOOKS_MAX: Final = 3
+"""So often a site is not reached before it counts as lost: its VMs are then not shut down."""
+
+BETWEEN_LOOKS_S: Final = 0.5
+
+T = TypeVar("T")
 
 
 async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
@@ -31,7 +39,7 @@ async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
     try:
         async with asyncio.timeout(REACH_S_MAX):
             site = tools.open_site(work.source)
-            found = await paced(lambda: site.inventory.list_vms(names))
+            found = await _answer(lambda: site.inventory.list_vms(names))
     except TimeoutError:
         silent = Transient(f"no answer within {REACH_S_MAX:g} s", code="timed-out")
         return _unreachable(work, silent)
@@ -51,6 +59,20 @@ async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
         remedy=_remedy(work),
     )
     return False, [problem]
+
+
+async def _answer(read: Callable[[], Awaitable[T]]) -> T:
+    """The site's answer. One error is no lost site: where it was not reached it is tried again a
+    few times, and one that answers with an error until the caller's time is over."""
+    missed = 0
+    while True:
+        try:
+            return await paced(read)
+        except Transient as error:
+            missed += error.code in UNREACHED
+            if missed >= LOOKS_MAX:
+                raise
+        await asyncio.sleep(BETWEEN_LOOKS_S)
 
 
 def _unreachable(work: Preflight, error: Transient) -> tuple[bool, list[Problem]]:
