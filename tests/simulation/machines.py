@@ -22,6 +22,7 @@ from shared.platforms.memory.site import MadeInstance
 from tests.simulation import operations
 from tests.simulation.facts import Fact, Facts
 from tests.simulation.plane import Plane
+from tests.simulation.strangers import STRANGER
 
 SLACK: Final = dt.timedelta(milliseconds=1)
 SOURCE_CALLS: Final = ("shut_down_source", "power_off_source", "power_on_source")
@@ -268,7 +269,20 @@ def _sources(world: Plane, facts: Facts, found: Powered) -> list[str]:
             broken.append(f"source: {job} touches {vm} by {line['call']}")
         if line["call"] == "power_on_source":
             broken += _back(facts, found, job, vm, _at(line))
+    broken += _off_for_good(world, facts)
     return broken + _together_or_not(world, facts, found) + _nothing_lost(world, facts, found)
+
+
+def _off_for_good(world: Plane, facts: Facts) -> list[str]:
+    """When all is decided a source is off only where its instance was committed."""
+    moved = {
+        member.vm
+        for job in facts.streams(ops.RecoveryCommitted)
+        for member in facts.by_stream[job][0][1].members
+    }
+    vms = world.sites["east"].vms.values()
+    off = [vm.name for vm in vms if vm.power == "off" and vm.name not in (*moved, STRANGER)]
+    return [f"source: {vm} is off, and nothing of it was committed" for vm in off]
 
 
 def _back(facts: Facts, found: Powered, job: str, vm: str, at: dt.datetime) -> list[str]:

@@ -74,6 +74,7 @@ def judged(world: Plane, facts: Facts, temper: Temper) -> list[str]:
                     broken.append(f"outcome: {stream} is {body.state}, not {expected}: {why}")
                 broken += recovery.scripts_ran()
                 broken += recovery.nothing_after_a_stop(world)
+                broken += recovery.people_asked()
                 if body.ready != len(recovery.usable):
                     broken.append(
                         f"outcome: {stream} says {body.ready} ready of {recovery.usable}"
@@ -225,6 +226,31 @@ class _Recovery:
             if run is not None and cancel.at and run.started_at > cancel.at + TELLING:
                 broken.append(f"script: post-script of {self.job} ran after its cancel")
         return broken
+
+    def people_asked(self) -> list[str]:
+        """Manual steps that were passed without anybody's answer."""
+        if self.outcome()[0] != "completed" or self.start.dry_run:
+            return []
+        steps = [(self.job, self.start.header.recovery.manual_steps)]
+        for vm, stream in self.streams.items():
+            enrolled: rec.VmEnrolled = self.vms[vm][0][1]
+            steps.append((stream, enrolled.definition.manual_steps))
+        orders = {member.boot_order for member in self.start.members}
+        post = self.start.header.recovery.post_script
+        ends_by_script = self._chosen(post, "post-script", self.job)
+        return [
+            f"answer: nobody was asked for {step.name} of {stream}"
+            for stream, each in steps
+            for step in each
+            if self.start.mode in step.operations
+            and (step.boot_order is None or step.boot_order in orders)
+            and (step.at != "before-post-script" or ends_by_script)
+            and f"manual-{step.name}" not in self._answered(stream)
+        ]
+
+    def _answered(self, stream: str) -> set[str]:
+        kinds = (steer.RecoveryAnswered, steer.VmAnswered)
+        return {body.step for _, body in self._history(stream) if isinstance(body, kinds)}
 
     def _chosen(self, script: ScriptDefinition | None, step: str, stream: str) -> bool:
         if script is None or self.start.mode not in script.operations:

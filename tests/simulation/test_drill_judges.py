@@ -56,6 +56,7 @@ def kept(life: Lived) -> Iterator[None]:
     before = [list(each) for each in lists]
     settings = [(site, site.settings) for site in world.sites.values()]
     by_stream, by_type = facts.by_stream, facts.by_type
+    power = [(vm, vm.power) for vm in world.sites["east"].vms.values()]
     try:
         yield
     finally:
@@ -64,6 +65,8 @@ def kept(life: Lived) -> Iterator[None]:
         for site, setting in settings:
             site.settings = setting
         facts.by_stream, facts.by_type = by_stream, by_type
+        for vm, was in power:
+            vm.power = was
 
 
 def everything(life: Lived) -> list[str]:
@@ -232,6 +235,13 @@ def a_last_write_is_missing(life: Lived) -> bool:
     return any(b.state == "completed" for _, b in life.facts.of(ops.MemberSynced))
 
 
+def a_source_was_left_off(life: Lived) -> bool:
+    life.world.sites["east"].vms["vm0"].power = "off"
+    facts = life.facts
+    facts.by_type = {**facts.by_type, ops.RecoveryCommitted: []}
+    return True
+
+
 # ── Outcomes ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -265,13 +275,17 @@ def no_script_ran(life: Lived) -> bool:
 
 
 def a_script_ran_after_a_cancel(life: Lived) -> bool:
+    def not_always(start: rec.RecoveryStarted) -> rec.RecoveryStarted:
+        script = start.header.recovery.post_script
+        if script is None:
+            return start
+        recovery = replace(start.header.recovery, post_script=replace(script, always=False))
+        return replace(start, header=replace(start.header, recovery=recovery))
+
+    tell(life, rec.RecoveryStarted, not_always)
     for run in life.world.machine.runs:
         stream, step, number = outcomes.script_of(run.effect_id)
-        start = life.facts.by_stream[stream][0][1]
-        if not isinstance(start, rec.RecoveryStarted) or step != "post-script" or number > 1:
-            continue
-        script = start.header.recovery.post_script
-        if script is not None and not script.always:
+        if stream.startswith("recovery:") and (step, number) == ("post-script", 1):
             cancel = rec.RecoveryCancelRequested(at=run.started_at - 60 * SECOND)
             insert(life, stream, 2, cancel)
             return True
@@ -290,6 +304,7 @@ def it_went_on_though_it_was_stopped(life: Lived) -> bool:
         if start.job not in streams:
             return start
         script = start.header.recovery.pre_script
+        assert script is not None, "it ran"
         recovery = replace(start.header.recovery, pre_script=replace(script, on_failure="stop"))
         return replace(start, header=replace(start.header, recovery=recovery))
 
@@ -300,6 +315,14 @@ def it_was_only_a_dry_run(life: Lived) -> bool:
     plans = [r for r in life.world.machine.runs if r.effect_id.startswith("recovery:")]
     tell(life, rec.RecoveryStarted, lambda start: replace(start, dry_run=True))
     return bool(plans)
+
+
+def nobody_was_asked(life: Lived) -> bool:
+    kinds = (steer.RecoveryAnswered, steer.VmAnswered)
+    answered = [body for kind in kinds for _, body in life.facts.of(kind)]
+    for kind in kinds:
+        tell(life, kind, lambda _: None)
+    return any(body.choice == "done" for body in answered)
 
 
 # ── What is told ─────────────────────────────────────────────────────────────────────────────
@@ -428,6 +451,41 @@ def it_was_paused_all_the_time(life: Lived) -> bool:
     return False
 
 
+def scripts_begin_at_the_end(life: Lived) -> bool:
+    return _moved(life, "pre-script", LONG_S)
+
+
+def scripts_begin_at_once(life: Lived) -> bool:
+    return _moved(life, "post-script", -LONG_S)
+
+
+def _moved(life: Lived, which: str, by_s: float) -> bool:
+    moved = False
+    runs = life.world.machine.runs
+    for number, run in enumerate(runs):
+        stream, step, _ = outcomes.script_of(run.effect_id)
+        if stream.startswith("vm-recovery:") and step == which:
+            at = run.started_at + dt.timedelta(seconds=by_s)
+            runs[number] = replace(run, started_at=at)
+            moved = True
+    return moved
+
+
+def it_was_stopped_before(life: Lived) -> bool:
+    for each in production(life):
+        if life.temper.calm:
+            tell(life, rec.RecoveryStarted, lambda start: replace(start, on_error="stop"))
+            row = life.facts.by_stream[each.job][1][0]
+            early = each.on[0][0] - 60 * SECOND
+            body = rec.MemberEnded(vm="another", at=early, outcome="failed")
+            history = list(life.facts.by_stream[each.job])
+            meta = replace(row.meta, occurred_at=early)
+            history.insert(1, (replace(row, meta=meta), body))
+            life.facts.by_stream = {**life.facts.by_stream, each.job: history}
+            return True
+    return False
+
+
 # ── Budgets ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -458,6 +516,7 @@ def the_site_took_less(life: Lived) -> bool:
         (a_source_comes_back_early, "source: "),
         (a_source_runs_while_it_migrates, "source: "),
         (a_last_write_is_missing, "lost: "),
+        (a_source_was_left_off, "source: vm0 is off"),
         (another_end_is_told, "outcome: "),
         (one_more_is_called_ready, "outcome: "),
         (a_script_had_failed, "outcome: "),
@@ -465,6 +524,7 @@ def the_site_took_less(life: Lived) -> bool:
         (a_script_ran_after_a_cancel, "script: post-script"),
         (it_went_on_though_it_was_stopped, "script: "),
         (it_was_only_a_dry_run, "script: "),
+        (nobody_was_asked, "answer: nobody"),
         (nothing_was_ever_on, "told: "),
         (it_had_gone_off, "told: "),
         (it_had_more_time, "told: "),
@@ -481,6 +541,9 @@ def the_site_took_less(life: Lived) -> bool:
         (what_is_committed_was_never_made, "told: "),
         (a_source_is_off_again, "source: "),
         (it_was_paused_all_the_time, "pause: "),
+        (scripts_begin_at_the_end, "script: pre-script"),
+        (scripts_begin_at_once, "script: post-script"),
+        (it_was_stopped_before, "stop: "),
         (a_call_was_made_twice, "budget: "),
         (the_site_took_less, "budget: "),
     ],

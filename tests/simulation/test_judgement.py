@@ -6,11 +6,19 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from schemas.envelope import Meta, Recorded
 from schemas.prep import LeaveSeat
-from services.recovery.domain import prep_seats, recovery, recovery_state, windows_steps
+from services.recovery import polling
+from services.recovery.domain import (
+    prep_seats,
+    recovery,
+    recovery_state,
+    rollback,
+    windows_steps,
+)
 from services.replicator import platform_work
 from shared.effects import stock
 from shared.eventlog.memory import MemoryStore
@@ -20,6 +28,7 @@ from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
 
 SEEDS_MAX: Final = 8
+replace = msgspec.structs.replace
 
 
 def found(run: Callable[[int], Verdict], what: str, *, first: int = 1) -> bool:
@@ -63,7 +72,35 @@ def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) 
         return recovery_state.with_order(powered_on(state, event), order, not_before=None)
 
     monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
-    assert found(drills.run, "boot delay", first=7)
+    assert found(drills.run, "boot delay", first=5)
+
+
+def test_a_boot_order_that_waits_for_nobody_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settled(state: Any, event: Any) -> Any:
+        after = started(state, event)
+        orders = {n: replace(order, unsettled=0) for n, order in after.by_order.items()}
+        return replace(after, by_order=orders)
+
+    started = recovery_state._started
+    monkeypatch.setattr(recovery_state, "_started", settled)
+    assert found(drills.run, "boot order", first=5)
+
+
+def test_a_guest_that_is_believed_too_early_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def believed(*_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(polling, "is_ready", believed)
+    assert found(drills.run, "told: vm-recovery")
+
+
+def test_a_roll_back_that_does_not_wait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(state: Any) -> str:
+        return {"remove": "power-on"}.get(phase(state), phase(state))
+
+    phase = rollback._phase
+    monkeypatch.setattr(rollback, "_phase", at_once)
+    assert found(drills.run, "twice: ", first=6)
 
 
 def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +110,7 @@ def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     outcome_of = recovery_state.outcome_of
     monkeypatch.setattr(recovery, "outcome_of", kind)
-    assert found(drills.run, "outcome", first=3)
+    assert found(drills.run, "outcome")
 
 
 def test_a_node_that_stays_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from schemas.ids import parts_of
 from tests.simulation import operations
 from tests.simulation.facts import Facts
 from tests.simulation.machines import SLACK, Powered
-from tests.simulation.outcomes import Happened
+from tests.simulation.outcomes import Happened, script_of
 from tests.simulation.plane import Plane
 from tests.simulation.plans import Temper
 
@@ -56,8 +56,10 @@ def judged(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     broken += _secured(facts, found, lines)
     broken += _answers(facts, happened)
     broken += _decided(facts, found)
+    broken += _scripts_in_place(world, facts, found)
     if temper.calm:
         broken += _pauses(facts, lines)
+        broken += _stops(facts, found)
     return broken
 
 
@@ -205,7 +207,8 @@ def _answers(facts: Facts, happened: Happened) -> list[str]:
             said.add((granted.job, granted.step, granted.choice))
         elif isinstance(granted, steer.SkipStep):
             said.add((granted.job, granted.step, "skip"))
-    answers = [*facts.of(steer.RecoveryAnswered), *facts.of(steer.VmAnswered)]
+    answers: list[tuple[Recorded, Any]] = list(facts.of(steer.RecoveryAnswered))
+    answers += facts.of(steer.VmAnswered)
     return [
         f"answer: {row.stream} {answer.step} {why}"
         for row, answer in answers
@@ -297,4 +300,43 @@ def _pauses(facts: Facts, lines: dict[str, list[dict[str, Any]]]) -> list[str]:
             begins = first["call"] in BEGINNINGS and first["job"] == row.stream
             if begins and at > paused.at + PAUSING and (until is None or at < until):
                 broken.append(f"pause: {key} begins while {row.stream} is paused")
+    return broken
+
+
+def _scripts_in_place(world: Plane, facts: Facts, found: Powered) -> list[str]:
+    """A VM's pre-script comes before all that is done for it, its post-script once it is up."""
+    first: dict[tuple[str, str], dt.datetime] = {}
+    for line in world.sites["west"].journal:
+        if line["call"] == "hold" and line["outcome"] == "ok":
+            first.setdefault((line["job"], line["vm"]), dt.datetime.fromisoformat(line["at"]))
+    broken: list[str] = []
+    for run in world.machine.runs:
+        stream, step, number = script_of(run.effect_id)
+        if not stream.startswith("vm-recovery:") or number > 1:
+            continue
+        job, vm = _job_of(stream)
+        waived = any(isinstance(b, steer.VmRetried) and b.skip for _, b in facts.by_stream[stream])
+        if step == "pre-script" and first.get((job, vm), run.started_at) < run.started_at:
+            broken.append(f"script: pre-script of {stream} comes late")
+        up = waived or any(life.up(run.started_at) for life in found.of(job, vm))
+        if step == "post-script" and not up:
+            broken.append(f"script: post-script of {stream} comes early")
+    return broken
+
+
+def _stops(facts: Facts, found: Powered) -> list[str]:
+    """Where a VM's failure stops the operation no other VM begins to boot."""
+    broken: list[str] = []
+    for row, start in facts.of(rec.RecoveryStarted):
+        history = facts.by_stream[row.stream]
+        if any(isinstance(b, steer.MemberRetried) for _, b in history) or start.on_error != "stop":
+            continue
+        failed = [
+            _at(other)
+            for other, body in history
+            if isinstance(body, rec.MemberEnded) and body.outcome == "failed"
+        ]
+        for life in found.of(row.stream) if failed else ():
+            if life.on and life.on[0][0] > min(failed) + PAUSING:
+                broken.append(f"stop: {life.vm} boots though {row.stream} was stopped")
     return broken
