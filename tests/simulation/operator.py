@@ -36,7 +36,8 @@ class Operator(Story):
 
     def new_vm(self, name: str) -> MemoryVm:
         vm = drill_vm(self._chance, name)
-        vm.deaf = self._chance.random() < 0.1
+        vm.deaf = self._chance.random() < 0.12
+        vm.stuck = vm.deaf and self._chance.random() < 0.5
         return vm
 
     def new_plan(self, plan: str, vms: list[str]) -> PlanDefinition:
@@ -87,7 +88,7 @@ class Operator(Story):
         turn = steer.ResumeJob if view.paused else steer.PauseJob
         return [
             (6 if view.paused else 2, self._job_command(turn, job)),
-            (1, self._job_command(rec.CancelRecoveryJob, job)),
+            (2, self._job_command(rec.CancelRecoveryJob, job)),
             (1, self._job_command(steer.RetryJob, job)),
         ]
 
@@ -212,7 +213,7 @@ class Operator(Story):
         """Have everything end and be decided; what did not."""
         self._world.lose_site("east", lost=False)
         for vm in self._world.sites["east"].vms.values():
-            vm.deaf = False
+            vm.deaf = vm.stuck = False
         for plan in self.plans:
             await self._ask("scheduler", plan, sch.StopPlan, plan=plan)
         if not await self._settled():

@@ -1,4 +1,5 @@
-"""`Power` in memory: a VM is on or off; `deaf` ones do not end when they are asked to."""
+"""`Power` in memory: a VM is on or off; `deaf` ones do not end when they are asked to, and those
+that are `stuck` as well cannot be powered off."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ class MemoryPower:
 
     async def power_off(self, call: Call, *, vm: str) -> None:
         def work() -> None:
-            self._vm(vm).power = "off"
+            machine = self._vm(vm)
+            if machine.stuck:
+                raise Permanent(f"{vm} does not go off", code="stuck", remedy="look at its host")
+            machine.power = "off"
 
         await self._frame.run("power_off_source", call, work, scope=vm, mutates=True)
 
