@@ -113,6 +113,7 @@ def _told(facts: Facts) -> dict[str, str | int]:
         "committed": len(facts.of(ops.RecoveryCommitted)),
         "rolled_back": len(facts.of(ops.RecoveryRolledBack)),
         "retried": len(facts.of(steer.RecoveryReopened)) + len(facts.of(steer.MemberRetried)),
+        "left_out": sum(b.state == "failed" for _, b in facts.of(ops.MemberSecured)),
         "asked": len(facts.of(steer.RecoveryAsked)) + len(facts.of(steer.VmAsked)),
     }
 

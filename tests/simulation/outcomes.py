@@ -75,6 +75,7 @@ def judged(world: Plane, facts: Facts, temper: Temper) -> list[str]:
                 broken += recovery.scripts_ran()
                 broken += recovery.nothing_after_a_stop(world)
                 broken += recovery.people_asked()
+                broken += recovery.ran_once()
                 if body.ready != len(recovery.usable):
                     broken.append(
                         f"outcome: {stream} says {body.ready} ready of {recovery.usable}"
@@ -252,6 +253,23 @@ class _Recovery:
         kinds = (steer.RecoveryAnswered, steer.VmAnswered)
         return {body.step for _, body in self._history(stream) if isinstance(body, kinds)}
 
+    def ran_once(self) -> list[str]:
+        """Scripts that ran more than once though neither the plan nor a person said so."""
+        policy = self.start.header.recovery
+        scripts = [(self.job, "pre-script", policy.pre_script)]
+        scripts.append((self.job, "post-script", policy.post_script))
+        for vm, stream in self.streams.items():
+            vm_definition = self.vms[vm][0][1].definition
+            scripts.append((stream, "pre-script", vm_definition.pre_script))
+            scripts.append((stream, "post-script", vm_definition.post_script))
+        return [
+            f"script: {step} of {stream} ran {max(runs)} times"
+            for stream, step, script in scripts
+            if script is not None and (runs := self._happened.runs.get((stream, step)))
+            if max(runs) > 1 and not (script.retries or script.on_unknown == "rerun")
+            if not any(_has_it_run_again(body) for _, body in self._history(stream))
+        ]
+
     def _chosen(self, script: ScriptDefinition | None, step: str, stream: str) -> bool:
         if script is None or self.start.mode not in script.operations:
             return False
@@ -287,6 +305,13 @@ class _Recovery:
 
 def _not_synced(body: Any) -> bool:
     return isinstance(body, ops.MemberSynced) and body.state != "completed"
+
+
+def _has_it_run_again(body: Any) -> bool:
+    if isinstance(body, steer.RecoveryReopened | steer.VmRetried):
+        return True
+    answers = (steer.RecoveryAnswered, steer.VmAnswered)
+    return isinstance(body, answers) and body.choice == "rerun"
 
 
 def _vm_of(stream: str) -> str:
