@@ -7,6 +7,7 @@ at once: without the word it would belong to nobody until the others renew.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
 
@@ -20,6 +21,9 @@ log = structlog.get_logger()
 
 RENEW_SHARE = 3
 """Renewals per lease: two may fail before the share is lost."""
+
+UNSETTLED_S = 0.25
+"""The wait for the next renewal while shares move, or the store cannot be reached."""
 
 
 class PartitionShare:
@@ -52,28 +56,31 @@ class PartitionShare:
 
     async def run(self) -> None:
         """Keep the share until cancelled; at once when another copy's share changes."""
-        renewed = False
+        told = False
         while True:
-            settled = await self._renew()
-            if not renewed or not settled:
+            renewed = await self._renew()
+            # Our own word wakes us too: where the store is away it would have us ask without end.
+            if renewed == "changed" or (renewed == "same" and not told):
                 self._news.poke((self._topic,))
-            renewed = True
+                told = True
             wait_s = self._lease_s / RENEW_SHARE
-            await wait_news(self._others, timeout_s=wait_s if settled else min(wait_s, 0.25))
+            if renewed != "same":
+                wait_s = min(wait_s, UNSETTLED_S)
+            await wait_news(self._others, timeout_s=wait_s)
 
-    async def _renew(self) -> bool:
+    async def _renew(self) -> Literal["same", "changed", "away"]:
         began = self._clock.monotonic()
         try:
             held = await self._store.balance(copy_id=self._copy_id, lease_s=self._lease_s)
         except Transient as away:
             log.debug("partitions.away", error=str(away))
-            return False
+            return "away"
         self._until = began + self._lease_s
-        settled = held == self._held
-        if not settled:
-            self._held = held
-            self._changed()
-        return settled
+        if held == self._held:
+            return "same"
+        self._held = held
+        self._changed()
+        return "changed"
 
     async def hand_over(self) -> None:
         """Leave, if other copies are there to take the share; `run` must have ended.

@@ -7,13 +7,14 @@ stands that its VMs are gone: that is what failovers are for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from schemas.common import Problem
 from schemas.recovery_work import Preflight
 from schemas.units import some_of
 from services.recovery.domain.operations import of
+from services.recovery.domain.operations.source import UNREACHED
 from services.recovery.platform_work import Tools
 from services.recovery.reversal_work import cannot_replicate_from
 from shared.errors import Permanent, Transient
@@ -24,6 +25,12 @@ REACH_S_MAX: Final = 10.0
 """How long the source site may take to answer. It counts towards the RTO of a disaster."""
 
 NAMED_MAX: Final = 10
+LOOKS_MAX: Final = 3
+"""So often a site is not reached before it counts as lost: its VMs are then not shut down."""
+
+BETWEEN_LOOKS_S: Final = 0.5
+
+T = TypeVar("T")
 
 
 async def look(tools: Tools, work: Preflight) -> tuple[bool, list[Problem]]:
@@ -67,9 +74,9 @@ async def _found(
     made = [instances[name] for name in names if name in instances]
     found: tuple[VmFacts, ...] = ()
     if own:
-        found = await paced(lambda: site.inventory.list_vms(own))
+        found = await _answer(lambda: site.inventory.list_vms(own))
     if made:
-        found += await paced(lambda: site.inventory.list_made(made))
+        found += await _answer(lambda: site.inventory.list_made(made))
     return found
 
 
@@ -90,6 +97,20 @@ async def originals(site: Platform, work: Preflight) -> list[Problem]:
             remedy="power it off at its site, then try again",
         )
     ]
+
+
+async def _answer(read: Callable[[], Awaitable[T]]) -> T:
+    """The site's answer. One error is no lost site: where it was not reached it is tried again a
+    few times, and one that answers with an error until the caller's time is over."""
+    missed = 0
+    while True:
+        try:
+            return await paced(read)
+        except Transient as error:
+            missed += error.code in UNREACHED
+            if missed >= LOOKS_MAX:
+                raise
+        await asyncio.sleep(BETWEEN_LOOKS_S)
 
 
 def _unreachable(work: Preflight, error: Transient) -> tuple[bool, list[Problem]]:

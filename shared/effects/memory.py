@@ -179,11 +179,14 @@ class MemoryWork:
         )
 
     def _select(self, worker: _Worker, now: float, count_max: int) -> Selection:
+        ready = [lane for lane in self._lanes.values() if self._ready.get(lane.lane_id)]
+        if not ready:
+            return NOTHING
         rooms = {budget: stock.room(now) for budget, stock in enumerate(self._stocks)}
         reserved = {lane for lane, until in self._reserved.items() if until > now}
         reading = choose_lanes(
-            (lane for lane in self._lanes.values() if self._ready.get(lane.lane_id)),
-            rooms, service=worker.service, kinds=worker.kinds, shadows=self._shadows(worker),
+            ready, rooms,
+            service=worker.service, kinds=worker.kinds, shadows=self._shadows(worker),
         )  # fmt: skip
         if not reading.lanes and not reading.seat_lanes:
             return NOTHING

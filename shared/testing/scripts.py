@@ -53,11 +53,12 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Machine:
-    """Where all scripts of a world run."""
+    """Where all scripts of a world run. `not_prepared` are the effects whose run found no room."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.runs: list[Run] = []
+        self.not_prepared: list[str] = []
         self.guards: dict[str, Host] = {}
 
     def guarded(self, run_id: str) -> bool:
@@ -121,6 +122,7 @@ class MemoryRunner(ScriptRunner):
         if begun and (earlier := await self._earlier(run_id)) is not None:
             return self._told(earlier, play)
         if self._chance.random() < play.not_prepared:
+            self._machine.not_prepared.append(run_id)
             raise ScriptNotStarted("no room to prepare the run", remedy="wait")
         world, guards = self._machine.world, self._machine.guards
         guards[run_id] = self._host

@@ -1,17 +1,21 @@
 """Sites of a world: platforms in memory whose calls go on when the process that made them dies.
 
-Owns what a site has shown over time: every snapshot's content, every instance, every call.
+Owns what a site has shown over time: every snapshot's content, every instance, every call, and
+which machine was on when.
 """
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
 
 from shared.errors import Permanent
 from shared.platforms.memory import MemoryPlatform, MemorySite
-from shared.platforms.memory.site import Frame, MadeInstance, Opened
+from shared.platforms.memory.site import Frame, MadeInstance, Opened, moment
 from shared.platforms.ports import Call, Platform
 from shared.platforms.sites import SiteAddress, Sites
 from shared.testing.world import Host
@@ -45,11 +49,25 @@ class _Instances(dict[str, MadeInstance]):
         super().__setitem__(instance_id, made)
 
 
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of a site became another: an instance by its id, a source VM by its name."""
+
+    at: dt.datetime
+    machine: str
+    what: Literal["made", "on", "off", "gone"]
+
+
 class WatchedSite(MemorySite):
-    """A site that remembers what it once held."""
+    """A site that remembers what it once held, and which of its machines was on when.
+
+    `last_words` are the disks of a source VM at each moment at which it went off.
+    """
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
+        self.turns: list[Turn] = []
+        self.last_words: dict[str, list[tuple[dt.datetime, dict[str, bytes]]]] = {}
+        self._seen: dict[str, str] = {}
         self._watched_snapshots = _Snapshots()
         self._watched_instances = _Instances()
         self.snapshots = self._watched_snapshots
@@ -64,6 +82,29 @@ class WatchedSite(MemorySite):
     def every_instance(self) -> list[MadeInstance]:
         """All instances that were ever made."""
         return self._watched_instances.every
+
+    def look(self) -> None:
+        """Write down which machines changed since the last look; called at every change."""
+        now = {vm.name: vm.power for vm in self.vms.values()}
+        now |= {made.facts.instance_id: made.facts.power for made in self.instances.values()}
+        if now == self._seen:
+            return
+        at = moment()
+        for machine in sorted(self._seen.keys() - now.keys()):
+            self.turns.append(Turn(at=at, machine=machine, what="gone"))
+        for machine, power in now.items():
+            before = self._seen.get(machine)
+            if before is None and machine not in self.vms:
+                self.turns.append(Turn(at=at, machine=machine, what="made"))
+            if power != (before or "off"):
+                self.turns.append(Turn(at=at, machine=machine, what=_POWER[power]))
+            if machine in self.vms and (before, power) == ("on", "off"):
+                disks = {name: bytes(disk) for name, disk in self.vms[machine].disks.items()}
+                self.last_words.setdefault(machine, []).append((at, disks))
+        self._seen = now
+
+
+_POWER: Final[Mapping[str, Literal["on", "off"]]] = {"on": "on", "off": "off"}
 
 
 class HostFrame(Frame):
@@ -90,7 +131,10 @@ class HostFrame(Frame):
 
         async def sent() -> T:
             await asyncio.sleep(self._chance.uniform(0, JITTER_S_MAX))
-            return await reach(name, call, work, scope=scope, size=size, mutates=mutates)
+            answer = await reach(name, call, work, scope=scope, size=size, mutates=mutates)
+            if mutates and isinstance(self.site, WatchedSite):
+                self.site.look()
+            return answer
 
         host = self._host
         task = asyncio.get_running_loop().create_task(sent(), context=host.world.outside)

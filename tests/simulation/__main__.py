@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tests.simulation import counter
+from tests.simulation import counter, drills
 from tests.simulation import main as whole
 from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
@@ -23,7 +23,7 @@ from tests.simulation.verdict import Verdict
 KINDS: Final[dict[str, Callable[[int], Verdict]]] = {
     "counter": counter.run,
     "main": whole.run,
-    "recovery": whole.run_recoveries,
+    "recovery": drills.run,
 }
 REPLAY_S_MAX: Final = 3600.0
 BROKEN_SHOWN_MAX: Final = 12

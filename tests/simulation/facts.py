@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeVar
 
+from schemas import operations as ops
 from schemas import recovery as rec
+from schemas import recovery_steering as steer
 from schemas import registry
 from schemas import replicator as rep
 from schemas.common import CommandSettled
@@ -19,6 +21,8 @@ BEGINS: Final[dict[type, tuple[type, ...]]] = {
     rec.RecoveryStarted: (rec.RecoveryFinished,),
     rec.VmLaunched: (rec.VmFinished,),
     rec.CleanupStarted: (rec.CleanupFinished,),
+    ops.CommitStarted: (ops.CommitFinished,),
+    ops.RollbackStarted: (ops.RollbackFinished,),
     rep.IterationStarted: (rep.IterationFinished,),
     rep.RunStarted: (rep.RunFinished,),
     rep.CheckpointStarted: (rep.CheckpointFinished,),
@@ -26,6 +30,12 @@ BEGINS: Final[dict[type, tuple[type, ...]]] = {
     rep.InspectionStarted: (rep.InspectionEnded,),
 }
 """What begins, and how it ends."""
+
+GOES_ON: Final[dict[type, type]] = {
+    steer.RecoveryReopened: rec.RecoveryStarted,
+    steer.VmRetried: rec.VmLaunched,
+}
+"""What has an ended job go on under its id."""
 
 
 class Facts:
@@ -35,6 +45,7 @@ class Facts:
         self._world = world
         self._after: dict[str, dict[int, int]] = {}
         self.by_type: dict[type, list[Fact]] = {}
+        self.by_stream: dict[str, list[Fact]] = {}
         self.open: dict[tuple[type, str], Recorded] = {}
         self.settled: set[str] = set()
 
@@ -50,10 +61,12 @@ class Facts:
     def _take(self, row: Recorded, body: Any) -> None:
         kind = type(body)
         self.by_type.setdefault(kind, []).append((row, body))
+        if row.version:  # Answers to commands lie beside a stream, not in it.
+            self.by_stream.setdefault(row.stream, []).append((row, body))
         if isinstance(body, CommandSettled):
             self.settled.add(body.command_id)
-        if kind in BEGINS:
-            self.open[kind, row.stream] = row
+        if kind in BEGINS or kind in GOES_ON:
+            self.open[GOES_ON.get(kind, kind), row.stream] = row
         for begin, ends in BEGINS.items():
             if kind in ends:
                 self.open.pop((begin, row.stream), None)
@@ -84,11 +97,18 @@ class Facts:
             if end.awaits_cleanup and row.stream not in cleaned and not cleaning.get(row.stream)
         ]
 
+    def committed(self) -> list[str]:
+        """Recoveries whose instances are the VMs now, and were not deleted since."""
+        cleaned = set(self.streams(rec.RecoveryCleaned))
+        return [job for job in self.streams(ops.RecoveryCommitted) if job not in cleaned]
+
     def unclean(self) -> list[str]:
-        """Recoveries whose things are not all gone."""
-        cleaned = {row.stream for row, _ in self.of(rec.RecoveryCleaned)}
+        """Recoveries whose things are not all gone, though nobody keeps them."""
+        gone = {*self.streams(rec.RecoveryCleaned), *self.streams(ops.RecoveryRolledBack)}
+        gone |= set(self.streams(ops.RecoveryCommitted))
+        ends = {row.stream: end for row, end in self.of(rec.RecoveryFinished)}
         return [
-            row.stream
-            for row, end in self.of(rec.RecoveryFinished)
-            if end.awaits_cleanup and row.stream not in cleaned
+            job
+            for job, end in ends.items()
+            if (end.awaits_cleanup or end.awaits_commit) and job not in gone
         ]

@@ -14,21 +14,23 @@ from typing import Any, Final
 import msgspec
 
 from schemas import recovery as rec
+from schemas import recovery_steering as steer
 from schemas import replicator as rep
 from schemas import scheduler as sch
 from schemas.common import CommandSettled, ScriptReport, StepTiming
 from schemas.ids import parts_of
+from schemas.steps import MANUAL
 from services.replicator.budgets import budgets_of
 from shared.effects.port import Budget
 from shared.platforms.lab.limits import LabLimits
 from shared.testing.scripts import Run
+from tests.simulation import issued, machines, outcomes, strangers, told
 from tests.simulation.contract import contract_kept
 from tests.simulation.facts import Facts
-from tests.simulation.plane import DEFINITIONS, Plane
+from tests.simulation.plane import DEFINITIONS, NOTIFIER, Plane
 from tests.simulation.plans import PREPARED, UNPREPARED, Temper
 from tests.simulation.verdict import consumed, dense, nothing_left, rates_kept, settled_once
 
-SLACK: Final = dt.timedelta(milliseconds=1)
 MADE_BY: Final = ("create_instance", "rebuild_disk", "hold", "open_snapshot", "power_on")
 SCRIPT_STEPS: Final = ("pre-script", "post-script")
 
@@ -41,23 +43,28 @@ async def judge(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     broken += dense(history)
     broken += contract_kept(history)
     for definition in DEFINITIONS:
-        broken += await consumed(world, definition)
+        if world.shape.telling or definition is not NOTIFIER:
+            broken += await consumed(world, definition)
     broken += await nothing_left(world)
     answers = [body for _, body in facts.of(CommandSettled)]
     broken += settled_once([asked.body.command_id for asked in world.asked], answers)[1]
     broken += _once(world)
-    broken += _boots(world, facts)
-    broken += _outcomes(facts)
+    broken += machines.judged(world, facts)
+    broken += outcomes.judged(world, facts, temper)
+    broken += told.judged(world, facts, temper)
+    broken += issued.judged(world, calm=temper.calm)
+    broken += _run_outcomes(facts)
     broken += _scripts(world, facts)
     broken += _left_behind(world, facts)
     broken += _contents(world)
     broken += _one_iteration_at_a_time(facts)
     broken += _on_the_grid(facts)
     broken += rates_kept(_budgets(world), world.grants)
-    if not temper.faults:
+    if not temper.faults and not any(world.lost.values()):
         broken += _attempts(facts)
-    broken += await _read_model(world)
-    broken += _mails(world, facts)
+    if world.shape.telling:
+        broken += await _read_model(world)
+        broken += _mails(world, facts)
     return broken
 
 
@@ -69,62 +76,30 @@ def _done(world: Plane, site: str, *calls: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["call"] in calls and line["outcome"] == "ok"]
 
 
-def _at(line: dict[str, Any]) -> dt.datetime:
-    return dt.datetime.fromisoformat(line["at"])
-
-
 def _once(world: Plane) -> list[str]:
-    """No effect made two things, no VM got two instances in one recovery."""
+    """No effect made two things."""
     broken: list[str] = []
     for site in world.sites:
         made = Counter((line["call"], line["key"]) for line in _done(world, site, *MADE_BY))
         broken += [f"once: {call} {key} {n} times" for (call, key), n in made.items() if n > 1]
-        vms = Counter(
-            (line["call"], line["job"], line["vm"])
-            for line in _done(world, site, "create_instance", "power_on", "hold")
-        )
-        broken += [f"once: {call} {vm} of {job}" for (call, job, vm), n in vms.items() if n > 1]
-    return broken
-
-
-def _boots(world: Plane, facts: Facts) -> list[str]:
-    """A VM powers on when all of lower boot orders are ready or failed, and delays are over."""
-    on = {(line["job"], line["vm"]): _at(line) for line in _done(world, "west", "power_on")}
-    ready = {
-        (made.facts.job, made.facts.vm): on[made.facts.job, made.facts.vm]
-        + dt.timedelta(seconds=made.boots_in_s)
-        for made in world.sites["west"].every_instance
-        if (made.facts.job, made.facts.vm) in on
-    }
-    ended = {(end.job, end.vm): row.meta.occurred_at for row, end in facts.of(rec.VmFinished)}
-    broken: list[str] = []
-    for row, start in facts.of(rec.RecoveryStarted):
-        for later in start.members:
-            at = on.get((row.stream, later.vm))
-            if at is None:
-                continue
-            for earlier in start.members:
-                if earlier.boot_order >= later.boot_order:
-                    continue
-                who = (row.stream, earlier.vm)
-                settled = [moment for moment in (ready.get(who), ended.get(who)) if moment]
-                if not settled or min(settled) > at + SLACK:
-                    broken.append(f"boot order: {later.vm} before {earlier.vm} in {row.stream}")
-                delay = dt.timedelta(seconds=earlier.boot_delay_s)
-                if who in on and on[who] + delay > at + SLACK:
-                    broken.append(f"boot delay: {later.vm} after {earlier.vm} in {row.stream}")
     return broken
 
 
 def _left_behind(world: Plane, facts: Facts) -> list[str]:
-    """Every snapshot closed, nothing staged or held; nothing of a cleaned recovery is left."""
+    """Every snapshot closed, nothing staged or held; of recoveries what was committed is left."""
     broken: list[str] = []
+    kept = facts.committed()
     for name, site in world.sites.items():
         broken += [f"left: snapshot {s} at {name}" for s in site.snapshots]
         broken += [f"left: generation {g} of {s.owned.job}" for g, s in site.staged.items()]
         broken += [f"left: hold {h} of {c.owned.job}" for h, c in site.held.items()]
-        broken += [f"left: disk {d} of {c.owned.job}" for d, c in site.disks.items()]
-        broken += [f"left: instance {i} of {m.facts.job}" for i, m in site.instances.items()]
+        owned = [each.owned for each in site.disks.values()]
+        owned += [each.owned for each in site.instances.values()]
+        broken += [
+            f"left: {each.kind} {each.object_id} of {each.job}"
+            for each in owned
+            if each.job not in (*kept, strangers.STRANGER)
+        ]
     broken += [f"left: prep node {node} is on" for node in world.sites["west"].nodes_on]
     broken += [f"left: {recovery} was never cleaned" for recovery in facts.unclean()]
     deleted = {row.stream for row, _ in facts.of(rep.CheckpointDeleted)}
@@ -146,6 +121,8 @@ def _contents(world: Plane) -> list[str]:
         if copy.content != by_mark.get(copy.facts.mark):
             broken.append(f"bytes: copy {copy.facts.copy_id} of {copy.facts.vm}")
     for made in west.every_instance:
+        if made.facts.job == strangers.STRANGER:
+            continue
         disks = {file.removesuffix(".raw"): data for file, data in made.content.items()}
         if world.sites["east"].vms[made.facts.vm].os == "windows":
             if not disks["sda"].startswith(PREPARED):
@@ -165,58 +142,6 @@ def _budgets(world: Plane) -> list[Budget]:
 
 
 # ── By the histories ─────────────────────────────────────────────────────────────────────────
-
-
-def _outcomes(facts: Facts) -> list[str]:
-    """Outcomes by the first rule of product.md §5 that fits, found from the parts' ends."""
-    members: dict[str, list[rec.VmFinished]] = defaultdict(list)
-    for _, member in facts.of(rec.VmFinished):
-        members[member.job].append(member)
-    cancelled = set(facts.streams(rec.RecoveryCancelRequested))
-    failed_preflight = {row.stream for row, p in facts.of(rec.PreflightFinished) if p.problems}
-    troubled = {
-        row.stream
-        for row, end in facts.of(rec.PlanScriptEnded)
-        if not end.again and end.report.outcome != "done" and end.timing.state != "cancelled"
-    }
-    broken: list[str] = []
-    for row, end in facts.of(rec.RecoveryFinished):
-        ends = members[row.stream]
-        attempted = [each for each in ends if each.outcome in ("ready", "failed")]
-        usable = [each for each in ends if each.outcome == "ready"]
-        bad = [each for each in attempted if each.state != "completed"]
-        expected = "completed"
-        if row.stream in cancelled:
-            expected = "cancelled"
-        elif row.stream in failed_preflight or (attempted and not usable):
-            expected = "failed"
-        elif row.stream in troubled or bad:
-            expected = "partially-completed"
-        if end.state != expected:
-            broken.append(f"outcome: {row.stream} is {end.state}, not {expected}")
-        if end.ready != len(usable):
-            broken.append(f"outcome: {row.stream} says {end.ready} ready of {len(usable)}")
-    return broken + _vm_outcomes(facts) + _run_outcomes(facts)
-
-
-def _vm_outcomes(facts: Facts) -> list[str]:
-    """A VM with a script or step that failed for good is not plainly completed."""
-    last: dict[str, dict[str, str]] = defaultdict(dict)
-    for row, end in facts.of(rec.VmScriptEnded):
-        last[row.stream][end.step] = end.report.outcome if end.timing.state != "cancelled" else ""
-    on = set(facts.streams(rec.VmReady))
-    broken: list[str] = []
-    for row, done in facts.of(rec.VmFinished):
-        bad = any(outcome not in ("done", "") for outcome in last[row.stream].values())
-        if done.outcome == "ready" and (done.state == "completed") == bad and not _late(done):
-            broken.append(f"outcome: {row.stream} is {done.state} with {last[row.stream]}")
-        if done.outcome == "ready" and row.stream not in on:
-            broken.append(f"outcome: {row.stream} was never ready")
-    return broken
-
-
-def _late(done: rec.VmFinished) -> bool:
-    return any(step.name == "release-copy" and step.state != "completed" for step in done.steps)
 
 
 def _run_outcomes(facts: Facts) -> list[str]:
@@ -305,12 +230,18 @@ def _on_the_grid(facts: Facts) -> list[str]:
 
 
 def _attempts(facts: Facts) -> list[str]:
-    """Where nothing fails no attempt is used: throttles, deaths and pauses cost none."""
+    """Where nothing fails no attempt is used: throttles, deaths and pauses cost none.
+
+    A person's retry is one, and people are asked again.
+    """
+    again = Counter(row.stream for row, _ in facts.of(steer.VmRetried))
+    again += Counter(row.stream for row, _ in facts.of(steer.RecoveryReopened))
     broken: list[str] = []
     for found in facts.by_type.values():
         for row, body in found:
             for step in _timings(body):
-                if step.attempts > 1 and step.name not in SCRIPT_STEPS:
+                by_hand = step.name in SCRIPT_STEPS or step.name.startswith(MANUAL)
+                if step.attempts > 1 + again[row.stream] and not by_hand:
                     broken.append(f"attempts: {row.stream} {step.name} took {step.attempts}")
     return broken
 

@@ -14,7 +14,7 @@ from tests.simulation.chaos import SITE_TRAPS, Chaos, Harshness
 from tests.simulation.facts import Facts
 from tests.simulation.judgement import judge
 from tests.simulation.plane import Plane
-from tests.simulation.plans import ACTS, RECOVERY_ACTS, Temper, random_shape, random_temper
+from tests.simulation.plans import ACTS, Temper, random_shape, random_temper
 from tests.simulation.story import Story
 from tests.simulation.verdict import Verdict
 
@@ -31,26 +31,17 @@ async def simulate(seed: int) -> Verdict:
     """A world in which everything is done. Inside `run_virtual`."""
     chance = random.Random(f"{seed}/main")
     temper = random_temper(chance, acts=ACTS)
-    return await live(seed, chance, temper, steps=chance.randint(6, 24), kind="main")
+    return await live(seed, chance, temper, steps=chance.randint(6, 24))
 
 
-async def simulate_recoveries(seed: int) -> Verdict:
-    """A world of recoveries and cleanups, one upon the other. Inside `run_virtual`."""
-    chance = random.Random(f"{seed}/recovery")
-    temper = random_temper(chance, acts=RECOVERY_ACTS)
-    return await live(seed, chance, temper, steps=chance.randint(10, 30), kind="recovery")
-
-
-async def live(
-    seed: int, chance: random.Random, temper: Temper, *, steps: int, kind: str
-) -> Verdict:
+async def live(seed: int, chance: random.Random, temper: Temper, *, steps: int) -> Verdict:
     """Live through a world of that temper."""
-    async with Plane(f"{seed}/{kind}", random_shape(chance, temper)) as world:
-        return await _live(world, seed, chance, temper, steps=steps, kind=kind)
+    async with Plane(f"{seed}/main", random_shape(chance, temper)) as world:
+        return await _live(world, seed, chance, temper, steps=steps)
 
 
 async def _live(
-    world: Plane, seed: int, chance: random.Random, temper: Temper, *, steps: int, kind: str
+    world: Plane, seed: int, chance: random.Random, temper: Temper, *, steps: int
 ) -> Verdict:
     for name in world.names:
         world.start(name)
@@ -58,8 +49,6 @@ async def _live(
     loop = asyncio.get_running_loop()
     guests = loop.create_task(story.write(), context=world.outside)
     await story.begin()
-    if kind == "recovery":
-        await story.copied()
     world.let_calls_fail(failing=True)
     harsh = Harshness(
         pause_s=(10.0, 900.0) if temper.hours else (0.5, 40.0),
@@ -75,7 +64,7 @@ async def _live(
     await troubles
     guests.cancel()
     world.let_calls_fail(failing=False)
-    verdict = Verdict(kind=kind, seed=seed, notes=chaos.log)
+    verdict = Verdict(kind="main", seed=seed, notes=chaos.log)
     verdict.broken += await story.finish()
     await asyncio.sleep(QUIET_S)
     verdict.broken += await judge(world, story.facts, temper)
@@ -98,8 +87,3 @@ def _states(facts: Facts, kind: type[Any]) -> str:
 def run(seed: int) -> Verdict:
     """One seed's world."""
     return run_virtual(simulate(seed))
-
-
-def run_recoveries(seed: int) -> Verdict:
-    """One seed's world of recoveries."""
-    return run_virtual(simulate_recoveries(seed))

@@ -6,6 +6,7 @@ outside: the gateway's stand-in, the sites, the machine for scripts, the mail se
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,11 +63,12 @@ SECRETS: Final = {"DB_ADMIN": "a secret of some length"}
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """How a world is laid out."""
+    """How a world is laid out. `telling`: with those who tell people, notifier and projector."""
 
     knobs: Knobs = Knobs(quick_return_kinds=QUICK_RETURN_KINDS)
     copies: int = 2
     copies_of_others: int = 1
+    telling: bool = True
     node_disks: int = 40
     mail_fails: float = 0.0
     east: SiteSettings = SiteSettings()
@@ -88,18 +90,23 @@ class Plane(World):
             "east": WatchedSite("east", settings=_calm(shape.east)),
             "west": WatchedSite("west", settings=_calm(shape.west)),
         }
+        self.lost: dict[str, list[tuple[dt.datetime, dt.datetime | None]]] = {
+            name: [] for name in self.sites
+        }
+        """When each site could not be reached, from and until."""
         self.machine = Machine(self)
         self.model = MemoryReadModel()
         self.mails: list[str] = []
         self.asked: list[Asked] = []
         self._door = self.town.join(poll_s=self.knobs.poll_s)
         self._gateway = CommandBus(self.stores["gateway"], clock=self.clock, news=self._door)
+        tellers = shape.copies_of_others if shape.telling else 0
         for name, build, copies in (
             ("scheduler", _scheduler, shape.copies_of_others),
             ("replicator", _replicator, shape.copies),
             ("recovery", _recovery, shape.copies),
-            ("notifier", _notifier, shape.copies_of_others),
-            ("projector", _projector, shape.copies_of_others),
+            ("notifier", _notifier, tellers),
+            ("projector", _projector, tellers),
         ):
             for number in range(1, copies + 1):
                 self.place(f"{name}-{number}", build)
@@ -113,6 +120,16 @@ class Plane(World):
     def add_vm(self, vm: MemoryVm) -> None:
         """Put a VM on the protected site."""
         self.sites["east"].add_vm(vm)
+        self.sites["east"].look()
+
+    def lose_site(self, name: str, *, lost: bool) -> None:
+        """The site cannot be reached from now on, or can again."""
+        now = self.clock.now()
+        if lost and self.sites[name].is_there:
+            self.lost[name].append((now, None))
+        elif not lost and not self.sites[name].is_there:
+            self.lost[name][-1] = (self.lost[name][-1][0], now)
+        self.sites[name].is_there = not lost
 
     async def ask(self, asked: Asked) -> None:
         """A person's command, accepted durably."""

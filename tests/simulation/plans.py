@@ -72,11 +72,10 @@ ACTS: Final = {
     "prioritise": 1,
     "nonsense": 1,
 }
-RECOVERY_ACTS: Final = {"recover": 6, "clean": 5, "cancel": 3, "checkpoint": 1, "apply": 1}
 
 
 class Temper(msgspec.Struct, frozen=True, kw_only=True):
-    """What kind of a world it is."""
+    """What kind of a world it is. `calm`: nothing happens to its processes and wires."""
 
     vms_max: int = 12
     faults: bool = True
@@ -84,6 +83,7 @@ class Temper(msgspec.Struct, frozen=True, kw_only=True):
     scripts: bool = True
     failing_guests: bool = True
     hours: bool = False
+    calm: bool = False
     acts: dict[str, int]
 
 

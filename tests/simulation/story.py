@@ -16,6 +16,7 @@ from schemas.common import Command
 from schemas.ids import key_of, stream_id
 from schemas.plans import PlanDefinition
 from services.gateway.commands import Asked
+from shared.platforms.memory import MemoryVm
 from shared.testing.sites import PLATFORM
 from tests.simulation.facts import Facts
 from tests.simulation.plane import Plane
@@ -65,7 +66,7 @@ class Story:
         count = self._chance.randint(1, self._temper.vms_max)
         names = [f"vm{number}" for number in range(count)]
         for name in names:
-            self._world.add_vm(random_vm(self._chance, name))
+            self._world.add_vm(self.new_vm(name))
         cut = self._chance.randint(1, count)
         for plan, vms in (("shop", names[:cut]), ("mill", names[cut:])):
             if vms:
@@ -74,10 +75,16 @@ class Story:
         for plan in self.plans:
             await self._ask("scheduler", plan, sch.StartPlan, plan=plan)
 
+    def new_vm(self, name: str) -> MemoryVm:
+        """A VM of the protected site."""
+        return random_vm(self._chance, name)
+
+    def new_plan(self, plan: str, vms: list[str]) -> PlanDefinition:
+        """A version of a plan."""
+        return random_plan(self._chance, plan, vms=vms, scripts=self._scripts, temper=self._temper)
+
     async def _apply(self, plan: str, vms: list[str], *, version: int = 0) -> None:
-        definition = random_plan(
-            self._chance, plan, vms=vms, scripts=self._scripts, temper=self._temper
-        )
+        definition = self.new_plan(plan, vms)
         self.plans[plan] = definition
         await self._ask(
             "scheduler",
@@ -98,15 +105,6 @@ class Story:
                 return True
             await asyncio.sleep(1.0)
         return False
-
-    async def copied(self, *, within_s: float = 600.0) -> None:
-        """Wait until every VM has a copy, or so long."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + within_s
-        count = sum(len(plan.vms) for plan in self.plans.values())
-        current = self._world.sites["west"].current
-        while loop.time() < deadline and len(current) < count:  # noqa: ASYNC110 - other tasks
-            await asyncio.sleep(5.0)
 
     # The day.
 
@@ -234,8 +232,8 @@ class Story:
             length = chance.randint(1, min(2000, len(vm.disks[disk])))
             offset = chance.randint(0, len(vm.disks[disk]) - length)
             data = bytes(length) if chance.random() < 0.2 else chance.randbytes(length)
-            if vm.os == "windows" and offset < len(UNPREPARED):
-                continue  # It would be a Windows no more.
+            if vm.power != "on" or (vm.os == "windows" and offset < len(UNPREPARED)):
+                continue  # Nobody writes, or it would be a Windows no more.
             vm.write(disk, offset, data)
 
     # The evening.
@@ -263,9 +261,13 @@ class Story:
             await self.facts.refresh()
             if not self.facts.open and not await self._effects():
                 return []
+            await self._nudge()
             await asyncio.sleep(10.0)
         left = [f"ended: {kind.__name__} {stream}" for kind, stream in self.facts.open]
         return left + [f"ended: effect {each}" for each in await self._effects()]
+
+    async def _nudge(self) -> None:
+        """What people do while they wait for jobs to end."""
 
     async def _effects(self) -> list[str]:
         found = []

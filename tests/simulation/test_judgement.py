@@ -6,20 +6,29 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from schemas.envelope import Meta, Recorded
 from schemas.prep import LeaveSeat
-from services.recovery.domain import prep_seats, recovery, recovery_state, windows_steps
+from services.recovery import polling
+from services.recovery.domain import (
+    prep_seats,
+    recovery,
+    recovery_state,
+    rollback,
+    windows_steps,
+)
 from services.replicator import platform_work
 from shared.effects import stock
 from shared.eventlog.memory import MemoryStore
-from tests.simulation import counter, main
+from tests.simulation import counter, drills, main
 from tests.simulation.contract import contract_kept
 from tests.simulation.quiet import quiet
 from tests.simulation.verdict import Verdict
 
 SEEDS_MAX: Final = 8
+replace = msgspec.structs.replace
 
 
 def found(run: Callable[[int], Verdict], what: str, *, first: int = 1) -> bool:
@@ -63,7 +72,35 @@ def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) 
         return recovery_state.with_order(powered_on(state, event), order, not_before=None)
 
     monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
-    assert found(main.run_recoveries, "boot delay", first=7)
+    assert found(drills.run, "boot delay", first=5)
+
+
+def test_a_boot_order_that_waits_for_nobody_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settled(state: Any, event: Any) -> Any:
+        after = started(state, event)
+        orders = {n: replace(order, unsettled=0) for n, order in after.by_order.items()}
+        return replace(after, by_order=orders)
+
+    started = recovery_state._started
+    monkeypatch.setattr(recovery_state, "_started", settled)
+    assert found(drills.run, "boot order", first=5)
+
+
+def test_a_guest_that_is_believed_too_early_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def believed(*_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(polling, "is_ready", believed)
+    assert found(drills.run, "told: vm-recovery")
+
+
+def test_a_roll_back_that_does_not_wait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(state: Any) -> str:
+        return {"remove": "power-on"}.get(phase(state), phase(state))
+
+    phase = rollback._phase
+    monkeypatch.setattr(rollback, "_phase", at_once)
+    assert found(drills.run, "twice: ", first=6)
 
 
 def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +110,7 @@ def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     outcome_of = recovery_state.outcome_of
     monkeypatch.setattr(recovery, "outcome_of", kind)
-    assert found(main.run_recoveries, "outcome", first=3)
+    assert found(drills.run, "outcome")
 
 
 def test_a_node_that_stays_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +119,7 @@ def test_a_node_that_stays_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seats = prep_seats.seats
     monkeypatch.setattr(prep_seats, "seats", kept)
-    assert found(main.run_recoveries, "left: prep node")
+    assert found(drills.run, "left: prep node")
 
 
 def test_a_windows_that_is_not_prepared_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +127,7 @@ def test_a_windows_that_is_not_prepared_is_seen(monkeypatch: pytest.MonkeyPatch)
         return False
 
     monkeypatch.setattr(windows_steps, "to_prepare", nothing_to_do)
-    assert found(main.run_recoveries, "windows: ")
+    assert found(drills.run, "windows: ")
 
 
 @pytest.mark.parametrize(

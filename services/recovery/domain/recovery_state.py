@@ -154,6 +154,8 @@ def phase_of(state: Recovery) -> Phase:
     halted = state.stopping or state.cancelling
     if (early := _before_vms(state, halted=halted)) is not None:
         return early
+    if not halted and gate_again(state) is not None:
+        return "manual"
     if state.launched_ended < state.launched or (not halted and more_to_open(state)):
         return "vms"
     if not _post_due(state):
@@ -163,13 +165,14 @@ def phase_of(state: Recovery) -> Phase:
 
 def _before_vms(state: Recovery, *, halted: bool) -> Phase | None:
     """What is still to come before the first VM is told to begin; None where nothing is."""
-    if not halted and not state.launched and not _by_hand_over(state, "before-pre-script"):
+    # One that was gone on without is asked for again by a retry, whatever has been built since.
+    if not halted and not _by_hand_over(state, "before-pre-script"):
         return "manual"
     # A halted recovery lets a pre-script that began end, and begins none.
     begun = not halted or state.running.startswith(PRE_STEP)
     if not state.pre.over and begun and plan_script(state, PRE_STEP) is not None:
         return "pre-script"
-    if not halted and not state.launched and not _by_hand_over(state, "after-pre-script"):
+    if not halted and not _by_hand_over(state, "after-pre-script"):
         return "manual"
     sources = None if state.launched else securing.phase(told(state), state.source, halted=halted)
     if sources is not None:
@@ -208,6 +211,12 @@ def gate(state: Recovery, order: int) -> ManualStep | None:
     return manual_due(state, "before-boot-order", boot_order=order)
 
 
+def gate_again(state: Recovery) -> ManualStep | None:
+    """The manual step before an open boot order that a retry asks for again."""
+    due = (gate(state, order) for order in state.orders[: state.opened])
+    return next((step for step in due if step is not None), None)
+
+
 def question_due(state: Recovery, at: dt.datetime) -> steer.Question | None:
     """What a person is to be asked now about the recovery itself, if nothing is asked already.
 
@@ -222,8 +231,9 @@ def question_due(state: Recovery, at: dt.datetime) -> steer.Question | None:
             return prompts.question(script, step, number=number, at=at)
     if phase_of(state) != "manual":
         return None
-    for point in _POINTS:
-        if (due := manual_due(state, point)) is not None:
+    points = [manual_due(state, point) for point in _POINTS]
+    for due in (*points[:2], gate_again(state), points[2]):
+        if due is not None:
             return manual.question(due, number=number, at=at)
     raise AssertionError("in the phase of manual steps one is due")
 

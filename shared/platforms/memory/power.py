@@ -1,4 +1,5 @@
-"""`Power` in memory: a source is on or off; `deaf` ones do not end when they are asked to."""
+"""`Power` in memory: a source is on or off. `deaf` ones do not end when they are asked to, and
+those that are `stuck` as well cannot be powered off."""
 
 from __future__ import annotations
 
@@ -59,7 +60,10 @@ class MemoryPower:
 
     async def _switch(self, name: str, call: Call, vm: str, instance: str, power: str) -> None:
         def work() -> None:
-            self._source(call, vm, instance).switch(power)
+            source = self._source(call, vm, instance)
+            if power == "off" and source.stuck:
+                raise Permanent(f"{vm} does not go off", code="stuck", remedy="look at its host")
+            source.switch(power)
 
         await self._frame.run(name, call, work, scope=instance or vm, mutates=True)
 
@@ -83,7 +87,7 @@ class MemoryPower:
 class _Vm:
     def __init__(self, vm: MemoryVm) -> None:
         self._vm = vm
-        self.deaf = vm.deaf
+        self.deaf, self.stuck = vm.deaf, vm.stuck
 
     @property
     def power(self) -> str:
@@ -96,7 +100,7 @@ class _Vm:
 class _Instance:
     def __init__(self, made: MadeInstance) -> None:
         self._made = made
-        self.deaf = made.machine.deaf
+        self.deaf, self.stuck = made.machine.deaf, made.machine.stuck
 
     @property
     def power(self) -> str:

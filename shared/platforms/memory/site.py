@@ -46,6 +46,7 @@ class MemoryVm:
         self.boots_in_s = boots_in_s
         self.power = "on"
         self.deaf = False
+        self.stuck = False
         self.epoch = 1
         self.writes: list[tuple[int, str, int, int]] = []
 

@@ -6,6 +6,7 @@ import asyncio
 
 from schemas.ids import PARTITIONS
 from shared.clock import LoopClock
+from shared.errors import Transient
 from shared.eventlog.memory import MemoryStore
 from shared.news import LocalNews
 from shared.partitions import PartitionShare
@@ -14,6 +15,16 @@ from tests.waiting import eventually
 
 LEASE_S = 60.0
 AT_ONCE_S = 0.5
+
+
+class AwayStore(MemoryStore):
+    """A store that cannot be reached, and counts how often it was tried."""
+
+    tries = 0
+
+    async def balance(self, *, copy_id: str, lease_s: float) -> frozenset[int]:
+        self.tries += 1
+        raise Transient("the database is away")
 
 
 class Copies:
@@ -86,3 +97,19 @@ def test_a_copy_that_takes_in_no_more_hands_its_share_to_the_others() -> None:
 
 def test_a_lone_copy_keeps_its_share_until_it_leaves() -> None:
     run_virtual(_end_intake(["one"], [PARTITIONS]))
+
+
+async def _tries_in(seconds: float) -> int:
+    clock, news = LoopClock(), LocalNews()
+    store = AwayStore("counter", clock=clock)
+    share = PartitionShare(
+        store, copy_id="one", lease_s=LEASE_S, clock=clock, news=news, changed=lambda: None
+    )
+    task = asyncio.create_task(share.run())
+    await asyncio.sleep(seconds)
+    task.cancel()
+    return store.tries
+
+
+def test_a_store_that_is_away_is_tried_four_times_a_second() -> None:
+    assert 30 <= run_virtual(_tries_in(10.0)) <= 41

@@ -159,6 +159,22 @@ def test_a_stop_withdraws_what_was_asked_before_an_order_that_will_not_open() ->
     assert not world.timers
 
 
+@pytest.mark.parametrize("at", ["before-pre-script", "after-pre-script", "before-boot-order"])
+def test_a_failed_step_that_was_gone_on_without_is_asked_again_by_a_retry(at: str) -> None:
+    gate = {"boot_order": 1} if at == "before-boot-order" else {}
+    world = with_step(at, **gate)
+    until_asked(world)
+    assert end_of(answered(world, "failed")).state == "partially-completed"
+    world.steer(steer.RetryJob)
+    world.grant_holds()
+    drain(world)
+    assert len(world.events(said.RecoveryFinished)) == 1, "it waits for the answer"
+    answered(world, "done")
+    world.run()
+    states = [end.state for end in world.events(said.RecoveryFinished)]
+    assert states == ["partially-completed", "completed"]
+
+
 # ── manual steps of a VM ─────────────────────────────────────────────────────────────────────
 
 
