@@ -23,11 +23,15 @@ UP_S_MAX = 30.0
 UNPLUGGED = "unplugged"
 """A file beside a VM's disks: its first disk is gone from its shut-down to its next boot."""
 
+SLOW_VM = "db"
+SLOW_S = 1.0
+"""The first to boot takes longer to end: what does not wait for its end is done before it."""
+
 Line = tuple[Any, ...]
 """(`up`, vm, where) | (`clash`, vm, where) | (`left`, vm, {disk file: SHA-256})."""
 
 GUEST = """\
-import fcntl, hashlib, json, os, signal, sys
+import fcntl, hashlib, json, os, signal, sys, time
 
 lines, vm = LINES, sys.argv[1]
 disks = os.environ["SEAWALL_LAB_DISKS"].split(os.pathsep)
@@ -55,6 +59,7 @@ if os.path.exists("UNPLUGGED"):
     sys.exit()
 from shared.platforms.lab.writer import LabDisk
 
+time.sleep(SLOW_S if vm == "SLOW_VM" else 0)
 left = {}
 for disk in disks:
     LabDisk(disk).write(8192, os.urandom(20_000))
@@ -72,6 +77,7 @@ class LiveWorld(World):
         super().build()
         lines = repr(str(self.lines.parent))
         text = GUEST.replace("LINES", lines, 1).replace("UNPLUGGED", UNPLUGGED)
+        text = text.replace("SLOW_VM", SLOW_VM).replace("SLOW_S", str(SLOW_S))
         for vm in VMS:
             folder = self.source(vm)
             document = yaml.safe_load((folder / "vm.yaml").read_text())
