@@ -28,7 +28,8 @@ SLOW_S = 1.0
 """The first to boot takes longer to end: what does not wait for its end is done before it."""
 
 Line = tuple[Any, ...]
-"""(`up`, vm, where) | (`clash`, vm, where) | (`left`, vm, {disk file: SHA-256})."""
+"""(`up`, vm, where) | (`clash`, vm, where) | (`left`, vm, {disk file: SHA-256}, seconds
+since 1970)."""
 
 GUEST = """\
 import fcntl, hashlib, json, os, signal, sys, time
@@ -56,6 +57,7 @@ if where == "instance":
     sys.exit()
 if os.path.exists("UNPLUGGED"):
     os.rename(disks[0], disks[0] + ".away")
+    say("left", vm, {}, time.time())
     sys.exit()
 from shared.platforms.lab.writer import LabDisk
 
@@ -65,7 +67,7 @@ for disk in disks:
     LabDisk(disk).write(8192, os.urandom(20_000))
     with open(disk, "rb") as content:
         left[os.path.basename(disk)] = hashlib.sha256(content.read()).hexdigest()
-say("left", vm, left)
+say("left", vm, left, time.time())
 """
 
 
@@ -110,12 +112,13 @@ class LiveWorld(World):
         wait_until(self._sources_up, "the guests of all sources are up", within_s=UP_S_MAX)
 
     def _sources_up(self) -> bool:
-        last = {vm: where for word, vm, where in self.guest_lines() if word == "up"}
+        last = {vm: where for word, vm, where, *_ in self.guest_lines() if word == "up"}
         return last == dict.fromkeys(VMS, "source")
 
     def left(self) -> Mapping[str, Mapping[str, str]]:
-        """VM → disk file → SHA-256, as each source left it when it last shut down."""
-        return {vm: disks for word, vm, disks in self.guest_lines() if word == "left"}
+        """VM → disk file → SHA-256, as each source left it when it last shut down; one
+        that is unplugged leaves nothing."""
+        return {vm: rest[0] for word, vm, *rest in self.guest_lines() if word == "left"}
 
     def stop(self) -> None:
         """End the guests of sources and instances, as by a power cut."""

@@ -6,6 +6,7 @@ guests say (`live`). What jobs claim is compared with it.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -18,8 +19,12 @@ from shared.platforms.lab import tools
 from tests.acceptance.judge import Script, Verdict
 from tests.acceptance.live import Line, LiveWorld
 from tests.acceptance.world import VMS
+from tests.waiting import wait_until
+
+STAGED_S_MAX = 30.0
 
 SWITCHED_OFF = ("shut_down_source", "power_off_source")
+BUILT = ("hold", "rebuild_disk", "create_instance", "power_on")
 NO_SCRIPT_YET = ("pending", "skipped", "cancelled")
 
 
@@ -28,6 +33,7 @@ def judge_moves(world: LiveWorld, full: Collection[str], verdict: Verdict) -> No
     full recoveries. Judged once, over all that happened."""
     calls = [*world.calls(world.east), *world.calls(world.west)]
     judge_order(calls, full, verdict)
+    judge_barrier(calls, world.guest_lines(), full, verdict)
     judge_clashes(world.guest_lines(), verdict)
 
 
@@ -63,11 +69,42 @@ def judge_order(
             made[job, vm] -= 1
 
 
+def judge_barrier(
+    calls: Iterable[Mapping[str, Any]],
+    lines: Iterable[Line],
+    full: Collection[str],
+    verdict: Verdict,
+) -> None:
+    """Nothing was held or built for a recovery before the last of its sources had ended.
+
+    The journal tells which recovery asked a source to end, the source itself when it did: the
+    n-th time it was asked, it ended for the n-th time.
+    """
+    asked: dict[str, list[str]] = {}
+    built: dict[str, float] = {}
+    for call in calls:
+        if call["outcome"] != "ok" or call["job"] not in full:
+            continue
+        if call["call"] == "shut_down_source":
+            asked.setdefault(call["vm"], []).append(call["job"])
+        elif call["call"] in BUILT:
+            at = dt.datetime.fromisoformat(call["at"]).timestamp()
+            built[call["job"]] = min(at, built.get(call["job"], at))
+    ended: dict[str, list[float]] = {}
+    for word, vm, *rest in lines:
+        if word == "left":
+            ended.setdefault(vm, []).append(rest[-1])
+    for vm, jobs in asked.items():
+        for job, ended_at in zip(jobs, ended.get(vm, ()), strict=False):
+            if built.get(job, ended_at) < ended_at:
+                verdict.doubled.append(f"{job} was built before {vm} had ended")
+
+
 def judge_clashes(lines: Iterable[Line], verdict: Verdict) -> None:
     """By the guests: none came up and found its address in use."""
     verdict.doubled += [
         f"{vm} came up as {where} while another copy of it ran"
-        for word, vm, where in lines
+        for word, vm, where, *_ in lines
         if word == "clash"
     ]
 
@@ -136,15 +173,25 @@ def judge_returned(world: LiveWorld, verdict: Verdict) -> None:
     judge_nothing_left(world, verdict)
 
 
-def judge_nothing_left(world: LiveWorld, verdict: Verdict) -> None:
-    """No instance, rebuilt disk, held copy or staged generation, half removed ones included."""
+def judge_nothing_left(
+    world: LiveWorld, verdict: Verdict, *, within_s: float = STAGED_S_MAX
+) -> None:
+    """No instance, rebuilt disk or held copy, half removed ones included; and soon no staged
+    generation: an iteration that a recovery does not wait for any more may still be ending."""
     left = [
         *(world.west / "instances").glob("*/"),
         *(world.west / "disks").glob("*/"),
         *(world.west / "replicas").glob("*/*/held-*.json"),
-        *(world.west / "replicas").glob("*/*/staged/[!.]*"),
     ]
+    try:
+        wait_until(lambda: not _staged(world), "nothing is staged", within_s=within_s)
+    except AssertionError:
+        left += _staged(world)
     verdict.lost += [f"{path.relative_to(world.west)} is left at west" for path in left]
+
+
+def _staged(world: LiveWorld) -> list[Path]:
+    return list((world.west / "replicas").glob("*/*/staged/[!.]*"))
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import yaml
 
 from shared.platforms.lab import tools
 from tests.acceptance.judge import Verdict
-from tests.acceptance.live import LiveWorld
+from tests.acceptance.live import Line, LiveWorld
 from tests.acceptance.moves import (
+    judge_barrier,
     judge_clashes,
     judge_moved,
     judge_nothing_left,
@@ -84,6 +85,51 @@ def test_a_guest_that_found_its_address_in_use_is_found() -> None:
     verdict = Verdict()
     judge_clashes([("up", "db", "source"), ("clash", "db", "instance")], verdict)
     assert verdict.doubled
+
+
+def _at(second: float) -> str:
+    return f"1970-01-01T00:00:{second:09.6f}Z"
+
+
+@pytest.mark.parametrize(
+    ("built_at", "call", "good"),
+    [
+        (5.5, "hold", True),
+        (4.5, "hold", False),
+        (4.5, "rebuild_disk", False),
+        (4.5, "create_instance", False),
+        (4.5, "shut_down_source", True),
+    ],
+)
+def test_what_was_built_before_the_last_source_had_ended_is_found(
+    built_at: float, call: str, good: bool
+) -> None:
+    """Asked at 1, the one ends at 2, the other at 5; an earlier recovery was built in time."""
+    lines: list[Line] = [
+        ("left", "app", {}, 0.3),
+        ("up", "app", "source"),
+        ("left", "db", {}, 2.0),
+        ("left", "app", {}, 5.0),
+    ]
+    journal = [
+        (0.5, "shut_down_source", "app", "recovery:shop:before"),
+        (0.7, "hold", "app", "recovery:shop:before"),
+        (1.0, "shut_down_source", "db", JOB),
+        (1.0, "shut_down_source", "app", JOB),
+        (built_at, call, "db", JOB),
+        (6.0, "power_on", "db", JOB),
+    ]
+    verdict = Verdict()
+    judge_barrier(
+        [
+            {"at": _at(at), "call": name, "vm": vm, "job": job, "outcome": "ok"}
+            for at, name, vm, job in journal
+        ],
+        lines,
+        {JOB, "recovery:shop:before"},
+        verdict,
+    )
+    assert verdict.good is good, verdict
 
 
 @pytest.mark.parametrize(
@@ -269,5 +315,5 @@ def test_anything_left_at_the_site_is_found(tmp_path: Path, left: str) -> None:
     assert verdict.good, verdict
     path = world.west / left
     path.mkdir() if left.endswith("/") else path.touch()
-    judge_nothing_left(world, verdict)
+    judge_nothing_left(world, verdict, within_s=0.1)
     assert verdict.lost == [f"{left.rstrip('/')} is left at west"]
