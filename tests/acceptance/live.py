@@ -24,8 +24,9 @@ UNPLUGGED = "unplugged"
 """A file beside a VM's disks: its first disk is gone from its shut-down to its next boot."""
 
 SLOW_VM = "db"
-SLOW_S = 1.0
-"""The first to boot takes longer to end: what does not wait for its end is done before it."""
+SLOW_S = 2.0
+"""The first to boot takes longer to end: what does not wait for its end is done before it, also
+where messages take a second on a busy machine."""
 
 Line = tuple[Any, ...]
 """(`up`, vm, where) | (`clash`, vm, where) | (`left`, vm, {disk file: SHA-256}, seconds

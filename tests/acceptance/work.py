@@ -143,10 +143,10 @@ def _clean_up(work: Work) -> None:
 
 STAGES: Final[Mapping[str, Stage]] = {
     "test": Stage(do=_test, commits=200, calls=48, calls_beyond=152, seconds=4.0),
-    "failover": Stage(do=_failover, commits=120, calls=32, seconds=3.5),
-    "failover-at-once": Stage(do=_failover_at_once, commits=75, calls=19, seconds=2.5),
-    "migration": Stage(do=_migration, commits=120, calls=32, seconds=3.5),
-    "undone-migration": Stage(do=_undone_migration, commits=70, calls=15, seconds=2.2),
+    "failover": Stage(do=_failover, commits=120, calls=32, seconds=4.5),
+    "failover-at-once": Stage(do=_failover_at_once, commits=75, calls=19, seconds=3.5),
+    "migration": Stage(do=_migration, commits=120, calls=32, seconds=4.5),
+    "undone-migration": Stage(do=_undone_migration, commits=70, calls=15, seconds=3.2),
     "commit": Stage(do=_commit, commits=8, calls=0, seconds=0.15),
     "rollback": Stage(do=_roll_back, commits=30, calls=9, seconds=0.5),
     "cleanup": Stage(do=_clean_up, commits=24, calls=6, seconds=0.5),
