@@ -2,8 +2,8 @@
 
 Three real brokers (replication 3, two in sync at least), two copies of every service, Postgres:
 any of them is killed with −9, or stopped for a while, and started again, at moments that follow
-from the seed, under a load of plans that are replicated, test-recovered and cleaned up, and in
-every third round failed over and rolled back (`load`). Never two brokers at once: with one in
+from the seed, under a load of plans that are replicated, test-recovered and cleaned up, and every
+third time failed over and rolled back (`load`). Never two brokers at once: with one in
 sync of two nothing may be acknowledged. Judged from outside: what was asked and answered, call
 journals, script files, disk hashes and what guests say; what stands in the topics against the
 logs; and the read models against a rebuild.

@@ -16,6 +16,8 @@ from tests.acceptance.world import World
 
 JOB_S_MAX = 180.0
 FULL_EVERY = 3
+"""A round with a failover copies twice and takes longer than one with a test."""
+
 BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueError)
 """What may break a trial itself: it is told and counted as unfinished, and the others go on."""
 
@@ -23,9 +25,9 @@ BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueEr
 class Operator(threading.Thread):
     """Protects one world and recovers it again and again, and judges what comes of it.
 
-    Where the world's sources run, every third round is a failover that is rolled back; else all
-    are test recoveries. `protected` is set once its plan stands; `again` are steps that were tried
-    more than once.
+    Where the world's sources run, the first and every third round after it is a failover that is
+    rolled back; all others are test recoveries. `protected` is set once its plan stands; `again`
+    are steps that were tried more than once.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Operator(threading.Thread):
             self.protected.set()
             while not self._over.is_set() or not self.rounds:
                 self._replicate()
-                if self._mover is not None and self.rounds % FULL_EVERY == FULL_EVERY - 1:
+                if self._mover is not None and self.rounds % FULL_EVERY == 0:
                     self._mover.recover("failover")
                     self._mover.roll_back()
                 else:

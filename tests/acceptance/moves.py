@@ -21,7 +21,7 @@ from tests.acceptance.live import Line, LiveWorld
 from tests.acceptance.world import VMS
 from tests.waiting import wait_until
 
-STAGED_S_MAX = 30.0
+STAGED_S_MAX = 120.0
 
 SWITCHED_OFF = ("shut_down_source", "power_off_source")
 BUILT = ("hold", "rebuild_disk", "create_instance", "power_on")
