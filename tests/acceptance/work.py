@@ -19,6 +19,10 @@ from tests.acceptance.mover import Mover
 from tests.acceptance.moves import judge_moves, judge_outcome
 from tests.acceptance.world import MORE, PLAN, World
 
+FULL_S_MAX = 120.0
+"""A full recovery in which everything dies may have to start six processes on a busy machine, and
+copies once more than a test."""
+
 
 class Work:
     """An operator at a world's plans; what comes of it is judged at once.
@@ -32,10 +36,13 @@ class Work:
         self._verdict = verdict
         self._applied: set[str] = set()
         self.mover = (
-            Mover(client, world, verdict, plan=PLAN, ended=client.wait_job)
+            Mover(client, world, verdict, plan=PLAN, ended=self._ended)
             if isinstance(world, LiveWorld)
             else None
         )
+
+    def _ended(self, job: str) -> dict[str, Any]:
+        return self._client.wait_job(job, timeout_s=FULL_S_MAX)
 
     def protect(self) -> None:
         """Register the sites, apply the plan, make its first copies."""
