@@ -39,11 +39,11 @@ fix: $(STAMP) ## mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-crash: $(STAMP) ## kill -9 trials [N=50] [SEED=7] [KIND=stopped] [SWEEP=1 FROM=index], or [BUS=kafka BROKERS=3 MINUTES=10]
+crash: $(STAMP) ## kill -9 trials [N=50] [SEED=7] [OPERATION=failover] [KIND=stopped] [SWEEP=1 FROM=index], or [BUS=kafka BROKERS=3 MINUTES=10]
 ifeq ($(BUS),kafka)
 	$(BIN)/python -m tests.acceptance.chaos $(if $(BROKERS),--brokers $(BROKERS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 else
-	$(BIN)/python -m tests.acceptance.crash $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(if $(SWEEP),--sweep) $(if $(FROM),--first $(FROM))
+	$(BIN)/python -m tests.acceptance.crash $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(OPERATION),--operation $(OPERATION)) $(if $(KIND),--kind $(KIND)) $(if $(SWEEP),--sweep) $(if $(FROM),--first $(FROM))
 endif
 
 outage: $(STAMP) ## stop the database under running work [SECONDS=60]

@@ -2,10 +2,11 @@
 
 Three real brokers (replication 3, two in sync at least), two copies of every service, Postgres:
 any of them is killed with −9, or stopped for a while, and started again, at moments that follow
-from the seed, under a load of plans that are replicated, test-recovered and cleaned up. Never two
-brokers at once: with one in sync of two nothing may be acknowledged. Judged from outside: what
-was asked and answered, call journals, script files and disk hashes; what stands in the topics
-against the logs; and the read models against a rebuild.
+from the seed, under a load of plans that are replicated, test-recovered and cleaned up, and every
+third time failed over and rolled back (`load`). Never two brokers at once: with one in
+sync of two nothing may be acknowledged. Judged from outside: what was asked and answered, call
+journals, script files, disk hashes and what guests say; what stands in the topics against the
+logs; and the read models against a rebuild.
 
 Last line: `commands=… settled=… lost=0 doubled=0 gaps=0 unknown=… stall_max=…s`; exit 1 if
 anything is wrong. `stall_max` is the longest that a command waited for its decision.
@@ -33,9 +34,9 @@ from services.projector.main import rebuild
 from shared.databases import Databases
 from tests.acceptance.fleet import Fleet
 from tests.acceptance.judge import Verdict, judge_doubles, judge_snapshots
+from tests.acceptance.live import LiveWorld
 from tests.acceptance.load import BREAKS, Operator
 from tests.acceptance.topics import judge_topics
-from tests.acceptance.world import World
 from tests.waiting import wait_until
 
 WORLDS = 2
@@ -133,12 +134,12 @@ def run_trial(*, brokers: int, minutes: float, seed: int, keep: bool) -> Outcome
     """One trial in worlds of its own."""
     root = Path(tempfile.mkdtemp(prefix="seawall-chaos-"))
     root.chmod(0o755)
-    worlds = [World(_folder(root, n), seed=seed * 100 + n) for n in range(WORLDS)]
-    for world in worlds:
-        world.build()
+    worlds = [LiveWorld(_folder(root, n), seed=seed * 100 + n) for n in range(WORLDS)]
     outcome = Outcome()
     over = threading.Event()
     try:
+        for world in worlds:
+            world.build()
         with Fleet(root, brokers=brokers) as fleet:
             fleet.wait_ready()
             say(f"ready: {len(fleet.members)} services, {brokers} brokers")
@@ -159,6 +160,8 @@ def run_trial(*, brokers: int, minutes: float, seed: int, keep: bool) -> Outcome
                 say(fleet.log_tail())
     finally:
         over.set()
+        for world in worlds:
+            world.stop()
         if keep:
             say(f"kept {root}")
         else:
@@ -193,10 +196,11 @@ def _folder(root: Path, number: int) -> Path:
 
 
 def _gather(
-    outcome: Outcome, operators: list[Operator], worlds: list[World], chaos: Chaos
+    outcome: Outcome, operators: list[Operator], worlds: list[LiveWorld], chaos: Chaos
 ) -> None:
     for operator, world in zip(operators, worlds, strict=True):
         judge_doubles(world, operator.verdict)
+        operator.judge()
         if not operator.verdict.unfinished:
             judge_snapshots(world, operator.verdict)
         outcome.verdicts.append(operator.verdict)

@@ -1,17 +1,20 @@
 """`make crash N=50 SEED=7`: kill −9 trials of six processes, judged from outside.
 
-A third of the trials kills at a random time, a third just after the k-th commit, a third after
-the k-th platform call has returned and before its outcome is committed; k ≤ 200. *The k-th* is
-counted over all processes together: commits to the logs of the five services that have one, and
-calls that change something at a site. So k = 1 … 200 are 200 different moments of the main job
-and what follows it, and whoever made the commit or call dies: a k per service would lie beyond
-what most of them ever do. One process or all of them die, every third time the Postgres
-postmaster too; then they start again. Every 25th trial stops a replicator for 30 s instead
-(tests/acceptance/stopped.py). `SWEEP=1` does each of the 400 points once; `FROM=i` begins there.
+The trials go in turn through the main job with its test recovery, failover, migration, a migration
+that must be taken back, roll back, commit and cleanup (`work.OPERATIONS`); `OPERATION=` does one
+of them alone. A third of the trials kills at a random time, a third just after the k-th commit, a
+third after the k-th platform call has returned and before its outcome is committed. *The k-th* is
+counted over all processes together, from where the operation begins: commits to the logs of the
+five services that have one, and calls that change something at a site. So k = 1 … 200 are 200
+different moments of the main job and what follows it, and whoever made the commit or call dies:
+a k per service would lie beyond what most of them ever do. One process or all of them die, every
+third time the Postgres postmaster too; then they start again. Every 25th trial stops a replicator
+for 30 s instead (tests/acceptance/stopped.py). `SWEEP=1` does each point of every operation once;
+`FROM=i` begins there.
 
 Last line: `lost=0 doubled=0 unfinished=0 unknown=n resume_max=…s killed=n`; exit 1 if a bound is
 broken, an *unknown* step has not a script with a start line and no end line, or fewer than 90 %
-of the trials that should kill did.
+of the kills came.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from shared.embedded import EmbeddedPostgres
 from shared.errors import SeawallError
 from tests.acceptance import stopped
 from tests.acceptance.judge import RESUME_S_MAX, Verdict
-from tests.acceptance.trial import KINDS, POINT_MAX, Trial, run_trial, say, trial_of
+from tests.acceptance.trial import KINDS, Trial, run_trial, say, trial_of
+from tests.acceptance.work import CHAIN, MIXED, OPERATIONS, STAGES
 
 STOPPED = "stopped"
 STOPPED_EVERY = 25
@@ -44,23 +48,40 @@ BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueEr
 """What may break a trial itself: it is told and counted as unfinished, and the others go on."""
 
 
-def trials_of(*, seed: int, sweep: bool, kind: str = "") -> list[Trial]:
+def trials_of(*, seed: int, sweep: bool, operation: str = "", kind: str = "") -> list[Trial]:
     """As many trials as may be wanted, in order.
 
-    A sweep is every k once, of commits and of calls, shuffled: a part of it is a sample of all.
+    A sweep is every point of the operation once, or of all of them, shuffled: a part of it is a
+    sample of all. It is of operations with one kill.
     """
     if sweep:
         swept = [
-            trial_of(3 * k + place, seed, kind=kind, point=float(k))
-            for k in range(1, POINT_MAX + 1)
-            for place, kind in ((1, "commit"), (2, "call"))
+            each for name in ([operation] if operation else MIXED) for each in _sweep(name, seed)
         ]
         random.Random(seed).shuffle(swept)
         return swept
+    every = STOPPED_EVERY if operation in ("", "test") and not kind else TRIALS_MAX + 1
     return [
-        trial_of(number, seed, kind=kind or ("" if (number + 1) % STOPPED_EVERY else STOPPED))
+        _stopping(number, seed)
+        if kind == STOPPED or (number + 1) % every == 0
+        else trial_of(number, seed, operation=operation, kind=kind)
         for number in range(TRIALS_MAX)
     ]
+
+
+def _sweep(operation: str, seed: int) -> list[Trial]:
+    (aim,) = OPERATIONS[operation].aims
+    stage = STAGES[aim]
+    points = {"commit": stage.commits, "call": stage.calls + stage.calls_beyond}
+    return [
+        trial_of(3 * k + place, seed, operation=operation, kind=kind, point=float(k))
+        for place, (kind, highest) in enumerate(points.items(), 1)
+        for k in range(1, highest + 1)
+    ]
+
+
+def _stopping(number: int, seed: int) -> Trial:
+    return Trial(number=number, seed=seed, operation=STOPPED, shots={})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,11 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, help=f"how many trials; {N_DEFAULT}, or all of a sweep")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--kind", choices=(*KINDS, STOPPED), default="", help="only this kind")
+    parser.add_argument("--operation", choices=OPERATIONS, default="", help="only this operation")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--first", type=int, default=0, help="the first trial's index")
     parser.add_argument("--keep", action="store_true", help="keep the folders of trials")
     chosen = parser.parse_args(arguments)
-    trials = trials_of(seed=chosen.seed, sweep=chosen.sweep, kind=chosen.kind)
+    if chosen.sweep and chosen.operation == CHAIN:
+        parser.error(f"{CHAIN} is several kills: sweep the operations it is made of")
+    trials = trials_of(
+        seed=chosen.seed, sweep=chosen.sweep, operation=chosen.operation, kind=chosen.kind
+    )
     count = chosen.n or (len(trials) if chosen.sweep else N_DEFAULT)
     trials = trials[chosen.first : chosen.first + count]
     with _server() as server:
@@ -101,7 +127,7 @@ def _judged(index: int, trial: Trial, *, server: EmbeddedPostgres, keep: bool) -
     """Run one trial and tell how it went."""
     began = time.monotonic()
     try:
-        if trial.kind == STOPPED:
+        if trial.operation == STOPPED:
             verdict = _stopped(trial)
         else:
             verdict = run_trial(trial, server=server, keep=keep)
@@ -110,7 +136,7 @@ def _judged(index: int, trial: Trial, *, server: EmbeddedPostgres, keep: bool) -
         verdict = Verdict(unfinished=["the trial itself broke"])
     took_s = time.monotonic() - began
     say(
-        f"{index:3} {trial.name:32} killed {verdict.killed or 'nobody: not reached':24}"
+        f"{index:3} {trial.name:48} killed {'; '.join(verdict.killed) or 'nobody':24}"
         f" {took_s:5.1f} s  resume {verdict.resume_s:4.1f} s  load {os.getloadavg()[0]:4.1f}"
         f"  {'' if verdict.good else 'WRONG '}{_told(verdict)}"
     )
@@ -125,9 +151,7 @@ def _told(verdict: Verdict) -> str:
 
 
 def _stopped(trial: Trial) -> Verdict:
-    verdict = stopped.run_trial(seconds=STOP_S, seed=trial.seed + trial.number).verdict
-    verdict.killed = "stopped"
-    return verdict
+    return stopped.run_trial(seconds=STOP_S, seed=trial.seed + trial.number).verdict
 
 
 def _report(trials: list[Trial], verdicts: list[Verdict]) -> int:
@@ -138,11 +162,11 @@ def _report(trials: list[Trial], verdicts: list[Verdict]) -> int:
     }
     sums["unknown"] = sum(verdict.unknown for verdict in verdicts)
     resume = max((verdict.resume_s for verdict in verdicts), default=0.0)
-    kills = [v.killed for t, v in zip(trials, verdicts, strict=True) if t.kind != STOPPED]
-    killed = sum(map(bool, kills))
+    aimed = sum(len(trial.shots) for trial in trials)
+    killed = sum(len(verdict.killed) for verdict in verdicts)
     counts = " ".join(f"{name}={count}" for name, count in sums.items())
     sys.stdout.write(f"{counts} resume_max={resume:.1f}s killed={killed}\n")
-    enough = killed >= KILLED_SHARE_MIN * len(kills)
+    enough = killed >= KILLED_SHARE_MIN * aimed
     return 0 if enough and all(verdict.good for verdict in verdicts) else 1
 
 

@@ -29,7 +29,7 @@ class Verdict(msgspec.Struct, kw_only=True):
 
     `unknown` are the script steps that jobs show as unknown; `unfounded` those of them that have
     not a start line without an end line, and scripts cut off that are shown as anything else.
-    `killed` is who was killed, in words.
+    `killed` is who was killed, kill by kill, in words.
     """
 
     lost: list[str] = []
@@ -38,7 +38,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     unfounded: list[str] = []
     unknown: int = 0
     resume_s: float = 0.0
-    killed: str = ""
+    killed: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -113,8 +113,22 @@ def _results(command: Accepted) -> list[tuple[str, str, str]]:
             return [(call, jobs[vm], vm) for call in calls for vm in PLANS[plan]]
         case ["plans", plan, "recover"]:
             job = command.job or "none"
+            full = command.body.get("mode", "test") != "test"
+            # Whether its instances should be there is seen from what became of it.
+            seen = ["shut_down_source"] if full else ["create_instance", "power_on"]
+            return [(call, job, vm) for call in seen for vm in PLANS[plan]]
+        case ["jobs", _, "commit"]:
+            return []  # It calls nothing: its instances are judged.
+        case ["jobs", recovery, "rollback"]:
+            plan, number = recovery.split(":")[1], command.job.rpartition(":")[2] or "none"
+            cleanup = f"cleanup:{plan}:rollback-{number}/"
             return [
-                (call, job, vm) for call in ("create_instance", "power_on") for vm in PLANS[plan]
+                result
+                for vm in PLANS[plan]
+                for result in (
+                    ("delete_instance", cleanup, vm),
+                    ("power_on_source", recovery, vm),
+                )
             ]
         case ["jobs", recovery, "cleanup"]:
             plan = recovery.split(":")[1]

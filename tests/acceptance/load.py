@@ -1,4 +1,4 @@
-"""The load of trials: operators who protect, replicate, test-recover, clean up, and judge it."""
+"""The load of trials: operators who protect, replicate, recover, undo it, and judge that."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import Any
 from shared.errors import SeawallError
 from tests.acceptance.client import Client, Gateways, encoded_scripts
 from tests.acceptance.judge import Verdict, judge_cleanup, judge_recovery, judge_scripts
+from tests.acceptance.live import LiveWorld
+from tests.acceptance.mover import Mover
+from tests.acceptance.moves import judge_moves
 from tests.acceptance.world import World
 
 JOB_S_MAX = 180.0
+FULL_EVERY = 3
+"""A round with a failover copies twice and takes longer than one with a test."""
+
 BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueError)
 """What may break a trial itself: it is told and counted as unfinished, and the others go on."""
 
@@ -19,7 +25,9 @@ BREAKS = (AssertionError, LookupError, OSError, SeawallError, TypeError, ValueEr
 class Operator(threading.Thread):
     """Protects one world and recovers it again and again, and judges what comes of it.
 
-    `protected` is set once its plan stands; `again` are steps that were tried more than once.
+    Where the world's sources run, the first and every third round after it is a failover that is
+    rolled back; all others are test recoveries. `protected` is set once its plan stands; `again`
+    are steps that were tried more than once.
     """
 
     def __init__(
@@ -35,6 +43,11 @@ class Operator(threading.Thread):
         self._world = world
         self._number = number
         self._over = over
+        self._mover: Mover | None = None
+        if isinstance(world, LiveWorld):
+            self._mover = Mover(
+                self.client, world, self.verdict, plan=self.plan, ended=self._ended
+            )
 
     def run(self) -> None:
         """Rounds until `over`; the one in hand is finished."""
@@ -42,7 +55,13 @@ class Operator(threading.Thread):
             self._protect()
             self.protected.set()
             while not self._over.is_set() or not self.rounds:
-                self._round()
+                self._replicate()
+                if self._mover is not None and self.rounds % FULL_EVERY == 0:
+                    self._mover.recover("failover")
+                    self._mover.roll_back()
+                else:
+                    self._test()
+                self._world.change_disks()
                 self.rounds += 1
         except BREAKS as broken:
             told = [repr(broken), *getattr(broken, "__notes__", ())]
@@ -64,12 +83,19 @@ class Operator(threading.Thread):
         }
         self.client.command("/v1/plans", {**body, "scripts": encoded_scripts(body["scripts"])})
 
-    def _round(self) -> None:
-        plan = f"/v1/plans/{self.plan}"
-        run = self._ended(self.client.command(f"{plan}/run")["id"])
+    def judge(self) -> None:
+        """What can be judged only over all rounds, once they are over."""
+        if self._mover is not None and isinstance(self._world, LiveWorld):
+            judge_moves(self._world, self._mover.full, self.verdict)
+
+    def _replicate(self) -> None:
+        run = self._ended(self.client.command(f"/v1/plans/{self.plan}/run")["id"])
         if run["state"] != "completed":
             self.verdict.lost.append(f"replication {run['state']}: {run['error']}")
-        recovery = self._ended(self.client.command(f"{plan}/recover", {"mode": "test"})["id"])
+
+    def _test(self) -> None:
+        path = f"/v1/plans/{self.plan}/recover"
+        recovery = self._ended(self.client.command(path, {"mode": "test"})["id"])
         judge_recovery(self._world, recovery, self.verdict)
         shown = self.client.script_steps(recovery)
         judge_scripts(self._world.script_lines(), shown, self.verdict)
@@ -77,7 +103,6 @@ class Operator(threading.Thread):
             self.verdict.lost.append(f"recovery {recovery['state']}: {recovery['error']}")
         cleanup = self.client.command(f"/v1/jobs/{recovery['id']}/cleanup")["id"]
         judge_cleanup(self._world, self._ended(cleanup), self.verdict)
-        self._world.change_disks()
 
     def _ended(self, job: str) -> dict[str, Any]:
         """The job once it has ended."""

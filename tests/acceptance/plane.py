@@ -13,6 +13,7 @@ import asyncpg
 from shared.databases import variable_of
 from shared.embedded import EmbeddedPostgres
 from tests.acceptance.crew import QUICK, SERVICES, Crew, answers, free_port, wait_answers
+from tests.acceptance.service import Aim
 
 READY_S_MAX = 30.0
 SQL_S_MAX = 30.0
@@ -39,10 +40,12 @@ class Plane(Crew):
         self._database = root.name if server is not None else ""
         self._apart = dict(apart or {})
         self.port = free_port()
+        self._aim = Aim(root / "kill-aim")
+        self._aimed = 0
         self._environment = {
             **os.environ,
             **QUICK,
-            "SEAWALL_KILL_COUNT": str(root / "kill-count"),
+            "SEAWALL_KILL_AIM": str(self._aim.file),
             "SEAWALL_HOME": str(self.home),
             "SEAWALL_PORT": str(self.port),
             **(environment or {}),
@@ -72,19 +75,28 @@ class Plane(Crew):
         """What its services are started with, as a command line of its operator would be."""
         return self._environment
 
-    def start(self, name: str, *, kill_after: str = "", label: str = "") -> None:
-        """Start one service; `kill_after` arms it (tests/acceptance/service.py).
+    def start(self, name: str, *, label: str = "") -> None:
+        """Start one service (tests/acceptance/service.py).
 
         A further copy of a service that runs needs a `label` of its own.
         """
-        environment = {**self._environment, "SEAWALL_KILL_AFTER": kill_after}
-        self.launch(label or name, "tests.acceptance.service", name, environment=environment)
+        command = ("tests.acceptance.service", name)
+        self.launch(label or name, *command, environment=self._environment)
 
-    def start_all(self, *, kill_after: str = "") -> None:
-        """Start every service that does not run; `kill_after` arms them together."""
+    def start_all(self) -> None:
+        """Start every service that does not run."""
         for name in SERVICES:
             if name not in self.running():
-                self.start(name, kill_after=kill_after)
+                self.start(name)
+
+    def aim(self, point: str) -> None:
+        """From now on count: whoever makes the k-th commit or call of `point` dies of it."""
+        self._aimed += 1
+        self._aim.write(point, number=self._aimed)
+
+    def aim_at_nothing(self) -> None:
+        """Count no more."""
+        self._aim.clear()
 
     def ready(self) -> bool:
         """Whether the gateway says so."""

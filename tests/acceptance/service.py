@@ -1,10 +1,11 @@
 """`python -m tests.acceptance.service NAME`: one service that may kill itself at a chosen point.
 
-SEAWALL_KILL_AFTER names the point: `commit:K` just after the K-th commit to a service's log,
-`call:K` after the K-th mutating platform call has returned and before its outcome is committed.
-K counts over all processes that share the file SEAWALL_KILL_COUNT, to which each adds a byte; the
-one whose byte is the K-th dies. The services know nothing of it: what they call is wrapped here,
-before they are built.
+SEAWALL_KILL_AIM is a file that may hold a point (`Aim.write`): `commit:K` just after the K-th
+commit to a service's log, `call:K` after the K-th mutating platform call has returned and before
+its outcome is committed. K counts from when the point was written, over all processes that are
+told of the same file: each adds a byte to a file beside it, and the one whose byte is the K-th
+dies. Without the file nothing is counted. The services know nothing of it: what they call is
+wrapped here, before they are built.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from shared.eventlog.postgres import PostgresStore
@@ -26,45 +28,66 @@ COUNTED = {
 }
 
 
-class Countdown:
-    """Kills this process with SIGKILL when the K-th of all that count together is its own."""
+class Aim:
+    """The point at which one of the processes that share `file` kills itself."""
 
-    def __init__(self, file: str, count: int) -> None:
-        self._fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
-        self._count = count
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
-    def tick(self) -> None:
-        """It happened once more. An appended byte's position is its number: nobody waits."""
-        os.write(self._fd, b".")
-        if os.lseek(self._fd, 0, os.SEEK_CUR) == self._count:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def write(self, point: str, *, number: int) -> None:
+        """Aim at `commit:K` or `call:K`, in place of what was aimed at before.
+
+        `number` is another one for each point: each is counted in a file of its own.
+        """
+        fresh = self.file.with_name(f"{self.file.name}.new")
+        fresh.write_text(f"{point}:{number}")
+        fresh.replace(self.file)
+
+    def clear(self) -> None:
+        """Aim at nothing."""
+        self.file.unlink(missing_ok=True)
+
+    def tick(self, kind: str) -> None:
+        """A commit or a call happened. SIGKILL to this process if it is the one aimed at."""
+        try:
+            aimed, count, number = self.file.read_text().split(":")
+        except FileNotFoundError:
+            return
+        if aimed != kind:
+            return
+        counts = f"{self.file}.{number}"
+        fd = os.open(counts, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            # An appended byte's position is its number: nobody waits for anybody.
+            os.write(fd, b".")
+            if os.lseek(fd, 0, os.SEEK_CUR) == int(count):
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os.close(fd)
 
 
 def _wrapped(
-    method: Callable[..., Awaitable[Any]], countdown: Countdown
+    method: Callable[..., Awaitable[Any]], aim: Aim, kind: str
 ) -> Callable[..., Awaitable[Any]]:
     async def counted(*arguments: Any, **options: Any) -> Any:
         result = await method(*arguments, **options)
-        countdown.tick()
+        aim.tick(kind)
         return result
 
     return counted
 
 
-def arm(point: str, file: str) -> None:
-    """Wrap what the point counts."""
-    kind, _, count = point.partition(":")
-    countdown = Countdown(file, int(count))
-    for owner, name in COUNTED[kind]:
-        setattr(owner, name, _wrapped(getattr(owner, name), countdown))
+def arm(aim: Aim) -> None:
+    """Wrap what may be counted."""
+    for kind, places in COUNTED.items():
+        for owner, name in places:
+            setattr(owner, name, _wrapped(getattr(owner, name), aim, kind))
 
 
 def main() -> None:
     """Run the service named on the command line."""
-    point = os.environ.pop("SEAWALL_KILL_AFTER", "")
-    file = os.environ.pop("SEAWALL_KILL_COUNT", "")
-    if point:
-        arm(point, file)
+    if file := os.environ.pop("SEAWALL_KILL_AIM", ""):
+        arm(Aim(Path(file)))
     service = sys.argv[1]
     launch(service, importlib.import_module(f"services.{service}.main").build)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.acceptance import crash
 from tests.acceptance.client import Accepted
 from tests.acceptance.judge import Verdict, judge_accepted, judge_scripts
+from tests.acceptance.work import MIXED, OPERATIONS, STAGES
 from tests.acceptance.world import PLAN, VMS, World
 
 JOB = "recovery:shop:x"
@@ -76,6 +78,8 @@ def test_an_accepted_run_whose_result_is_missing_is_lost(
         Accepted(path="/v1/plans", body={"plan": {"name": PLAN}}),
         Accepted(path=f"/v1/plans/{PLAN}/run", body={}),
         Accepted(path=f"/v1/plans/{PLAN}/recover", body={}, job=JOB),
+        Accepted(path=f"/v1/plans/{PLAN}/recover", body={"mode": "failover"}, job=JOB),
+        Accepted(path=f"/v1/jobs/{JOB}/rollback", body={}, job="rollback:shop:y"),
         Accepted(path=f"/v1/jobs/{JOB}/cleanup", body={}, job="cleanup:shop:y"),
     ],
 )
@@ -88,16 +92,40 @@ def test_any_accepted_command_that_led_to_nothing_is_lost(
 
 
 def test_a_sweep_is_every_point_once_and_a_trial_is_always_the_same() -> None:
-    swept = crash.trials_of(seed=7, sweep=True)
-    points = {(trial.kind, trial.point) for trial in swept}
+    swept = crash.trials_of(seed=7, sweep=True, operation="test")
+    shots = [shot for trial in swept for shot in trial.shots.values()]
+    points = {(shot.kind, shot.point) for shot in shots}
     assert len(points) == len(swept) == 400
     assert {k for kind, k in points if kind == "call"} == set(map(float, range(1, 201)))
-    assert crash.trials_of(seed=7, sweep=True) == swept
+    assert crash.trials_of(seed=7, sweep=True, operation="test") == swept
 
 
-def test_fifty_trials_are_of_every_kind_and_within_reach() -> None:
+def test_a_sweep_of_all_holds_every_point_of_every_operation() -> None:
+    swept = crash.trials_of(seed=7, sweep=True)
+    for name in MIXED:
+        own = crash.trials_of(seed=7, sweep=True, operation=name)
+        assert all(trial in swept for trial in own) and own
+    assert len(swept) == sum(len(crash.trials_of(seed=7, sweep=True, operation=n)) for n in MIXED)
+
+
+def test_fifty_trials_are_of_every_kind_and_operation_and_within_reach() -> None:
     trials = crash.trials_of(seed=7, sweep=False)[:50]
-    kinds = [trial.kind for trial in trials]
-    assert [kinds.count(kind) for kind in ("time", "commit", "call", "stopped")] == [16, 16, 16, 2]
-    assert all(trial.point <= 200 for trial in trials)
-    assert any(trial.everyone for trial in trials) and any(trial.postmaster for trial in trials)
+    shots = [(trial, aim, shot) for trial in trials for aim, shot in trial.shots.items()]
+    kinds = Counter(shot.kind for _, _, shot in shots)
+    # A commit of instances calls nothing: what would be aimed at its calls is at its commits.
+    assert kinds["time"] == 16 and kinds["commit"] + kinds["call"] == 32 and kinds["call"] >= 14
+    operations = Counter(trial.operation for trial in trials)
+    assert set(operations) == {*MIXED, "stopped"} and operations["stopped"] == 2
+    assert all(count >= 5 for name, count in operations.items() if name != "stopped")
+    for _, aim, shot in shots:
+        stage = STAGES[aim]
+        reach = {"time": stage.seconds, "commit": stage.commits}
+        assert shot.point <= reach.get(shot.kind, stage.calls + stage.calls_beyond)
+    assert any(shot.everyone for *_, shot in shots)
+    assert any(shot.postmaster for *_, shot in shots)
+
+
+def test_a_chain_aims_a_kill_into_each_of_its_stages() -> None:
+    (trial,) = crash.trials_of(seed=7, sweep=False, operation="chain")[:1]
+    assert tuple(trial.shots) == OPERATIONS["chain"].stages
+    assert {shot.kind for shot in trial.shots.values()} == {"time", "commit", "call"}

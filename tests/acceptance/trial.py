@@ -1,71 +1,54 @@
-"""One crash trial: six processes at work in a world of their own, a kill, a restart, a verdict.
+"""One crash trial: six processes at work in a world of their own, kills, restarts, a verdict.
 
-The work is the main job: two sites, a plan, two runs of it, a test recovery of three VMs with
-scripts, the cleanup. Where the kill has not come by then, rounds of a second plan follow (a run,
-a test recovery, a cleanup) until it comes or `ROUNDS_MAX` are done. The main job makes some 200
-commits and 48 mutating platform calls, a round some 40 and 66.
+What is done and where the kills fall is an operation's (`work`). The first is the main job: two
+sites, a plan, two runs of it, a test recovery of three VMs with scripts, the cleanup; the others
+are full recoveries and what is decided about them, in a world whose sources run. Where the last
+kill has not come by then, rounds of a second plan follow (a run, a test recovery, a cleanup)
+until it comes or `ROUNDS_MAX` are done. The main job makes some 200 commits and 48 mutating
+platform calls, a round some 40 and 66.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import random
 import shutil
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from shared.embedded import EmbeddedPostgres
-from tests.acceptance.client import Client, encoded_scripts
+from tests.acceptance.client import Client
 from tests.acceptance.crew import SERVICES
-from tests.acceptance.judge import (
-    Verdict,
-    judge_accepted,
-    judge_cleanup,
-    judge_doubles,
-    judge_recovery,
-    judge_scripts,
-    judge_snapshots,
-)
+from tests.acceptance.judge import Verdict, judge_accepted, judge_doubles, judge_snapshots
+from tests.acceptance.live import LiveWorld
 from tests.acceptance.plane import Plane
-from tests.acceptance.world import MORE, PLAN, World
+from tests.acceptance.work import MIXED, OPERATIONS, STAGES, Stage, Work
+from tests.acceptance.world import PLAN, World
 
 KINDS = ("time", "commit", "call")
-POINT_MAX = 200
-WORK_S = 4.0
-"""An idle machine needs 3 s for the main job: some trials kill in what comes after it."""
-
-MAIN_CALLS = 48
 ROUNDS_MAX = 6
 LOOK_S = 0.005
 KILLER_S_MAX = 60.0
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class Shot(msgspec.Struct, frozen=True, kw_only=True):
     """What dies when.
 
-    `point` is seconds from ready on, after which `victim` dies, or the k of the k-th commit or
-    call of all processes, after which the one dies that made it.
+    `point` is seconds from when it is aimed, after which `victim` dies, or the k of the k-th
+    commit or call of all processes from then on, after which the one dies that made it.
     """
 
-    number: int
-    seed: int
     kind: str
     point: float
     victim: str = ""
     everyone: bool = False
     postmaster: bool = False
-
-    @property
-    def armed(self) -> str:
-        """The point as the services are told it; '' where the killer keeps the time."""
-        return "" if self.kind == "time" else f"{self.kind}:{self.point:.0f}"
 
     @property
     def name(self) -> str:
@@ -75,63 +58,116 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.kind:6} {point:>5} {who}{'+postgres' if self.postmaster else ''}"
 
 
-def trial_of(number: int, seed: int, *, kind: str = "", point: float | None = None) -> Trial:
-    """The trial of a number and seed, always the same; `kind` and `point` may be given."""
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation, and by stage the kills that are aimed into it."""
+
+    number: int
+    seed: int
+    operation: str
+    shots: Mapping[str, Shot]
+
+    @property
+    def name(self) -> str:
+        """What is done and what is aimed at, in words."""
+        aimed = [shot.name for shot in self.shots.values()]
+        return f"{self.operation:16} {aimed[0] if len(aimed) == 1 else f'{len(aimed)} kills'}"
+
+
+def trial_of(
+    number: int, seed: int, *, operation: str = "", kind: str = "", point: float | None = None
+) -> Trial:
+    """The trial of a number and seed, always the same; `operation`, `kind` and `point` may be
+    given."""
+    operation = operation or MIXED[number % len(MIXED)]
     chance = random.Random(f"{seed}/{number}")
-    kind = kind or KINDS[number % len(KINDS)]
-    # The small numbers of calls are where the main job is: more than half lie there.
-    highest = chance.choice((MAIN_CALLS, POINT_MAX)) if kind == "call" else POINT_MAX
-    drawn = chance.uniform(0, WORK_S) if kind == "time" else float(chance.randint(1, highest))
-    return Trial(
-        number=number,
-        seed=seed,
+    shots = {}
+    for place, aim in enumerate(OPERATIONS[operation].aims, number):
+        drawn = kind or KINDS[place % len(KINDS)]
+        shot = _shot(chance, drawn, STAGES[aim], point)
+        postmaster = place // len(KINDS) % 3 == 2
+        shots[aim] = msgspec.structs.replace(shot, postmaster=postmaster)
+    return Trial(number=number, seed=seed, operation=operation, shots=shots)
+
+
+def _shot(chance: random.Random, kind: str, stage: Stage, point: float | None) -> Shot:
+    highest = stage.commits
+    if kind == "call" and not stage.calls:
+        kind = "commit"
+    elif kind == "call":
+        # The small numbers are where the stage is: more than half lie there.
+        highest = chance.choice((stage.calls, stage.calls + stage.calls_beyond))
+    drawn = (
+        chance.uniform(0, stage.seconds) if kind == "time" else float(chance.randint(1, highest))
+    )
+    return Shot(
         kind=kind,
         point=drawn if point is None else point,
         victim=chance.choice(SERVICES) if kind == "time" else "",
         everyone=chance.random() < 0.5,
-        postmaster=number // len(KINDS) % 3 == 2,
     )
 
 
-class Killer(threading.Thread):
-    """Waits for the moment, kills, starts again; `resumed_at` is when all were started again."""
+class Killer:
+    """Waits for the moment of a shot, kills, starts again; one shot at a time.
 
-    def __init__(self, trial: Trial, plane: Plane, over: threading.Event) -> None:
-        super().__init__(name="killer")
-        self._trial = trial
+    `killed` says who died, shot by shot; `resumed` when all ran again after each.
+    """
+
+    def __init__(self, plane: Plane) -> None:
         self._plane = plane
-        self._over = over
-        self.done = threading.Event()
-        self.killed = ""
-        self.resumed_at: float | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._hit = threading.Event()
+        self.killed: list[str] = []
+        self.resumed: list[float] = []
 
-    def run(self) -> None:
-        """Kill once."""
-        dead = self._moment()
+    @property
+    def waits(self) -> bool:
+        """Whether a shot is aimed whose moment is still to come."""
+        return self._thread is not None and not self._hit.is_set()
+
+    def aim(self, shot: Shot) -> None:
+        """Aim, in place of the shot before."""
+        self.withdraw()
+        self._over, self._hit = threading.Event(), threading.Event()
+        if shot.kind != "time":
+            self._plane.aim(f"{shot.kind}:{shot.point:.0f}")
+        self._thread = threading.Thread(target=self._run, args=(shot,), name="killer")
+        self._thread.start()
+
+    def withdraw(self) -> None:
+        """Kill no more; returns once everything that was killed was started again."""
+        self._plane.aim_at_nothing()
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=KILLER_S_MAX)
+            self._thread = None
+
+    def _run(self, shot: Shot) -> None:
+        dead = self._moment(shot)
         if not dead:
             return
-        if self._trial.postmaster:
+        if shot.postmaster:
             self._plane.postgres.kill()
-        if self._trial.everyone:
+        if shot.everyone:
             self._plane.kill(self._plane.running())
-        self.killed = ", ".join(sorted(dead))
-        self.done.set()
-        if self._trial.postmaster:
+        self.killed.append(", ".join(sorted(dead)))
+        self._hit.set()
+        if shot.postmaster:
             self._plane.postgres.start()
         self._plane.start_all()
-        self.resumed_at = time.time()
+        self.resumed.append(time.time())
 
-    def _moment(self) -> set[str]:
+    def _moment(self, shot: Shot) -> set[str]:
         """Who died first, when the moment has come; nobody if the work was over before."""
-        trial = self._trial
-        if trial.kind == "time":
-            if self._over.wait(trial.point):
+        if shot.kind == "time":
+            if self._over.wait(shot.point):
                 return set()
-            self._plane.kill({trial.victim})
-            return {trial.victim}
+            self._plane.kill({shot.victim})
+            return {shot.victim}
         while not (dead := self._plane.killed()):
             if self._over.wait(LOOK_S):
-                return set()
+                return self._plane.killed()
         return dead
 
 
@@ -139,21 +175,23 @@ def run_trial(trial: Trial, *, server: EmbeddedPostgres, keep: bool = False) -> 
     """One trial, its world removed afterwards unless `keep`."""
     root = Path(tempfile.mkdtemp(prefix="seawall-crash-"))
     root.chmod(0o755)
-    world = World(root, seed=trial.seed * 1000 + trial.number)
-    world.build()
+    made = World if trial.operation == "test" else LiveWorld
+    world = made(root, seed=trial.seed * 1000 + trial.number)
     verdict = Verdict()
-    over = threading.Event()
     try:
+        world.build()
         with Plane(root, server=server) as plane:
-            plane.start_all(kill_after=trial.armed)
-            if trial.kind == "time":
-                plane.wait_ready()
-            _run_killed(Killer(trial, plane, over), plane, world, verdict, over)
+            killer = Killer(plane)
+            try:
+                _run_killed(trial, killer, plane, world, verdict)
+            finally:
+                killer.withdraw()
         judge_doubles(world, verdict)
         if not verdict.unfinished:
             judge_snapshots(world, verdict)
     finally:
-        over.set()
+        if isinstance(world, LiveWorld):
+            world.stop()
         if keep:
             say(f"kept {root}")
         else:
@@ -162,83 +200,47 @@ def run_trial(trial: Trial, *, server: EmbeddedPostgres, keep: bool = False) -> 
 
 
 def _run_killed(
-    killer: Killer, plane: Plane, world: World, verdict: Verdict, over: threading.Event
+    trial: Trial, killer: Killer, plane: Plane, world: World, verdict: Verdict
 ) -> None:
     """Work while the killer does its own, and judge what can only be judged while it runs."""
-    killer.start()
+    plane.start_all()
     client = Client(plane)
     work = Work(client, world, verdict)
     try:
-        work.main_job()
-        for _ in range(ROUNDS_MAX):
-            if killer.done.is_set():
-                break
-            work.round()
+        _work(trial, killer, plane, work)
     except (AssertionError, OSError, LookupError, ValueError) as broken:
         told = [repr(broken), *getattr(broken, "__notes__", ())]
         verdict.unfinished.append(" ".join(told)[:600])
         say(plane.log_tail())
-    over.set()
-    killer.join(timeout=KILLER_S_MAX)
+    killer.withdraw()
     for name, process in plane.processes.items():
         if process.poll() is not None:
             verdict.unfinished.append(f"{name} ended by itself with {process.returncode}")
     judge_accepted(world, client.accepted.values(), verdict)
-    verdict.killed = killer.killed
-    if killer.resumed_at is not None:
-        verdict.resume_s = _resume_s(world, killer.resumed_at)
+    work.judge()
+    verdict.killed = tuple(killer.killed)
+    verdict.resume_s = max((_resume_s(world, at) for at in killer.resumed), default=0.0)
 
 
-class Work:
-    """What an operator does in a trial."""
-
-    def __init__(self, client: Client, world: World, verdict: Verdict) -> None:
-        self._client = client
-        self._world = world
-        self._verdict = verdict
-        self._applied: set[str] = set()
-
-    def main_job(self) -> None:
-        """Register the sites, protect, replicate twice, test-recover, clean up."""
-        for site in ("east", "west"):
-            settings = {"path": str(self._world.root / site)}
-            body = {"name": site, "platform": "lab", "settings": settings}
-            self._client.command("/v1/sites", body)
-        self._replicate(PLAN)
-        self._replicate(PLAN)
-        self._recover(PLAN)
-
-    def round(self) -> None:
-        """Replicate, test-recover and clean up the second plan."""
-        self._replicate(MORE)
-        self._recover(MORE)
-
-    def _replicate(self, plan: str) -> None:
-        """A run of the plan, which is applied before the first, over disks that change."""
-        if plan not in self._applied:
-            body = self._world.plan(plan)
-            body["scripts"] = encoded_scripts(body["scripts"])
-            self._client.command("/v1/plans", body)
-            self._applied.add(plan)
-        run = self._client.wait_job(self._client.command(f"/v1/plans/{plan}/run")["id"])
-        if run["state"] != "completed":
-            self._verdict.lost.append(f"replication {run['state']}: {self._why(run)}")
-        self._world.change_disks(plan)
-
-    def _recover(self, plan: str) -> None:
-        job = self._client.command(f"/v1/plans/{plan}/recover", {"mode": "test"})["id"]
-        recovery = self._client.wait_job(job)
-        judge_recovery(self._world, recovery, self._verdict)
-        shown = self._client.script_steps(recovery)
-        judge_scripts(self._world.script_lines(), shown, self._verdict)
-        if recovery["state"] != "completed" and "unknown" not in shown.values():
-            self._verdict.lost.append(f"recovery {recovery['state']}: {self._why(recovery)}")
-        cleanup = self._client.wait_job(self._client.command(f"/v1/jobs/{job}/cleanup")["id"])
-        judge_cleanup(self._world, cleanup, self._verdict)
-
-    def _why(self, job: dict[str, Any]) -> str:
-        told = [self._client.job(child) for child in job["children"]]
-        return json.dumps([(child["vm"], child["state"], child["error"]) for child in told])
+def _work(trial: Trial, killer: Killer, plane: Plane, work: Work) -> None:
+    """Go through the stages, then on until the last kill has come."""
+    operation = OPERATIONS[trial.operation]
+    if operation.stages[0] != "test":
+        work.protect()
+    elif trial.shots["test"].kind == "time":
+        plane.wait_ready()
+    for name in operation.stages:
+        if name in trial.shots:
+            killer.aim(trial.shots[name])
+        STAGES[name].do(work)
+    if operation.stages[0] != "test":
+        if operation.home:
+            work.replicate(PLAN)
+        work.test_recover(PLAN)
+    for _ in range(ROUNDS_MAX):
+        if not killer.waits:
+            break
+        work.round()
 
 
 def _resume_s(world: World, resumed_at: float) -> float:

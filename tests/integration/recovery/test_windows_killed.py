@@ -16,6 +16,7 @@ from shared.databases import Databases
 from shared.effects.port import Budget
 from shared.process import Process
 from shared.settings import Settings
+from tests.acceptance.service import Aim
 from tests.integration.recovery.lab import Lab
 from tests.integration.recovery.service import Running
 from tests.integration.recovery.test_windows import (
@@ -32,16 +33,15 @@ from tests.unit.recovery.world import JOB, vm
 __all__ = ["windows_disk"]
 
 
-async def serve(home: Path, dsn: str, kill_after: str) -> asyncio.subprocess.Process:
-    """The recovery service in a process of its own, which kills itself there (`acceptance`)."""
+async def serve(home: Path, dsn: str) -> asyncio.subprocess.Process:
+    """The recovery service in a process of its own, which may be aimed at (`acceptance`)."""
     env = {
         **os.environ,
         "SEAWALL_DATABASE_URL": dsn,
         "SEAWALL_HOME": str(home),
         "SEAWALL_LEASE": "1.5",
         "SEAWALL_HEARTBEAT": "0.4",
-        "SEAWALL_KILL_AFTER": kill_after,
-        "SEAWALL_KILL_COUNT": str(home / "count"),
+        "SEAWALL_KILL_AIM": str(home / "aim"),
     }
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.acceptance.service", "recovery", env=env,
@@ -70,9 +70,10 @@ async def test_whichever_call_a_service_dies_after_the_node_is_on_once_and_off_a
             ]
         )
         await running.recover(vm("win"))
-        first = await serve(tmp_path, postgres_dsn, f"call:{call}")
+        Aim(tmp_path / "aim").write(f"call:{call}", number=1)
+        first = await serve(tmp_path, postgres_dsn)
         assert await asyncio.wait_for(first.wait(), timeout=60) == -9
-        second = await serve(tmp_path, postgres_dsn, "")
+        second = await serve(tmp_path, postgres_dsn)
         try:
             ended = await running.until(JOB, lambda state: state.finished, within_s=60)
             assert ended.finished.state == "completed", ended.finished
