@@ -72,7 +72,7 @@ def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) 
         return recovery_state.with_order(powered_on(state, event), order, not_before=None)
 
     monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
-    assert found(drills.run, "boot delay", first=5)
+    assert found(drills.run, "boot delay", first=10)
 
 
 def test_a_boot_order_that_waits_for_nobody_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_a_roll_back_that_does_not_wait_is_seen(monkeypatch: pytest.MonkeyPatch)
 
     phase = rollback._phase
     monkeypatch.setattr(rollback, "_phase", at_once)
-    assert found(drills.run, "twice: ", first=6)
+    assert found(drills.run, "twice: ", first=11)
 
 
 def test_a_kinder_outcome_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
