@@ -106,7 +106,8 @@ class ResumeVm(Fact, frozen=True, kw_only=True):
 class RetryVm(Fact, frozen=True, kw_only=True):
     """Parent to child: do again what failed or, with `skip`, go on without that step.
 
-    `boot`: its boot order is open. `round` counts its retries: news of an earlier one is old.
+    `boot`: its boot order is open, and it waits for no lower one. `round` counts its retries: news
+    of an earlier one is old.
     """
 
     stream: str
@@ -239,10 +240,14 @@ class RetryRefused(Fact, frozen=True, kw_only=True):
 
 @published("recovery.member-retried")
 class MemberRetried(Fact, frozen=True, kw_only=True):
-    """A VM that had ended goes on, for the `round`-th time. What it had reached stands."""
+    """A VM that had ended goes on, for the `round`-th time. What it had reached stands.
+
+    `held`: it boots once its boot order is opened again, after lower ones that are retried too.
+    """
 
     vm: str
     round: int
+    held: bool = False
 
 
 @published("recovery.recovery-reopened")

@@ -371,6 +371,7 @@ def _go_on(draft: _Draft) -> None:
     if phase_of(draft.state) == "launch":
         _launch(draft)
     if phase_of(draft.state) == "vms":
+        _open_again(draft)
         _open_orders(draft)
     if (question := question_due(draft.state, draft.now)) is not None:
         draft.ask(question)
@@ -432,6 +433,32 @@ def _launched(vms: list[str]) -> said.VmsLaunched:
     return said.VmsLaunched(count=len(vms), vms=named)
 
 
+def _open_again(draft: _Draft) -> None:
+    """Let VMs boot that a retry holds back, once all lower orders are settled and past delays."""
+    opened = draft.state.orders[: draft.state.opened]
+    for number in opened:
+        if not any(draft.state.by_order[each].held for each in opened if each >= number):
+            return
+        if held := draft.state.by_order[number].held:
+            draft.say(said.BootOrderOpened(boot_order=number, at=draft.now))
+            for vm in held:
+                draft.tell_vm(vm, said.BootVm)
+        if _waits(draft, number):
+            return
+
+
+def _waits(draft: _Draft, number: int) -> bool:
+    """Whether an open boot order keeps the next one closed; a delay has its timer set."""
+    order = draft.state.by_order[number]
+    if order.unsettled:
+        return True
+    if order.not_before is None or draft.now >= order.not_before:
+        return False
+    message = said.BootDelayOver(boot_order=number)
+    draft.timers.append(Timer(name=_DELAY_TIMER, due=order.not_before, message=message))
+    return True
+
+
 def _open_orders(draft: _Draft) -> None:
     """Open every boot order whose predecessor is settled and past its delays.
 
@@ -441,15 +468,8 @@ def _open_orders(draft: _Draft) -> None:
         state = draft.state
         if state.stopping or state.cancelling:
             return
-        if state.opened:
-            current = state.by_order[state.orders[state.opened - 1]]
-            if current.unsettled:
-                return
-            if current.not_before is not None and draft.now < current.not_before:
-                message = said.BootDelayOver(boot_order=state.orders[state.opened - 1])
-                timer = Timer(name=_DELAY_TIMER, due=current.not_before, message=message)
-                draft.timers.append(timer)
-                return
+        if state.opened and _waits(draft, state.orders[state.opened - 1]):
+            return
         if draft.ask_gate(state.orders[state.opened]):
             return
         _open_next(draft)

@@ -61,7 +61,8 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     """One boot order. `unsettled` VMs are neither ready nor ended; the next order waits for
-    them and until `not_before`, the latest power-on plus boot delay."""
+    them and until `not_before`, the latest power-on plus boot delay. `held` VMs were retried and
+    boot when it is opened again."""
 
     total: int = 0
     unsettled: int = 0
@@ -69,6 +70,7 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True):
     opened_at: dt.datetime | None = None
     settled_at: dt.datetime | None = None
     not_before: dt.datetime | None = None
+    held: tuple[str, ...] = ()
 
 
 class Recovery(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +328,8 @@ def evolve(state: Recovery, event: Any) -> Recovery:
         case said.VmsLaunched():
             return replace(state, launched=state.launched + event.count)
         case said.BootOrderOpened():
+            if state.by_order[event.boot_order].opened_at is not None:
+                return with_order(state, event.boot_order, held=())
             state = with_order(state, event.boot_order, opened_at=event.at)
             return replace(state, opened=state.opened + 1)
         case said.MemberPoweredOn():

@@ -129,6 +129,9 @@ def _member_retried(state: Recovery, event: steer.MemberRetried) -> Recovery:
         _uncounted(state, vm, before),
         problems={key: each for key, each in state.problems.items() if key != vm},
     )
+    number = state.roster[vm].boot_order
+    held = tuple(each for each in state.by_order[number].held if each != vm)
+    state = with_order(state, number, held=(*held, vm) if event.held else held)
     return msgspec.structs.replace(state, members={**state.members, vm: after})
 
 

@@ -448,7 +448,24 @@ def _reopen(state: Recovery, wanted: Wanted, now: dt.datetime, *, actor: str) ->
 
 
 def _members(state: Recovery, wanted: Wanted) -> tuple[steer.MemberRetried, ...]:
-    return tuple(steer.MemberRetried(vm=vm, round=_round(state, vm) + 1) for vm in wanted.vms)
+    held = _held(state, wanted)
+    return tuple(
+        steer.MemberRetried(vm=vm, round=_round(state, vm) + 1, held=vm in held)
+        for vm in wanted.vms
+    )
+
+
+def _held(state: Recovery, wanted: Wanted) -> frozenset[str]:
+    """The VMs of open boot orders that wait, for one of a lower order is to be ready first."""
+    unready = [vm for vm in wanted.vms if state.members.get(vm, MemberState()).ready_at is None]
+    waited_for = {state.roster[vm].boot_order for vm in unready}
+    waited_for |= {number for number, order in state.by_order.items() if order.unsettled}
+    opened = set(state.orders[: state.opened])
+    first = min(waited_for & opened, default=None)
+    if first is None:
+        return frozenset()
+    orders = {vm: state.roster[vm].boot_order for vm in unready}
+    return frozenset(vm for vm, order in orders.items() if order in opened and order > first)
 
 
 def _round(state: Recovery, vm: str) -> int:
@@ -458,13 +475,14 @@ def _round(state: Recovery, vm: str) -> int:
 def _with_retries(state: Recovery, decision: Decision, wanted: Wanted, *, actor: str) -> Decision:
     start = told(state)
     opened = set(state.orders[: state.opened])
+    held = _held(state, wanted)
     sends = tuple(
         Send(
             to="recovery",
             key=start.plan,
             message=steer.RetryVm(
                 stream=vm_stream(start.job, vm),
-                boot=state.roster[vm].boot_order in opened,
+                boot=state.roster[vm].boot_order in opened and vm not in held,
                 round=_round(state, vm) + 1,
                 skip=wanted.skip if vm == wanted.vm else "",
                 actor=actor,

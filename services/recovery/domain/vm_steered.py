@@ -133,7 +133,7 @@ def _retried(state: VmRecovery, event: steer.VmRetried) -> VmRecovery:
         troubled=False,
         problem=None,
         round=event.round,
-        boot=state.boot or event.boot,
+        boot=event.boot,
         waits=_waits(state, event.at),
         pre=state.pre.anew() if PRE_STEP in again else state.pre,
         post=state.post.anew() if POST_STEP in again else state.post,
