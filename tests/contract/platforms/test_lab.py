@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 from collections.abc import AsyncIterator
@@ -160,6 +161,7 @@ class TestLabPlatform(PlatformContract):
         self, world: LabWorld
     ) -> None:
         folder, instance_id = await _running_instance(world)
+        await asyncio.sleep(0.02)  # the clock of files goes by steps of up to 10 ms
         with open(folder / "sda.raw", "r+b") as disk:
             disk.write(b"x")
         assert await world.west.compute.list_written((instance_id,)) == {instance_id: None}
