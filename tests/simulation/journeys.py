@@ -42,9 +42,9 @@ class Turns:
         for row, _ in facts.of(directions.VmTurned):
             self._at[parts_of(row.stream)[-1]].append(row.meta.occurred_at)
 
-    def within(self, vm: str, since: dt.datetime, until: dt.datetime) -> bool:
-        """Whether the VM turned in that time."""
-        return any(since <= at <= until for at in self._at[vm])
+    def within(self, vm: str, since: dt.datetime, until: dt.datetime | None = None) -> bool:
+        """Whether the VM turned in that time; without an end, ever since."""
+        return any(since <= at and (until is None or at <= until) for at in self._at[vm])
 
 
 # ── Bytes ────────────────────────────────────────────────────────────────────────────────────
@@ -84,10 +84,11 @@ def _read_from(world: Plane, facts: Facts, line: Lineage, turns: Turns) -> list[
 
     So a committed failback has it copied from home again, and one that is rolled back does not.
     """
+    started = {row.stream: (row, start) for row, start in facts.of(rep.IterationStarted)}
     broken: list[str] = []
     for name, site in world.sites.items():
         for shot in site.every_snapshot:
-            row, start = facts.by_stream[shot.job][0]
+            row, start = started[shot.job]
             begun = row.meta.occurred_at
             lives = (line.at(shot.vm, begun), line.at(shot.vm, shot.at))
             if (name, shot.machine) not in [(life.site, life.machine) for life in lives]:
@@ -180,14 +181,15 @@ def _fresh(world: Plane, facts: Facts, line: Lineage, turns: Turns, temper: Temp
     for vm, end in copied.items():
         _, life = line.now(vm)
         site = world.sites[life.site]
-        machine = site.instances[life.machine].machine if life.job else site.vms[vm]
+        made = site.instances.get(life.machine)
+        machine = site.vms[vm] if not life.job else made.machine if made is not None else None
         copy = world.sites[OTHER[life.site]].current.get((end.plan, vm))
-        if copy is None or copy.content != machine.disks:
+        if machine is None or copy is None or copy.content != machine.disks:
             broken.append(f"fresh: the copy of {vm} is not what it runs as at {life.site}")
     for run in world.last_runs:
         for vm in world.last_runs[run]:
             since, life = line.now(vm)
-            stays = not life.job or turns.within(vm, since, world.clock.now())
+            stays = not life.job or turns.within(vm, since)
             if stays and vm not in copied and not temper.scripts:
                 broken.append(f"fresh: {vm} was not copied at the end of the day")
     return broken

@@ -134,7 +134,10 @@ def contents(world: Plane) -> list[str]:
 
 def _born_of(world: Plane, name: str, facts: Instance, shots: Sequence[Shot]) -> list[str]:
     """An instance begins as its VM was at one moment, but for what a Windows needs to boot."""
-    disks, os = world.sites[name].born[facts.instance_id], world.sites[HOME].vms[facts.vm].os
+    disks = world.sites[name].born.get(facts.instance_id)
+    if disks is None:
+        return [f"bytes: instance {facts.instance_id} of {facts.vm} at {name} was never made"]
+    os = world.sites[HOME].vms[facts.vm].os
     broken: list[str] = []
     if os == "windows" and not disks["sda"].startswith(PREPARED):
         broken.append(f"windows: {facts.vm} was not prepared")

@@ -30,7 +30,7 @@ FASTER: Final = dt.timedelta(seconds=10)
 FASTER_ROUGH: Final = dt.timedelta(seconds=900)
 """The same where processes die, and nothing goes on for a while."""
 
-MADE_BY: Final = ("hold", "rebuild_disk", "create_instance")
+MADE_BY: Final = ("rebuild_disk", "create_instance")
 
 
 def judged(world: Plane, facts: Facts, temper: Temper) -> list[str]:
