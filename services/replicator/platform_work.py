@@ -35,9 +35,10 @@ async def open_snapshot(tools: Tools, effect: EffectRun) -> work.SnapshotTaken:
 
 
 async def _look_up(tools: Tools, site: Platform, payload: work.OpenSnapshot) -> VmFacts:
-    listing = site.inventory.list_vms([payload.vm])
     if payload.instance:
         listing = site.inventory.list_made([payload.instance])
+    else:
+        listing = site.inventory.list_vms([payload.vm])
     found = await within(
         listing, what=f"looking up {payload.vm}", timeout_s=tools.settings.call_timeout_s
     )

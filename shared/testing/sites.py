@@ -15,7 +15,7 @@ import msgspec
 
 from shared.errors import Permanent
 from shared.platforms.memory import MemoryPlatform, MemorySite
-from shared.platforms.memory.site import Frame, MadeInstance, Opened, moment
+from shared.platforms.memory.site import Frame, HeldCopy, MadeInstance, Opened, moment
 from shared.platforms.ports import Call, Platform
 from shared.platforms.sites import SiteAddress, Sites
 from shared.testing.world import Host
@@ -25,27 +25,75 @@ PLATFORM: Final = "memory"
 JITTER_S_MAX: Final = 0.3
 
 
+class Shot(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot that was opened: of which machine, for which job, and what was in it."""
+
+    at: dt.datetime
+    vm: str
+    machine: str
+    job: str
+    mark: str
+    disks: dict[str, bytes]
+
+
+class Switched(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy became the current one of a plan's VM."""
+
+    at: dt.datetime
+    plan: str
+    vm: str
+    mark: str
+    disks: dict[str, bytes]
+
+
 class _Snapshots(dict[str, Opened]):
-    """Open snapshots; what was in one is remembered by its mark."""
+    """Open snapshots; those that were closed are remembered."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.every: list[Shot] = []
         self.contents: dict[str, dict[str, bytes]] = {}
 
     def __setitem__(self, snapshot_id: str, opened: Opened) -> None:
-        self.contents[opened.facts.mark] = opened.content
+        facts = opened.facts
+        shot = Shot(
+            at=facts.taken_at,
+            vm=facts.vm,
+            machine=facts.instance or facts.vm,
+            job=opened.owned.job,
+            mark=facts.mark,
+            disks=opened.content,
+        )
+        self.every.append(shot)
+        self.contents[facts.mark] = opened.content
         super().__setitem__(snapshot_id, opened)
 
 
+class _Copies(dict[tuple[str, str], HeldCopy]):
+    """Current copies; those that another took the place of are remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.every: list[Switched] = []
+
+    def __setitem__(self, of: tuple[str, str], copy: HeldCopy) -> None:
+        plan, vm = of
+        mark, disks = copy.facts.mark, copy.content
+        self.every.append(Switched(at=moment(), plan=plan, vm=vm, mark=mark, disks=disks))
+        super().__setitem__(of, copy)
+
+
 class _Instances(dict[str, MadeInstance]):
-    """Instances; those that are gone are remembered."""
+    """Instances; those that are gone are remembered, and each one's disks when it was made."""
 
     def __init__(self) -> None:
         super().__init__()
         self.every: list[MadeInstance] = []
+        self.born: dict[str, dict[str, bytes]] = {}
 
     def __setitem__(self, instance_id: str, made: MadeInstance) -> None:
         self.every.append(made)
+        self.born[instance_id] = {d: bytes(held) for d, held in made.machine.disks.items()}
         super().__setitem__(instance_id, made)
 
 
@@ -60,7 +108,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 class WatchedSite(MemorySite):
     """A site that remembers what it once held, and which of its machines was on when.
 
-    `last_words` are the disks of a source VM at each moment at which it went off.
+    `last_words` are the disks of a machine at each moment at which it went off.
     """
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -70,8 +118,10 @@ class WatchedSite(MemorySite):
         self._seen: dict[str, str] = {}
         self._watched_snapshots = _Snapshots()
         self._watched_instances = _Instances()
+        self._watched_copies = _Copies()
         self.snapshots = self._watched_snapshots
         self.instances = self._watched_instances
+        self.current = self._watched_copies
 
     @property
     def contents(self) -> Mapping[str, dict[str, bytes]]:
@@ -79,9 +129,24 @@ class WatchedSite(MemorySite):
         return self._watched_snapshots.contents
 
     @property
+    def every_snapshot(self) -> list[Shot]:
+        """All snapshots that were ever opened, in order."""
+        return self._watched_snapshots.every
+
+    @property
+    def every_copy(self) -> list[Switched]:
+        """All copies that were ever current, in order."""
+        return self._watched_copies.every
+
+    @property
     def every_instance(self) -> list[MadeInstance]:
         """All instances that were ever made."""
         return self._watched_instances.every
+
+    @property
+    def born(self) -> dict[str, dict[str, bytes]]:
+        """The disks that each instance had when it was made."""
+        return self._watched_instances.born
 
     def look(self) -> None:
         """Write down which machines changed since the last look; called at every change."""
@@ -98,10 +163,13 @@ class WatchedSite(MemorySite):
                 self.turns.append(Turn(at=at, machine=machine, what="made"))
             if power != (before or "off"):
                 self.turns.append(Turn(at=at, machine=machine, what=_POWER[power]))
-            if machine in self.vms and (before, power) == ("on", "off"):
-                disks = {name: bytes(disk) for name, disk in self.vms[machine].disks.items()}
-                self.last_words.setdefault(machine, []).append((at, disks))
+            if (before, power) == ("on", "off"):
+                self.last_words.setdefault(machine, []).append((at, self._disks_of(machine)))
         self._seen = now
+
+    def _disks_of(self, machine: str) -> dict[str, bytes]:
+        vm = self.vms.get(machine) or self.instances[machine].machine
+        return {name: bytes(disk) for name, disk in vm.disks.items()}
 
 
 _POWER: Final[Mapping[str, Literal["on", "off"]]] = {"on": "on", "off": "off"}

@@ -75,7 +75,9 @@ def drill_plan(
         replication=replace(plan.replication, interval_s=chance.choice(INTERVALS_S)),
         checkpoints=CheckpointPolicy(every_s=600.0, keep_last=2) if plan.checkpoints else None,
         recovery=replace(
-            plan.recovery, manual_steps=tuple(each for each in (*steps, gate) if each is not None)
+            plan.recovery,
+            manual_steps=tuple(each for each in (*steps, gate) if each is not None),
+            auto_rollback=chance.random() < 0.4,
         ),
         vms=tuple(_drilled(chance, vm) for vm in plan.vms),
     )

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from schemas import directions, lost_sites, reversals
 from schemas import operations as ops
 from schemas import recovery as rec
 from schemas import recovery_steering as steer
@@ -20,9 +21,9 @@ from shared.testing.virtual import run_virtual
 from tests.simulation import strangers
 from tests.simulation.chaos import SITE_TRAPS, Chaos, Harshness
 from tests.simulation.drill_plans import drill_temper
+from tests.simulation.evening import Evening
 from tests.simulation.facts import Facts
 from tests.simulation.judgement import judge
-from tests.simulation.operator import Operator
 from tests.simulation.plane import Plane
 from tests.simulation.plans import Temper, random_shape
 from tests.simulation.verdict import Verdict
@@ -65,7 +66,7 @@ async def _live(world: Plane, seed: int, chance: random.Random, temper: Temper) 
     for name in world.names:
         world.start(name)
     loop = asyncio.get_running_loop()
-    operator = Operator(world, world.chance("story"), temper)
+    operator = Evening(world, world.chance("story"), temper)
     strangers.move_in(world, world.chance("strangers"))
     theirs = strangers.seen(world)
     guests = loop.create_task(operator.write(), context=world.outside)
@@ -74,10 +75,12 @@ async def _live(world: Plane, seed: int, chance: random.Random, temper: Temper) 
     world.let_calls_fail(failing=True)
     harsh = Harshness(fault_share_max=0.05 if temper.faults else 0.0, traps=TRAPS)
     chaos = Chaos(world, world.chance("chaos"), names=world.names, harshness=harsh)
-    for_s = 0.0 if temper.calm else chance.uniform(30, 400)
+    for_s = 0.0 if temper.calm else chance.uniform(30, 600 if operator.travels else 400)
     troubles = loop.create_task(chaos.run(for_s=for_s), context=world.outside)
     pause_s = chance.choice((1.5, 5.0, 15.0, 40.0))
     steps = chance.randint(8, 24) * (2 if pause_s < 2 else 1)
+    if operator.travels:
+        steps //= 2
     await operator.go_on(steps=steps, pause_s=pause_s)
     await troubles
     guests.cancel()
@@ -105,6 +108,7 @@ def _told(facts: Facts) -> dict[str, str | int]:
     ends: dict[str, Counter[str]] = {mode: Counter() for mode in sorted(set(modes.values()))}
     for row, end in facts.of(rec.RecoveryFinished):
         ends[modes[row.stream]][end.state[0]] += 1
+    ends["reverse"] = Counter(e.state[0] for _, e in facts.of(reversals.ReversalFinished))
     told: dict[str, str | int] = {
         mode: "+".join(f"{n}{letter}" for letter, n in sorted(states.items())) or "0"
         for mode, states in ends.items()
@@ -114,6 +118,9 @@ def _told(facts: Facts) -> dict[str, str | int]:
         "rolled_back": len(facts.of(ops.RecoveryRolledBack)),
         "retried": len(facts.of(steer.RecoveryReopened)) + len(facts.of(steer.MemberRetried)),
         "left_out": sum(b.state == "failed" for _, b in facts.of(ops.MemberSecured)),
+        "turned": len(facts.of(directions.VmTurned)),
+        "undone": sum(bool(end.undone_by) for _, end in facts.of(rec.RecoveryFinished)),
+        "powered_off": len(facts.of(lost_sites.SitePowerOffFinished)),
         "asked": len(facts.of(steer.RecoveryAsked)) + len(facts.of(steer.VmAsked)),
     }
 

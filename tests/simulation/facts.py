@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeVar
 
+from schemas import directions, lost_sites, registry, reversals
 from schemas import operations as ops
 from schemas import recovery as rec
 from schemas import recovery_steering as steer
-from schemas import registry
 from schemas import replicator as rep
 from schemas.common import CommandSettled
 from schemas.envelope import Recorded, events_topic
@@ -23,6 +23,8 @@ BEGINS: Final[dict[type, tuple[type, ...]]] = {
     rec.CleanupStarted: (rec.CleanupFinished,),
     ops.CommitStarted: (ops.CommitFinished,),
     ops.RollbackStarted: (ops.RollbackFinished,),
+    reversals.ReversalStarted: (reversals.ReversalFinished,),
+    lost_sites.SitePowerOffStarted: (lost_sites.SitePowerOffFinished,),
     rep.IterationStarted: (rep.IterationFinished,),
     rep.RunStarted: (rep.RunFinished,),
     rep.CheckpointStarted: (rep.CheckpointFinished,),
@@ -61,7 +63,8 @@ class Facts:
     def _take(self, row: Recorded, body: Any) -> None:
         kind = type(body)
         self.by_type.setdefault(kind, []).append((row, body))
-        if row.version:  # Answers to commands lie beside a stream, not in it.
+        # Answers to commands lie beside a stream, not in it; and a history begins with its start.
+        if row.version and kind is not directions.SourcesNamed:
             self.by_stream.setdefault(row.stream, []).append((row, body))
         if isinstance(body, CommandSettled):
             self.settled.add(body.command_id)

@@ -18,17 +18,21 @@ from schemas import recovery_steering as steer
 from schemas import replicator as rep
 from schemas import scheduler as sch
 from schemas.common import CommandSettled, ScriptReport, StepTiming
+from schemas.directions import VmTurned
 from schemas.ids import parts_of
 from schemas.steps import MANUAL
 from services.replicator.budgets import budgets_of
 from shared.effects.port import Budget
 from shared.platforms.lab.limits import LabLimits
+from shared.platforms.ports import Instance
 from shared.testing.scripts import Run
-from tests.simulation import issued, machines, outcomes, strangers, told
+from shared.testing.sites import Shot
+from tests.simulation import issued, journeys, machines, outcomes, reversed_ends, strangers, told
 from tests.simulation.contract import contract_kept
 from tests.simulation.facts import Facts
+from tests.simulation.lives import HOME, OTHER, unprepared
 from tests.simulation.plane import DEFINITIONS, NOTIFIER, Plane
-from tests.simulation.plans import PREPARED, UNPREPARED, Temper
+from tests.simulation.plans import PREPARED, Temper
 from tests.simulation.verdict import consumed, dense, nothing_left, rates_kept, settled_once
 
 MADE_BY: Final = ("create_instance", "rebuild_disk", "hold", "open_snapshot", "power_on")
@@ -52,11 +56,13 @@ async def judge(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     broken += machines.judged(world, facts)
     broken += outcomes.judged(world, facts, temper)
     broken += told.judged(world, facts, temper)
+    broken += journeys.judged(world, facts, temper)
+    broken += reversed_ends.judged(world, facts, temper)
     broken += issued.judged(world, calm=temper.calm)
     broken += _run_outcomes(facts)
     broken += _scripts(world, facts)
     broken += _left_behind(world, facts)
-    broken += _contents(world)
+    broken += contents(world)
     broken += _one_iteration_at_a_time(facts)
     broken += _on_the_grid(facts)
     broken += rates_kept(_budgets(world), world.grants)
@@ -89,6 +95,7 @@ def _left_behind(world: Plane, facts: Facts) -> list[str]:
     """Every snapshot closed, nothing staged or held; of recoveries what was committed is left."""
     broken: list[str] = []
     kept = facts.committed()
+    deleted = {row.stream for row, _ in facts.of(rep.CheckpointDeleted)}
     for name, site in world.sites.items():
         broken += [f"left: snapshot {s} at {name}" for s in site.snapshots]
         broken += [f"left: generation {g} of {s.owned.job}" for g, s in site.staged.items()]
@@ -100,36 +107,43 @@ def _left_behind(world: Plane, facts: Facts) -> list[str]:
             for each in owned
             if each.job not in (*kept, strangers.STRANGER)
         ]
-    broken += [f"left: prep node {node} is on" for node in world.sites["west"].nodes_on]
+        broken += [f"left: prep node {node} of {name} is on" for node in site.nodes_on]
+        broken += [
+            f"left: checkpoint {checkpoint} of {plan}/{vm} was deleted"
+            for plan, vm, checkpoint in site.checkpoints
+            if checkpoint in deleted
+        ]
     broken += [f"left: {recovery} was never cleaned" for recovery in facts.unclean()]
-    deleted = {row.stream for row, _ in facts.of(rep.CheckpointDeleted)}
-    for plan, vm, checkpoint in world.sites["west"].checkpoints:
-        if checkpoint in deleted:
-            broken.append(f"left: checkpoint {checkpoint} of {plan}/{vm} was deleted")
     return broken
 
 
-def _contents(world: Plane) -> list[str]:
+def contents(world: Plane) -> list[str]:
     """Copies, checkpoints and instances hold the bytes of one moment of their VM's disks."""
-    moments: dict[str, list[dict[str, bytes]]] = defaultdict(list)
-    by_mark = world.sites["east"].contents
-    for mark, disks in by_mark.items():
-        moments[mark.rpartition(":")[0]].append(disks)
-    west = world.sites["west"]
     broken: list[str] = []
-    for copy in (*west.current.values(), *west.checkpoints.values()):
-        if copy.content != by_mark.get(copy.facts.mark):
-            broken.append(f"bytes: copy {copy.facts.copy_id} of {copy.facts.vm}")
-    for made in west.every_instance:
-        if made.facts.job == strangers.STRANGER:
-            continue
-        disks = {file.removesuffix(".raw"): data for file, data in made.content.items()}
-        if world.sites["east"].vms[made.facts.vm].os == "windows":
-            if not disks["sda"].startswith(PREPARED):
-                broken.append(f"windows: {made.facts.vm} was not prepared")
-            disks["sda"] = UNPREPARED + disks["sda"][len(UNPREPARED) :]
-        if disks not in moments[made.facts.vm]:
-            broken.append(f"bytes: instance {made.facts.instance_id} of {made.facts.vm}")
+    for name, site in world.sites.items():
+        shots = {shot.mark: shot for shot in world.sites[OTHER[name]].every_snapshot}
+        for copy in (*site.current.values(), *site.checkpoints.values()):
+            shot = shots.get(copy.facts.mark)
+            if shot is None or (shot.vm, shot.disks) != (copy.facts.vm, copy.content):
+                broken.append(f"bytes: copy {copy.facts.copy_id} of {copy.facts.vm} at {name}")
+        for made in site.every_instance:
+            if made.facts.job != strangers.STRANGER:
+                broken += _born_of(world, name, made.facts, list(shots.values()))
+    return broken
+
+
+def _born_of(world: Plane, name: str, facts: Instance, shots: Sequence[Shot]) -> list[str]:
+    """An instance begins as its VM was at one moment, but for what a Windows needs to boot."""
+    disks = world.sites[name].born.get(facts.instance_id)
+    if disks is None:
+        return [f"bytes: instance {facts.instance_id} of {facts.vm} at {name} was never made"]
+    os = world.sites[HOME].vms[facts.vm].os
+    broken: list[str] = []
+    if os == "windows" and not disks["sda"].startswith(PREPARED):
+        broken.append(f"windows: {facts.vm} was not prepared")
+    moments = (unprepared(shot.disks, os=os) for shot in shots if shot.vm == facts.vm)
+    if unprepared(disks, os=os) not in moments:
+        broken.append(f"bytes: instance {facts.instance_id} of {facts.vm} at {name}")
     return broken
 
 
@@ -213,7 +227,11 @@ def _one_iteration_at_a_time(facts: Facts) -> list[str]:
 
 
 def _on_the_grid(facts: Facts) -> list[str]:
-    """Ticks of the schedule lie on the grid of a version of their plan."""
+    """Ticks of the schedule lie on the grid of a version of their plan.
+
+    A VM that has turned is brought up to date at once.
+    """
+    turned = {(row.stream, row.meta.occurred_at) for row, _ in facts.of(VmTurned)}
     grids: dict[str, set[tuple[dt.datetime, float]]] = defaultdict(set)
     for _, applied in facts.of(sch.PlanApplied):
         policy = applied.header.replication
@@ -224,7 +242,8 @@ def _on_the_grid(facts: Facts) -> list[str]:
             (tick.tick_at - start).total_seconds() % interval_s
             for start, interval_s in grids[parts_of(row.stream)[1]]
         ]
-        if not tick.run and not any(offset == 0 for offset in offsets):
+        at_once = (row.stream, row.meta.occurred_at) in turned
+        if not (tick.run or at_once or any(offset == 0 for offset in offsets)):
             broken.append(f"grid: {row.stream} ticks at {tick.tick_at}")
     return broken
 

@@ -1,30 +1,25 @@
 """Judges who ran where and when, by what the sites themselves saw: no table of ours is read.
 
-A *machine* is a source VM or an instance. Rules of product.md §5: order and delays of boots, no VM
-twice in production, sources untouched by tests and back only when instances are gone.
+Rules of product.md §5: order and delays of boots, no VM twice in production, sources untouched by
+tests and back only when instances are gone.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
-
-import msgspec
 
 from schemas import operations as ops
 from schemas import recovery as rec
 from schemas import recovery_steering as steer
 from schemas.ids import parts_of
-from schemas.plans import TEST_NETWORK_DEFAULT
-from shared.platforms.memory.site import MadeInstance
 from tests.simulation import operations
 from tests.simulation.facts import Fact, Facts
+from tests.simulation.lives import SLACK, Life, Lineage, Powered, away, unprepared
 from tests.simulation.plane import Plane
 from tests.simulation.strangers import STRANGER
 
-SLACK: Final = dt.timedelta(milliseconds=1)
 SOURCE_CALLS: Final = ("shut_down_source", "power_off_source", "power_on_source")
 Times = dict[tuple[str, str], list[dt.datetime]]
 """Moments by job and VM."""
@@ -33,72 +28,16 @@ Times = dict[tuple[str, str], list[dt.datetime]]
 def judged(world: Plane, facts: Facts) -> list[str]:
     """Everything that is not as it must be."""
     found = Powered(world)
+    line = Lineage(found, facts)
     broken = _order(found, facts)
     broken += _built_in_time(world, facts)
     broken += _never_twice(world, facts, found)
-    broken += _one_instance(world, facts)
+    broken += _one_instance(found, facts)
     broken += _sources(world, facts, found)
+    broken += _off_for_good(world, facts, line)
+    broken += _together_or_not(facts, found, line)
+    broken += _nothing_lost(world, facts, found, line)
     return broken
-
-
-class Life(msgspec.Struct, kw_only=True):
-    """One machine: when it was there, and when on; an open end stands for *still*."""
-
-    vm: str
-    job: str = ""
-    isolated: bool = False
-    boots: dt.timedelta = dt.timedelta()
-    made: dt.datetime | None = None
-    gone: dt.datetime | None = None
-    on: list[tuple[dt.datetime, dt.datetime | None]] = []
-
-    def there(self, at: dt.datetime) -> bool:
-        """Whether it existed."""
-        begun = self.made is not None and self.made <= at
-        return begun and (self.gone is None or self.gone > at)
-
-    def up(self, at: dt.datetime) -> bool:
-        """Whether its guest had booted."""
-        return any(begin + self.boots <= at + SLACK for begin, _ in self.on)
-
-
-class Powered:
-    """The lives of all machines of a world."""
-
-    def __init__(self, world: Plane) -> None:
-        made = {each.facts.instance_id: each for each in world.sites["west"].every_instance}
-        self.instances = {name: _life(each) for name, each in made.items()}
-        self.sources = {name: Life(vm=name) for name in world.sites["east"].vms}
-        for lives, site in ((self.sources, "east"), (self.instances, "west")):
-            for turn in world.sites[site].turns:
-                if turn.machine in lives:
-                    _turned(lives[turn.machine], turn.what, turn.at)
-
-    def of(self, job: str, vm: str = "") -> Iterator[Life]:
-        """The instances of a recovery, of one of its VMs."""
-        for life in self.instances.values():
-            if life.job == job and vm in ("", life.vm):
-                yield life
-
-
-def _life(made: MadeInstance) -> Life:
-    return Life(
-        vm=made.facts.vm,
-        job=made.facts.job,
-        isolated=made.facts.network == TEST_NETWORK_DEFAULT,
-        boots=dt.timedelta(seconds=made.boots_in_s),
-    )
-
-
-def _turned(life: Life, what: str, at: dt.datetime) -> None:
-    if what == "made":
-        life.made = at
-    if what == "on":
-        life.on = [*life.on, (at, None)]
-    elif what in ("off", "gone") and life.on and life.on[-1][1] is None:
-        life.on = [*life.on[:-1], (life.on[-1][0], at)]
-    if what == "gone":
-        life.gone = at
 
 
 # ── Order ────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +115,7 @@ def _given_up(facts: Facts, job: str, vm: str, at: dt.datetime) -> bool:
 def _built_in_time(world: Plane, facts: Facts) -> list[str]:
     """Without build ahead nothing of a VM is made before its boot order is open."""
     first: dict[tuple[str, str], dt.datetime] = {}
-    for line in world.sites["west"].journal:
+    for line in (line for site in world.sites.values() for line in site.journal):
         if line["call"] in ("hold", "rebuild_disk", "create_instance"):
             first.setdefault((line["job"], line["vm"]), _at(line))
     broken: list[str] = []
@@ -196,13 +135,9 @@ def _built_in_time(world: Plane, facts: Facts) -> list[str]:
 
 def _never_twice(world: Plane, facts: Facts, found: Powered) -> list[str]:
     """Two of a VM in production at a time: never, but by the word about a site that was lost."""
-    lives: dict[str, list[Life]] = defaultdict(list)
-    for life in (*found.sources.values(), *found.instances.values()):
-        if not life.isolated and life.vm in found.sources:
-            lives[life.vm].append(life)
     broken: list[str] = []
-    for vm, each in lives.items():
-        for one, two in _pairs(each):
+    for vm in found.sources:
+        for one, two in _pairs(found.production(vm)):
             at = _together(one, two)
             if at is not None and not _by_word(world, facts, one, two):
                 broken.append(f"twice: {vm} runs twice at {at}: {two.job} and {one.job or 'home'}")
@@ -226,21 +161,22 @@ def _together(one: Life, two: Life) -> dt.datetime | None:
 
 
 def _by_word(world: Plane, facts: Facts, one: Life, two: Life) -> bool:
-    """A source beside an instance, whose operator said that it is gone, at a site that was."""
-    if one.job:
+    """One of them was made by word of an operator that the other, at a site that was away, is
+    gone."""
+    pairs = ((one, two), (two, one))
+    return any(_gave_up(world, facts, made, other) for made, other in pairs)
+
+
+def _gave_up(world: Plane, facts: Facts, made: Life, other: Life) -> bool:
+    if not made.job or made.site == other.site:
         return False
-    (row, start), *_ = facts.by_stream[two.job]
-    until = max((begin for begin, _ in two.on), default=row.meta.occurred_at)
-    away = [
-        begin <= until and (end is None or end >= start.requested_at)
-        for begin, end in world.lost["east"]
-    ]
-    return bool(start.source_gone and any(away))
+    (row, start), *_ = facts.by_stream[made.job]
+    until = max((begin for begin, _ in made.on), default=row.meta.occurred_at)
+    return bool(start.source_gone) and away(world, other.site, start.requested_at, until)
 
 
-def _one_instance(world: Plane, facts: Facts) -> list[str]:
+def _one_instance(found: Powered, facts: Facts) -> list[str]:
     """A VM has one instance in a recovery; a retry may have made another, never both run."""
-    found = Powered(world)
     broken: list[str] = []
     for row, start in facts.of(rec.RecoveryStarted):
         for member in start.members:
@@ -261,28 +197,36 @@ def _one_instance(world: Plane, facts: Facts) -> list[str]:
 def _sources(world: Plane, facts: Facts, found: Powered) -> list[str]:
     """Who may touch sources, and when they come back."""
     modes = {row.stream: start.mode for row, start in facts.of(rec.RecoveryStarted)}
+    journals = [line for site in world.sites.values() for line in site.journal]
     broken: list[str] = []
-    for line in _done(world.sites["east"].journal, SOURCE_CALLS):
+    for line in _done(journals, SOURCE_CALLS):
         _, plan, key, vm = line["key"].partition("/")[0].split(":")
         job = f"recovery:{plan}:{key}"
         if operations.of(modes[job]).ends_with == "cleanup":
             broken.append(f"source: {job} touches {vm} by {line['call']}")
         if line["call"] == "power_on_source":
             broken += _back(facts, found, job, vm, _at(line))
-    broken += _off_for_good(world, facts)
-    return broken + _together_or_not(world, facts, found) + _nothing_lost(world, facts, found)
+    return broken
 
 
-def _off_for_good(world: Plane, facts: Facts) -> list[str]:
-    """When all is decided a source is off only where its instance was committed."""
-    moved = {
-        member.vm
-        for job in facts.streams(ops.RecoveryCommitted)
-        for member in facts.by_stream[job][0][1].members
-    }
-    vms = world.sites["east"].vms.values()
-    off = [vm.name for vm in vms if vm.power == "off" and vm.name not in (*moved, STRANGER)]
-    return [f"source: {vm} is off, and nothing of it was committed" for vm in off]
+def _off_for_good(world: Plane, facts: Facts, line: Lineage) -> list[str]:
+    """When all is decided what a VM runs as is on, unless a later commit left it out, or a
+    cleanup by the plan's name did not get to its end."""
+    members: dict[str, list[dt.datetime]] = {}
+    for row, _ in facts.of(ops.RecoveryCommitted):
+        for member in facts.by_stream[row.stream][0][1].members:
+            members.setdefault(member.vm, []).append(row.meta.occurred_at)
+    broken: list[str] = []
+    for name, vm in world.sites["east"].vms.items():
+        since, life = line.now(name)
+        off = not life.on or life.on[-1][1] is not None if life.job else vm.power == "off"
+        left = any(at > since for at in members.get(name, ()))
+        history = facts.by_stream.get(life.job, ())
+        left = left or any(isinstance(body, rec.RecoveryCleaning) for _, body in history)
+        if off and life.gone is None and not left and name != STRANGER:
+            what = f"of {life.job}, which was committed" if life.job else "and nothing committed"
+            broken.append(f"source: {name} is off, {what}")
+    return broken
 
 
 def _back(facts: Facts, found: Powered, job: str, vm: str, at: dt.datetime) -> list[str]:
@@ -295,46 +239,41 @@ def _back(facts: Facts, found: Powered, job: str, vm: str, at: dt.datetime) -> l
     return [f"source: {vm} comes back beside {len(left)} instances of {job}"] if left else []
 
 
-def _together_or_not(world: Plane, facts: Facts, found: Powered) -> list[str]:
-    """A migration builds nothing before all of its sources are off."""
+def _together_or_not(facts: Facts, found: Powered, line: Lineage) -> list[str]:
+    """A migration or failback builds nothing before all of its sources are off."""
     broken: list[str] = []
     for row, start in facts.of(rec.RecoveryStarted):
         made = [life.made for life in found.of(row.stream) if life.made is not None]
         if not made or not operations.of(start.mode).together:
             continue
         for member in start.members:
-            source = found.sources[member.vm]
-            if any(
-                begin <= min(made) and (end is None or end > min(made)) for begin, end in source.on
-            ):
+            if line.source(row.stream, member.vm).is_on(min(made)):
                 broken.append(f"source: {member.vm} is on while {row.stream} builds")
     return broken
 
 
-def _nothing_lost(world: Plane, facts: Facts, found: Powered) -> list[str]:
+def _nothing_lost(world: Plane, facts: Facts, found: Powered, line: Lineage) -> list[str]:
     """An instance whose last sync is called complete holds what its source held at the end."""
     broken: list[str] = []
-    for made in world.sites["west"].every_instance:
-        job, vm = made.facts.job, made.facts.vm
-        if job not in facts.by_stream:
+    for (site, machine), life in found.instances.items():
+        job, vm = life.job, life.vm
+        if job not in facts.by_stream or facts.by_stream[job][0][1].checkpoint != "latest":
             continue
         synced = any(
             isinstance(body, ops.MemberSynced) and (body.vm, body.state) == (vm, "completed")
             for _, body in facts.by_stream[job]
         )
-        life = found.instances[made.facts.instance_id]
+        source = line.source(job, vm)
         words = [
             disks
-            for at, disks in world.sites["east"].last_words.get(vm, ())
+            for at, disks in world.sites[source.site].last_words.get(source.machine, ())
             if life.made is not None and at <= life.made
         ]
-        if not synced or not words or facts.by_stream[job][0][1].checkpoint != "latest":
+        os = world.sites["east"].vms[vm].os
+        held = world.sites[site].born.get(machine)
+        if not synced or not words or held is None:
             continue
-        held = {file.removesuffix(".raw"): data for file, data in made.content.items()}
-        if world.sites["east"].vms[vm].os == "windows":
-            # Preparing changed the byte behind the sign of a Windows.
-            held["sda"] = held["sda"][:8] + words[-1]["sda"][8:9] + held["sda"][9:]
-        if held != words[-1]:
+        if unprepared(held, os=os) != unprepared(words[-1], os=os):
             broken.append(f"lost: {vm} in {job} is not what its source last wrote")
     return broken
 

@@ -1,15 +1,17 @@
 """The operators of a world of recoveries: they start them, steer them and decide about them.
 
 They ask for what makes sense at the moment, and now and then for what does not. What they may
-start is a row of `operations`.
+start is a row of `operations`. How their day ends is in `evening`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from schemas import lost_sites, reversals
 from schemas import operations as ops
 from schemas import recovery as rec
 from schemas import recovery_steering as steer
@@ -21,18 +23,24 @@ from schemas.plans import PlanDefinition
 from shared.platforms.memory import MemoryVm
 from tests.simulation import operations, views
 from tests.simulation.drill_plans import drill_plan, drill_vm
+from tests.simulation.operations import Operation, Where
+from tests.simulation.plane import Plane
+from tests.simulation.plans import Temper
 from tests.simulation.story import Story
+from tests.simulation.strangers import STRANGER
 from tests.simulation.views import RecoveryView, VmView
 
 Act = tuple[int, Callable[[], Awaitable[object]]]
-ROUNDS_MAX: Final = 8
-"""So often the last hours are gone through: clean up, decide, look again."""
-
 AWAY_S: Final = (20.0, 400.0)
+TRAVELS: Final = 0.5
 
 
 class Operator(Story):
-    """The operators. `words` are the recoveries whose sources are gone by somebody's word."""
+    """The operators by day. Some are *travellers*: they mean what moved to stay, and to return."""
+
+    def __init__(self, world: Plane, chance: random.Random, temper: Temper) -> None:
+        super().__init__(world, chance, temper)
+        self.travels = chance.random() < TRAVELS
 
     def new_vm(self, name: str) -> MemoryVm:
         vm = drill_vm(self._chance, name)
@@ -42,6 +50,15 @@ class Operator(Story):
 
     def new_plan(self, plan: str, vms: list[str]) -> PlanDefinition:
         return drill_plan(self._chance, plan, vms=vms, scripts=self._scripts, temper=self._temper)
+
+    def machines(self) -> dict[str, MemoryVm]:
+        """Originals, and instances at both sites."""
+        found = super().machines()
+        for name, site in self._world.sites.items():
+            for instance, made in site.instances.items():
+                if made.facts.power == "on" and made.facts.vm != STRANGER:
+                    found[f"{name}/{instance}"] = made.machine
+        return found
 
     async def copied(self, *, within_s: float = 600.0) -> None:
         """Wait until every VM has a copy, or so long."""
@@ -64,7 +81,7 @@ class Operator(Story):
         busy = any(view.end is None for view in views_)
         names = [vm.name for vm in self.plans[plan].vms]
         return [
-            (1 if busy else 9, lambda: self._recover(plan)),
+            (1 if busy else 14 if self.travels else 9, lambda: self._recover(plan)),
             (1, lambda: self._run(plan)),
             (1, lambda: self._checkpoint(plan)),
             (1, lambda: self._apply(plan, names)),
@@ -81,6 +98,9 @@ class Operator(Story):
                 acts += self._about_vm(vm)
         for cleanup in self.facts.running(rec.CleanupStarted):
             acts += [(1, self._job_command(kind, cleanup)) for kind in _CLEANUP_COMMANDS]
+        for reversal in self.facts.running(reversals.ReversalStarted):
+            kinds = (rec.CancelRecoveryJob, steer.PauseJob, steer.RetryJob)
+            acts += [(1, self._job_command(kind, reversal)) for kind in kinds]
         return acts
 
     def _about_running(self, view: RecoveryView) -> list[Act]:
@@ -100,11 +120,11 @@ class Operator(Story):
         if view.to_clean and end is not None and end.state not in ("completed", "cancelled"):
             acts.append((9, self._job_command(steer.RetryJob, view.start.job)))
         if view.window:
-            acts.append((3, lambda: self._commit(view)))
-            acts.append((5, lambda: self._roll_back(view)))
+            acts.append((14 if self.travels else 3, lambda: self._commit(view)))
+            acts.append((2 if self.travels else 5, lambda: self._roll_back(view)))
             acts.append((1, lambda: self._clean_one(view)))
-        if view.to_delete:
-            acts.append((1, lambda: self._clean_one(view)))
+        if view.to_delete or view.taken:
+            acts.append((5 if view.freed else 1, lambda: self._clean_one(view)))
         return acts
 
     def _questions(self, view: RecoveryView, vms: list[VmView]) -> list[Act]:
@@ -123,13 +143,19 @@ class Operator(Story):
         return acts
 
     def _about_sites(self) -> list[Act]:
-        east = self._world.sites["east"]
-        if not east.is_there:
-            return [(4, self._site_returns)]
         acts: list[Act] = []
-        if self._quarantined():
-            acts.append((2, self._release))
+        for name, site in self._world.sites.items():
+            if not site.is_there:
+                acts.append((4, self._site_command(self._site_returns, name)))
+            elif self._quarantined(name):
+                acts.append((3 if self.travels else 2, self._site_command(self._release, name)))
+                acts.append((3, self._site_command(self._power_off, name)))
         return acts
+
+    def _site_command(
+        self, act: Callable[[str], Awaitable[object]], site: str
+    ) -> Callable[[], Awaitable[object]]:
+        return lambda: act(site)
 
     def _seldom(self) -> bool:
         return self._chance.random() < 0.2
@@ -147,38 +173,70 @@ class Operator(Story):
 
     async def _recover(self, plan: str) -> None:
         chance = self._chance
-        operation = operations.chosen(chance)
-        fields: dict[str, Any] = operation.asked(chance)
-        if chance.random() < operation.loses_site:
-            self._world.lose_site("east", lost=True)
-            fields |= {"source_gone": chance.random() < 0.7} if "source_gone" in fields else {}
         names = [vm.name for vm in self.plans[plan].vms]
         some = chance.sample(names, chance.randint(1, len(names)))
+        away = views.whereabouts(self.facts, plan)
+        where: Where = away.get(some[0], "home")
+        operation = operations.chosen(chance, where)
+        fields: dict[str, Any] = operation.asked(chance)
+        source = "east" if where == "home" else "west"
+        if chance.random() < operation.loses_site:
+            self._world.lose_site(source, lost=True)
+            fields |= {"source_gone": chance.random() < 0.7} if "source_gone" in fields else {}
         made = [
             stream for stream in self.facts.streams(rep.CheckpointFinished)
             if key_of(stream) == plan
         ]  # fmt: skip
         if operation.from_checkpoint and made and chance.random() < 0.2:
             fields["checkpoint"] = chance.choice(made)
-        if self.plans[plan].recovery.pre_script and chance.random() < 0.2:
+        policy = self.plans[plan].recovery
+        if policy.pre_script and operation.family == "recovery" and chance.random() < 0.2:
             fields["skip_scripts"] = ("pre-recovery",)
+        if where == "reversed" and self._seldom():
+            self._deafen(some[0])
+        # Those that run at the same place, where others do not and nobody errs.
+        alike = [name for name in names if away.get(name, "home") == where]
+        if operation.mode == "reverse":
+            alike = [name for name in alike if self._lives_on(name)]
+        alone = alike if len(alike) < len(names) and not self._seldom() else ()
+        vms = alone or (some if chance.random() < 0.25 else ())
+        on_error = chance.choice((None, None, "stop", "continue"))
+        if operation.family == "recovery":
+            fields["on_error"] = on_error
+        dry_run = chance.random() < 0.05
+        await self.start(plan, operation, vms=tuple(sorted(vms)), dry_run=dry_run, **fields)
+
+    async def start(self, plan: str, operation: Operation, **fields: Any) -> None:
+        if operation.mode == "failback" and not self._seldom():
+            self._switch_originals_off(plan)
+        job = self._job(operation.family, plan)
         await self._ask(
-            "scheduler",
-            plan,
-            sch.Recover,
-            new=self._job("recovery", plan),
-            plan=plan,
-            mode=operation.mode,
-            vms=tuple(sorted(some)) if chance.random() < 0.25 else (),
-            on_error=chance.choice((None, None, "stop", "continue")),
-            dry_run=chance.random() < 0.05,
-            **fields,
+            "scheduler", plan, sch.Recover, new=job, plan=plan, mode=operation.mode, **fields
         )
+
+    def _lives_on(self, vm: str) -> bool:
+        """Whether anybody would find the VM where it moved to: not if that was cleaned up."""
+        made = [m.facts for site in self._world.sites.values() for m in site.instances.values()]
+        return any((each.name, each.vm) == (vm, vm) for each in made)
+
+    def _switch_originals_off(self, plan: str) -> None:
+        """By hand, at their site: else what was given up there once keeps VMs from coming home."""
+        where = views.whereabouts(self.facts, plan)
+        for name, vm in self._world.sites["east"].vms.items():
+            if where.get(name) == "reversed":
+                vm.power = "off"
+        self._world.sites["east"].look()
+
+    def _deafen(self, vm: str) -> None:
+        """The instance that a VM runs as does not end when it is asked to."""
+        for made in self._world.sites["west"].instances.values():
+            if made.facts.vm == vm:
+                made.machine.deaf = True
 
     async def _clean_one(self, view: RecoveryView) -> None:
         plan = view.start.plan
         job = self._job("cleanup", plan)
-        confirm = plan if view.to_delete else ""
+        confirm = plan if view.committed and not view.freed else ""
         await self._ask(
             "recovery", plan, rec.StartCleanup, new=job, recovery=view.start.job, confirm=confirm
         )
@@ -196,87 +254,35 @@ class Operator(Story):
             "recovery", plan, ops.StartRollback, new=job, recovery=view.start.job, confirm=confirm
         )
 
-    def _quarantined(self) -> bool:
-        begun = len(self.facts.of(sch_ops.SiteQuarantined))
-        return begun > len(self.facts.of(sch_ops.SiteQuarantineEnded))
+    def _quarantined(self, site: str) -> bool:
+        begun = sum(body.site == site for _, body in self.facts.of(sch_ops.SiteQuarantined))
+        ended = sum(body.site == site for _, body in self.facts.of(sch_ops.SiteQuarantineEnded))
+        return begun > ended
 
-    async def _release(self) -> None:
-        await self._ask("scheduler", "east", sch.ReleaseSite, site="east", confirm="east")
+    async def _release(self, site: str, *, certain: bool = False) -> None:
+        running = certain or self._chance.random() < 0.5
+        await self._ask(
+            "scheduler",
+            site,
+            sch.ReleaseSite,
+            site=site,
+            confirm=site,
+            originals_running=running,
+        )
+        if self.travels:
+            for plan in self.plans:
+                await self._ask("scheduler", plan, sch.StartPlan, plan=plan)
 
-    async def _site_returns(self) -> None:
+    async def _power_off(self, site: str) -> None:
+        job = self._job("site-power-off", site)
+        confirm = "" if self._seldom() else site
+        await self._ask(
+            "recovery", site, lost_sites.PowerOffOriginals, new=job, site=site, confirm=confirm
+        )
+
+    async def _site_returns(self, site: str) -> None:
         await asyncio.sleep(self._chance.uniform(*AWAY_S))
-        self._world.lose_site("east", lost=False)
-
-    # The evening.
-
-    async def finish(self) -> list[str]:
-        """Have everything end and be decided; what did not."""
-        self._world.lose_site("east", lost=False)
-        for vm in self._world.sites["east"].vms.values():
-            vm.deaf = vm.stuck = False
-        for plan in self.plans:
-            await self._ask("scheduler", plan, sch.StopPlan, plan=plan)
-        if not await self._settled():
-            return ["settled: commands wait half an hour after the world was healed"]
-        keeps = self._chance.random() < 0.5
-        for _ in range(ROUNDS_MAX):
-            if broken := await self._all_ended():
-                return broken
-            if not await self._decide_all(keeps=keeps):
-                break
-            await self._settled()
-        if self._quarantined():
-            await self._release()
-            await self._settled()
-        for plan in self.plans:
-            await self._ask("scheduler", plan, sch.DeletePlan, plan=plan)
-        await self._settled()
-        return await self._all_ended()
-
-    async def _decide_all(self, *, keeps: bool) -> int:
-        """Clean up and decide about whatever waits for it; how many that were."""
-        acts: list[Awaitable[object]] = []
-        for view in views.recoveries(self.facts):
-            if view.window:
-                usable = view.end is not None and view.end.ready
-                commits = usable and self._chance.random() < 0.5
-                acts.append(self._commit(view) if commits else self._roll_back(view))
-            elif view.to_clean or (view.to_delete and not keeps):
-                acts.append(self._clean_one(view))
-        for act in acts:
-            await act
-        return len(acts)
-
-    async def _nudge(self) -> None:
-        """Whoever waits for a person is answered, who is paused goes on."""
-        acts: list[Callable[[], Awaitable[object]]] = []
-        for view in views.recoveries(self.facts):
-            if view.end is not None:
-                continue
-            vms = views.vms(self.facts, view)
-            acts += [act for _, act in self._questions(view, vms)]
-            if view.paused:
-                acts.append(self._job_command(steer.ResumeJob, view.start.job))
-            acts += [
-                self._job_command(steer.ResumeJob, vm.stream)
-                for vm in vms
-                if vm.paused and vm.end is None
-            ]
-        for job in self.facts.running(rec.CleanupStarted):
-            if self.facts.by_stream[job] and _is_paused(self.facts.by_stream[job]):
-                acts.append(self._job_command(steer.ResumeJob, job))
-        for act in acts:
-            await act()
+        self._world.lose_site(site, lost=False)
 
 
 _CLEANUP_COMMANDS: Final = (steer.PauseJob, steer.ResumeJob, rec.CancelRecoveryJob)
-
-
-def _is_paused(history: list[Any]) -> bool:
-    paused = False
-    for _, body in history:
-        if isinstance(body, steer.CleanupPaused):
-            paused = True
-        elif isinstance(body, steer.CleanupResumed | rec.CleanupCancelRequested):
-            paused = False
-    return paused

@@ -263,12 +263,18 @@ class _Recovery:
             scripts.append((stream, "pre-script", vm_definition.pre_script))
             scripts.append((stream, "post-script", vm_definition.post_script))
         return [
-            f"script: {step} of {stream} ran {max(runs)} times"
+            f"script: {step} of {stream} ran {times} times"
             for stream, step, script in scripts
-            if script is not None and (runs := self._happened.runs.get((stream, step)))
-            if max(runs) > 1 and not (script.retries or script.on_unknown == "rerun")
+            if script is not None
+            if (times := self._times(stream, step)) > 1
+            if not (script.retries or script.on_unknown == "rerun")
             if not any(_has_it_run_again(body) for _, body in self._history(stream))
         ]
+
+    def _times(self, stream: str, step: str) -> int:
+        """How often a script had run by then."""
+        runs = self._happened.runs.get((stream, step), {})
+        return max((n for n, run in runs.items() if run.started_at <= self._until), default=0)
 
     def _chosen(self, script: ScriptDefinition | None, step: str, stream: str) -> bool:
         if script is None or self.start.mode not in script.operations:

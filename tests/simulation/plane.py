@@ -94,6 +94,12 @@ class Plane(World):
             name: [] for name in self.sites
         }
         """When each site could not be reached, from and until."""
+        self.first: dict[str, dict[str, bytes]] = {}
+        """The disks of each VM when it was put on its site."""
+        self.written: list[tuple[MemoryVm, str, int, bytes]] = []
+        """What guests wrote: machine, disk, offset, bytes."""
+        self.last_runs: dict[str, tuple[str, ...]] = {}
+        """Runs of plans at the very end, and whom they are to copy."""
         self.machine = Machine(self)
         self.model = MemoryReadModel()
         self.mails: list[str] = []
@@ -120,7 +126,13 @@ class Plane(World):
     def add_vm(self, vm: MemoryVm) -> None:
         """Put a VM on the protected site."""
         self.sites["east"].add_vm(vm)
+        self.first[vm.name] = {name: bytes(disk) for name, disk in vm.disks.items()}
         self.sites["east"].look()
+
+    def write(self, vm: MemoryVm, disk: str, offset: int, data: bytes) -> None:
+        """What a guest does to a disk of its machine."""
+        self.written.append((vm, disk, offset, data))
+        vm.write(disk, offset, data)
 
     def lose_site(self, name: str, *, lost: bool) -> None:
         """The site cannot be reached from now on, or can again."""

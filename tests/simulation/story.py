@@ -224,17 +224,22 @@ class Story:
         chance = self._world.chance("guests")
         while True:
             await asyncio.sleep(chance.uniform(1, 20))
-            vms = self._world.sites["east"].vms
-            if not vms:
+            machines = self.machines()
+            if not machines:
                 continue
-            vm = vms[chance.choice(sorted(vms))]
+            vm = machines[chance.choice(sorted(machines))]
             disk = chance.choice(sorted(vm.disks))
             length = chance.randint(1, min(2000, len(vm.disks[disk])))
             offset = chance.randint(0, len(vm.disks[disk]) - length)
             data = bytes(length) if chance.random() < 0.2 else chance.randbytes(length)
-            if vm.power != "on" or (vm.os == "windows" and offset < len(UNPREPARED)):
-                continue  # Nobody writes, or it would be a Windows no more.
-            vm.write(disk, offset, data)
+            if vm.os == "windows" and offset < len(UNPREPARED):
+                continue  # It would be a Windows no more.
+            self._world.write(vm, disk, offset, data)
+
+    def machines(self) -> dict[str, MemoryVm]:
+        """The machines whose guests run, by a name."""
+        vms = self._world.sites["east"].vms
+        return {name: vm for name, vm in vms.items() if vm.power == "on"}
 
     # The evening.
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import pytest
 
-from schemas import plans
+from schemas import operations as ops
+from schemas import plans, reversals
 from schemas import recovery as rec
 from schemas import replicator as rep
 from schemas import scheduler as sch
@@ -119,11 +120,21 @@ class Day:
 
     async def recover(self, mode: sch.RecoveryMode) -> None:
         """A recovery of the plan, to its end."""
-        job = f"recovery:shop:{mode}"
+        job = f"{'reversal' if mode == 'reverse' else 'recovery'}:shop:{mode}"
         await self.ask("scheduler", "shop", sch.Recover, job=job, plan="shop", mode=mode)
         await self.ended()
         ends = {row.stream: end.state for row, end in self.facts.of(rec.RecoveryFinished)}
+        ends |= {row.stream: end.state for row, end in self.facts.of(reversals.ReversalFinished)}
         assert ends[job] == "completed", ends
+
+    async def fail_over(self) -> None:
+        """The VMs run at the recovery site from now on."""
+        await self.recover("failover")
+        await self.ask(
+            "recovery", "shop", ops.StartCommit,
+            job="commit:shop:c", recovery="recovery:shop:failover",
+        )  # fmt: skip
+        await self.ended()
 
     @property
     def planned(self) -> Scripts:
@@ -219,11 +230,26 @@ async def _clean(day: Day) -> None:
     await day.ended()
 
 
+async def _reverse(day: Day) -> None:
+    await day.fail_over()
+    day.count_from_here()
+    await day.recover("reverse")
+
+
+async def _fail_back(day: Day) -> None:
+    await day.fail_over()
+    await day.recover("reverse")
+    day.count_from_here()
+    await day.recover("failback")
+
+
 DRIVEN: Final[Mapping[str, Callable[[Day], Awaitable[None]]]] = {
     "replication": _tick,
     "test": lambda day: day.recover("test"),
     "failover": lambda day: day.recover("failover"),
     "migrate": lambda day: day.recover("migrate"),
+    "reverse": _reverse,
+    "failback": _fail_back,
     "cleanup": _clean,
 }
 """How each operation of this build is done to a day: a row for each."""
@@ -249,7 +275,7 @@ EVERY: Final = tuple(dict.fromkeys((*plans.REPLICATION_OPERATIONS, *plans.RECOVE
 
 
 def test_every_operation_of_this_build_is_driven_here() -> None:
-    assert set(DRIVEN) == {"replication", "cleanup", *OPERATIONS}
+    assert set(DRIVEN) == {"replication", "cleanup", "reverse", *OPERATIONS}
     assert set(DRIVEN) <= set(plans.HOOKS)
 
 

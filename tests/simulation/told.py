@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, Final
 
 from schemas import operations as ops
@@ -18,7 +17,7 @@ from schemas.envelope import Recorded
 from schemas.ids import parts_of
 from tests.simulation import operations
 from tests.simulation.facts import Facts
-from tests.simulation.machines import SLACK, Powered
+from tests.simulation.lives import AWAY, OTHER, SLACK, Lineage, Powered, away, ready_of
 from tests.simulation.outcomes import Happened, script_of
 from tests.simulation.plane import Plane
 from tests.simulation.plans import Temper
@@ -42,20 +41,21 @@ BEGINNINGS: Final = ("hold", "rebuild_disk", "create_instance", "power_on", "pre
 def judged(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     """Tales that the world does not bear out."""
     found, happened = Powered(world), Happened(world, facts)
+    line = Lineage(found, facts)
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for site in world.sites.values():
-        for line in site.journal:
-            if line["key"]:
-                lines[line["key"]].append(line)
+        for entry in site.journal:
+            if entry["key"]:
+                lines[entry["key"]].append(entry)
     broken: list[str] = []
     for stream in facts.streams(rec.VmEnrolled):
-        broken += _readiness(facts, found, stream, calm=temper.calm)
+        broken += _readiness(world, facts, found, stream, calm=temper.calm)
         if temper.calm:
             broken += _failures(facts, lines, stream)
-    broken += _preflights(world, facts, found, temper)
-    broken += _secured(facts, found, lines)
+    broken += _preflights(world, facts, found, line, temper)
+    broken += _secured(facts, line, lines)
     broken += _answers(facts, happened)
-    broken += _decided(facts, found)
+    broken += _decided(facts, found, line)
     broken += _scripts_in_place(world, facts, found)
     if temper.calm:
         broken += _pauses(facts, lines)
@@ -68,7 +68,9 @@ def _job_of(stream: str) -> tuple[str, str]:
     return f"recovery:{plan}:{key}", vm
 
 
-def _readiness(facts: Facts, found: Powered, stream: str, *, calm: bool) -> list[str]:
+def _readiness(
+    world: Plane, facts: Facts, found: Powered, stream: str, *, calm: bool
+) -> list[str]:
     """Who is called ready is up; who is called late has had its time."""
     job, vm = _job_of(stream)
     history = facts.by_stream[stream]
@@ -88,6 +90,8 @@ def _readiness(facts: Facts, found: Powered, stream: str, *, calm: bool) -> list
                 boots = [life.boots for life in found.of(job, vm) if life.on]
                 if not on or max(on) + within > _at(row) + SLACK:
                     broken.append(f"told: {stream} is late before its time")
+                elif any(away(world, site, max(on), _at(row)) for site in world.sites):
+                    continue  # Nobody could look.
                 elif calm and min(boots) + SEEN_WITHIN < within:
                     broken.append(f"told: {stream} is late, and was up in time")
     return broken
@@ -100,8 +104,7 @@ def _at(row: Recorded) -> dt.datetime:
 def _is_usable(found: Powered, stream: str, row: Recorded, *, waived: bool) -> list[str]:
     job, vm = _job_of(stream)
     for life in found.of(job, vm):
-        on = any(b <= _at(row) and (e is None or e > _at(row)) for b, e in life.on)
-        if on and (waived or life.up(_at(row))):
+        if life.is_on(_at(row)) and (waived or life.up(_at(row))):
             return []
     return [f"told: {stream} is usable, and no instance of it is up"]
 
@@ -129,7 +132,9 @@ def _failures(facts: Facts, lines: dict[str, list[dict[str, Any]]], stream: str)
 # ── Preflight and sources ────────────────────────────────────────────────────────────────────
 
 
-def _preflights(world: Plane, facts: Facts, found: Powered, temper: Temper) -> list[str]:
+def _preflights(
+    world: Plane, facts: Facts, found: Powered, line: Lineage, temper: Temper
+) -> list[str]:
     """What keeps a recovery from working is found before anything is touched, and is there."""
     broken: list[str] = []
     for row, start in facts.of(rec.RecoveryStarted):
@@ -143,8 +148,10 @@ def _preflights(world: Plane, facts: Facts, found: Powered, temper: Temper) -> l
             continue
         at, report = _at(first[0]), first[1]
         codes = {problem.code for problem in report.problems}
-        lost = list(_lost(world, _at(row), at))
-        whole = any(begin <= _at(row) and (end is None or end >= at) for begin, end in lost)
+        source = line.source(row.stream, start.members[0].vm).site
+        spans = world.lost[source]
+        lost = away(world, source, _at(row), at)
+        whole = any(begin <= _at(row) and (end is None or end >= at) for begin, end in spans)
         if whole and not start.source_gone and not codes:
             broken.append(f"preflight: {row.stream} does not miss its source site")
         if whole and start.source_gone and not codes and not report.source_lost:
@@ -153,41 +160,37 @@ def _preflights(world: Plane, facts: Facts, found: Powered, temper: Temper) -> l
             broken.append(f"preflight: {row.stream} gives up a site that is there")
         if not lost and "source-unreachable" in codes and not temper.faults:
             broken.append(f"preflight: {row.stream} misses a site that is there")
-        taken = _taken(world, found, start, _at(row), at)
+        taken = _taken(found, start, OTHER[source], _at(row), at)
         if taken and not codes:
             broken.append(f"preflight: {row.stream} does not see that {taken} are taken")
+        on = [
+            member.vm
+            for member in start.members
+            if source == AWAY and all(map(found.sources[member.vm].is_on, (_at(row), at)))
+        ]
+        if on and not codes:
+            broken.append(f"preflight: {row.stream} does not see that originals of {on} run")
     return broken
 
 
-def _lost(
-    world: Plane, since: dt.datetime, until: dt.datetime
-) -> Iterator[tuple[dt.datetime, dt.datetime | None]]:
-    for begin, end in world.lost["east"]:
-        if begin <= until and (end is None or end >= since):
-            yield begin, end
-
-
 def _taken(
-    world: Plane, found: Powered, start: rec.RecoveryStarted, since: dt.datetime, at: dt.datetime
+    found: Powered, start: rec.RecoveryStarted, site: str, since: dt.datetime, at: dt.datetime
 ) -> list[str]:
+    """Names of its VMs that other instances have at the site where it brings them up."""
     names = {member.vm for member in start.members}
     taken = []
-    for made in world.sites["west"].every_instance:
-        life = found.instances[made.facts.instance_id]
-        mine = made.facts.job == start.job
+    for (where, _), life in found.instances.items():
         stands = life.made is not None and life.made <= since and (not life.gone or life.gone > at)
-        if made.facts.name in names and stands and not mine:
-            taken.append(made.facts.name)
+        if where == site and life.name in names and stands and life.job != start.job:
+            taken.append(life.name)
     return sorted(taken)
 
 
-def _secured(facts: Facts, found: Powered, lines: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _secured(facts: Facts, line: Lineage, lines: dict[str, list[dict[str, Any]]]) -> list[str]:
     """A source that is called off is off."""
     broken: list[str] = []
     for row, body in facts.of(ops.MemberSecured):
-        source = found.sources[body.vm]
-        on = any(b <= _at(row) and (e is None or e > _at(row)) for b, e in source.on)
-        if body.state == "off" and on:
+        if body.state == "off" and line.source(row.stream, body.vm).is_on(_at(row)):
             broken.append(f"told: the source of {body.vm} in {row.stream} is off, and runs")
         _, plan, key = parts_of(row.stream)
         tried = [k for k in lines if k.startswith(f"vm-source:{plan}:{key}:{body.vm}/")]
@@ -236,7 +239,7 @@ def _question(facts: Facts, row: Recorded, step: str) -> steer.Question | None:
     return found
 
 
-def _decided(facts: Facts, found: Powered) -> list[str]:
+def _decided(facts: Facts, found: Powered, line: Lineage) -> list[str]:
     """What was committed is there, what was rolled back or cleaned is gone, sources are back."""
     broken: list[str] = []
     clean = [row for row, _ in facts.of(rec.RecoveryCleaned)]
@@ -246,21 +249,16 @@ def _decided(facts: Facts, found: Powered) -> list[str]:
         if left:
             broken.append(f"left: instances of {left} when {row.stream} was told to be clean")
     for row, _ in facts.of(ops.RecoveryCommitted):
-        for end in _ready_ends(facts, row.stream):
-            if not any(life.there(_at(row)) for life in found.of(row.stream, end.vm)):
-                broken.append(f"told: {row.stream} is committed without {end.vm}")
+        for vm in ready_of(facts, row.stream):
+            if not any(life.there(_at(row)) for life in found.of(row.stream, vm)):
+                broken.append(f"told: {row.stream} is committed without {vm}")
     for row, undone in facts.of(ops.RollbackFinished):
         if undone.state == "completed":
-            broken += _back_again(facts, found, undone.recovery, _at(row))
+            broken += _back_again(facts, line, undone.recovery, _at(row))
     return broken
 
 
-def _ready_ends(facts: Facts, job: str) -> list[rec.VmFinished]:
-    ends = {end.vm: end for _, end in facts.of(rec.VmFinished) if end.job == job}
-    return [end for end in ends.values() if end.outcome == "ready"]
-
-
-def _back_again(facts: Facts, found: Powered, job: str, at: dt.datetime) -> list[str]:
+def _back_again(facts: Facts, line: Lineage, job: str, at: dt.datetime) -> list[str]:
     """Sources that this recovery switched off are on again."""
     off = {
         body.vm
@@ -272,8 +270,7 @@ def _back_again(facts: Facts, found: Powered, job: str, at: dt.datetime) -> list
     for vm in sorted(off):
         seen = facts.by_stream[f"vm-source:{plan}:{key}:{vm}"]
         was_on = any(isinstance(body, ops.SourceSeen) and body.on for _, body in seen)
-        on = any(b <= at and (e is None or e > at) for b, e in found.sources[vm].on)
-        if was_on and not on:
+        if was_on and not line.source(job, vm).is_on(at):
             broken.append(f"source: {vm} is off after the roll back of {job}")
     return broken
 
@@ -306,7 +303,7 @@ def _pauses(facts: Facts, lines: dict[str, list[dict[str, Any]]]) -> list[str]:
 def _scripts_in_place(world: Plane, facts: Facts, found: Powered) -> list[str]:
     """A VM's pre-script comes before all that is done for it, its post-script once it is up."""
     first: dict[tuple[str, str], dt.datetime] = {}
-    for line in world.sites["west"].journal:
+    for line in (line for site in world.sites.values() for line in site.journal):
         if line["call"] == "hold" and line["outcome"] == "ok":
             first.setdefault((line["job"], line["vm"]), dt.datetime.fromisoformat(line["at"]))
     broken: list[str] = []

@@ -9,14 +9,19 @@ from typing import Any
 
 import msgspec
 
+from schemas import directions
 from schemas import operations as ops
 from schemas import recovery as rec
 from schemas import recovery_steering as steer
+from schemas import scheduler_operations as sch_ops
+from schemas.ids import parts_of
 from tests.simulation.facts import Fact, Facts
+from tests.simulation.operations import Where
 
 
 class RecoveryView(msgspec.Struct, kw_only=True):
-    """A recovery. `deciding` is the job that commits it or rolls it back."""
+    """A recovery. `deciding`: a job commits it or rolls it back. `taken`: VMs are replicated
+    from its instances. `freed`: they went home since."""
 
     start: rec.RecoveryStarted
     end: rec.RecoveryFinished | None = None
@@ -28,6 +33,8 @@ class RecoveryView(msgspec.Struct, kw_only=True):
     deciding: bool = False
     committed: bool = False
     rolled_back: bool = False
+    taken: frozenset[str] = frozenset()
+    freed: bool = False
 
     @property
     def window(self) -> bool:
@@ -44,8 +51,8 @@ class RecoveryView(msgspec.Struct, kw_only=True):
 
     @property
     def to_delete(self) -> bool:
-        """Whether committed instances are there to be cleaned up."""
-        return self.committed and not (self.cleaned or self.cleaning)
+        """Whether committed instances are there to be cleaned up, and no source is among them."""
+        return self.committed and not (self.cleaned or self.cleaning or self.taken)
 
 
 class VmView(msgspec.Struct, kw_only=True):
@@ -108,6 +115,10 @@ def _fold(view: RecoveryView, body: Any) -> None:
             view.deciding, view.committed = False, True
         case ops.RecoveryRolledBack():
             view.deciding, view.rolled_back = False, True
+        case directions.InstancesTaken():
+            view.taken = view.taken.union(body.vms)
+        case directions.InstancesFreed():
+            view.taken, view.freed = view.taken.difference(body.vms), body.home
 
 
 def _vm(stream: str, history: list[Fact]) -> VmView:
@@ -130,3 +141,30 @@ def _vm(stream: str, history: list[Fact]) -> VmView:
                 view.end = None
     view.paused = "job" in by
     return view
+
+
+def whereabouts(facts: Facts, plan: str) -> dict[str, Where]:
+    """Where the VMs of a plan run that have ever left home."""
+    streams = facts.streams(sch_ops.VmMoved)
+    return {
+        parts_of(stream)[-1]: _where(facts.by_stream[stream])
+        for stream in streams
+        if parts_of(stream)[1] == plan
+    }
+
+
+def _where(history: list[Fact]) -> Where:
+    moved = reverse = marked = False
+    for _, body in history:
+        match body:
+            case sch_ops.VmMoved():
+                moved = True
+            case sch_ops.VmReturned():
+                moved = False
+            case directions.VmDirectionMarked():
+                marked = body.reverse
+            case directions.VmTurned():
+                moved, reverse = False, marked
+    if moved:
+        return "away"
+    return "reversed" if reverse else "home"

@@ -112,9 +112,12 @@ def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:
 def given_up(state: Recovery) -> tuple[str, ...]:
     """The VMs whose originals a failover could not reach and that it replaced all the same.
 
-    None of one that is rolled back, or is being: its originals are the VMs (again).
+    None of one that is rolled back, or is being, or that ended without having made anything: its
+    originals are the VMs (again).
     """
     if state.started is None or state.window.rolled_back or state.window.rolling_back:
+        return ()
+    if state.finished is not None and not state.finished.awaits_commit:
         return ()
     if state.source.lost:
         return tuple(state.roster)

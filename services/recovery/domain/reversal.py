@@ -9,7 +9,7 @@ whether VMs may be reversed nor which way that is (the scheduler), nor how bytes
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,6 +20,8 @@ from schemas.directions import (
     SOURCES_MAX,
     CancelSync,
     DirectionMarked,
+    FreeInstances,
+    InstancesTaken,
     MarkDirection,
     SourceInstance,
     TakeInstances,
@@ -78,7 +80,11 @@ def streams_of_groups(received: Received) -> tuple[str, ...]:
 
 
 def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
-    """Begin with preflight; where a VM has no instance, end with that."""
+    """Begin with preflight; where a VM has no instance, end with that.
+
+    What is to be read is taken in the same step: a cleanup that comes later finds it in use, one
+    that is under way leaves no instance to reverse.
+    """
     m: said.StartReversal = received.body
     state: Reversal = states[m.job]
     if state.started is not None:
@@ -105,7 +111,8 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     without = sorted(set(vms) - {source.vm for source in sources})
     if without:
         events.append(_no_instances(without, received.at))
-    return {m.job: _proceed(state, tuple(events), received.at)}
+    begun = {m.job: _proceed(state, tuple(events), received.at)}
+    return begun if without or m.dry_run else {**begun, **dict(_taking(m.job, sources))}
 
 
 def direction_marked(state: Reversal, received: Received) -> Decision:
@@ -324,7 +331,8 @@ def _sources(states: Mapping[str, Any], m: said.StartReversal) -> Iterator[Sourc
         parent: Recovery = states[group.moved_by]
         for vm in group.vms:
             member = parent.members.get(vm)
-            if member is not None and member.outcome == "ready" and not parent.cleaned:
+            gone = parent.cleaned or parent.cleaning
+            if member is not None and member.outcome == "ready" and not gone:
                 yield SourceInstance(vm, member.instance_id, group.moved_by)
 
 
@@ -435,19 +443,42 @@ def _close(draft: _Draft) -> None:
     draft.ask_scheduler(
         ReleaseHolds(plan=start.plan, job=start.job, modes=("write-copy", "own-instance"))
     )
-    for message in _taken(state, turned):
+    for message in _told_makers(state, turned):
         draft.sends.append(Send(to="recovery", key=start.plan, message=message))
 
 
-def _taken(state: Reversal, turned: tuple[str, ...]) -> Iterator[TakeInstances]:
-    """Tell the recoveries that made them which instances are sources from now on."""
+def _taking(job: str, sources: Iterable[SourceInstance]) -> Iterator[tuple[str, Decision]]:
+    """The recoveries that made them know from now on that these instances are sources."""
+    events: dict[str, list[Any]] = {}
+    for recovery, vms in _by_maker(sources):
+        events.setdefault(recovery, []).append(InstancesTaken(by=job, vms=vms))
+    return ((recovery, Decision(events=tuple(told_now))) for recovery, told_now in events.items())
+
+
+def _told_makers(
+    state: Reversal, turned: tuple[str, ...]
+) -> Iterator[TakeInstances | FreeInstances]:
+    """Tell the recoveries that made them what became of instances; told already, that is nothing.
+
+    Those that turned were not taken yet where a build before began the reversal.
+    """
+    job, sources, stay = told(state).job, state.sources.values(), set(turned)
+    for recovery, vms in _by_maker(each for each in sources if each.vm in stay):
+        yield TakeInstances(recovery=recovery, by=job, vms=vms)
+    if told(state).dry_run:
+        return
+    for recovery, vms in _by_maker(each for each in sources if each.vm not in stay):
+        yield FreeInstances(recovery=recovery, by=job, vms=vms)
+
+
+def _by_maker(sources: Iterable[SourceInstance]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The VMs of each recovery that made instances, as many at a time as one message names."""
     by_recovery: dict[str, list[str]] = {}
-    for vm in turned:
-        by_recovery.setdefault(state.sources[vm].made_by, []).append(vm)
+    for source in sources:
+        by_recovery.setdefault(source.made_by, []).append(source.vm)
     for recovery, vms in by_recovery.items():
         for at in range(0, len(vms), SOURCES_MAX):
-            part = tuple(vms[at : at + SOURCES_MAX])
-            yield TakeInstances(recovery=recovery, by=told(state).job, vms=part)
+            yield recovery, tuple(vms[at : at + SOURCES_MAX])
 
 
 def _all_steps(

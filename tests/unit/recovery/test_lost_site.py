@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
+
 from schemas import lost_sites as said
+from services.recovery.domain import commit_window
 from tests.unit.recovery.lost_world import EAST, LOOK, WATCH, LostWorld
 from tests.unit.recovery.world import JOB
 
@@ -126,3 +129,13 @@ def test_what_is_rolled_back_was_not_given_up() -> None:
     # The watcher looked at once: nobody waits for a beat to hear that it is settled.
     assert (seen(world).found.given_up, seen(world).found.running) == (0, 0)
     world.check_log()
+
+
+def test_what_ended_without_having_made_anything_was_not_given_up() -> None:
+    world = LostWorld().lost()
+    state = world.state(JOB)
+    assert len(commit_window.given_up(state)) == 3
+    end = msgspec.structs.replace(state.finished, awaits_commit=False)
+    assert commit_window.given_up(msgspec.structs.replace(state, finished=end)) == ()
+    running = msgspec.structs.replace(state, finished=None)
+    assert len(commit_window.given_up(running)) == 3

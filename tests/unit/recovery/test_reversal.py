@@ -16,6 +16,7 @@ from schemas import recovery as said
 from schemas import reversals
 from schemas.common import Problem
 from schemas.scheduler import RecoveryEnded, ReleaseHolds, SyncLast
+from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.reversal import STEPS
 from shared.errors import Refused
 from tests.unit.recovery.site_world import STEPS_MAX, VMS, SiteWorld
@@ -112,6 +113,12 @@ class ReversalWorld(SiteWorld):
         )
 
     @property
+    def taken(self) -> set[str]:
+        """What the recovery that made them knows to be sources."""
+        recovery: Recovery = self.state(JOB)
+        return set(recovery.window.taken)
+
+    @property
     def over(self) -> reversals.ReversalFinished:
         """How the last reversal ended."""
         found: reversals.ReversalFinished = self.events(reversals.ReversalFinished)[-1]
@@ -157,7 +164,7 @@ def test_whichever_step_fails_nothing_turns_and_nothing_is_left(done: bool) -> N
         world.live()
         world.check_over()
         assert world.over.state == "failed" and world.over.problem is not None
-        assert not world.turned and not world.events(said_dir.InstancesTaken)
+        assert not world.turned and world.taken == set()
         world.ask(2).live()
         world.check_over()
         assert (world.over.turned, world.turned) == (3, set(NAMES))
@@ -279,6 +286,33 @@ def test_instances_in_production_are_not_cleaned_up_until_a_failback_is_committe
     world.deliver(free)
     assert len(world.events(said_dir.InstancesFreed)) == 1
     assert cleanup(world, 2) == "done", "they are of no further use: nothing is to be typed"
+
+
+def test_instances_that_are_being_reversed_are_not_cleaned_up() -> None:
+    world = ReversalWorld()
+    world.slow = {"web"}
+    world.ask()
+    assert world.taken == set(NAMES)
+    assert cleanup(world, 1, confirm="shop") == "in-production"
+    world.live()
+    assert cleanup(world, 2, confirm="shop") == "in-production"
+    world.deliver(said.CancelRecoveryJob(command_id="c", job=reversal(1)))
+    world.live()
+    world.check_over()
+    assert world.taken == set()
+    assert cleanup(world, 3, confirm="shop") == "done"
+
+
+def test_instances_that_are_being_cleaned_up_cannot_be_sources() -> None:
+    world = ReversalWorld()
+    assert cleanup(world, 1, confirm="shop") == "done"
+    world.ask()
+    assert world.over.problem is not None and world.over.problem.code == "no-instance"
+
+
+def test_a_dry_run_takes_nothing() -> None:
+    world = ReversalWorld().ask(dry_run=True)
+    assert world.taken == set()
 
 
 def test_after_another_failover_they_are_cleaned_up_with_the_plans_name_typed() -> None:
