@@ -46,7 +46,8 @@ def judged(world: Plane, facts: Facts) -> list[str]:
 def _order(found: Powered, facts: Facts) -> list[str]:
     """A VM powers on when all of lower boot orders are up or given up, and delays are over.
 
-    Looked at when its boot order opened: once open it stays so (a retried VM joins at once).
+    Looked at when its boot order was last opened before: it is opened again for VMs that are
+    retried beside those of lower orders.
     """
     broken: list[str] = []
     for row, start in facts.of(rec.RecoveryStarted):
@@ -56,8 +57,10 @@ def _order(found: Powered, facts: Facts) -> list[str]:
             on = [begin for life in found.of(job, later.vm) for begin, _ in life.on]
             if not on:
                 continue
-            at, open_at = min(on), opened.get(later.boot_order)
-            if open_at is None or open_at > at + SLACK:
+            at = min(on)
+            before = (each for each in opened.get(later.boot_order, ()) if each <= at + SLACK)
+            open_at = max(before, default=None)
+            if open_at is None:
                 broken.append(f"boot order: {later.vm} of {job} before its order was open")
                 continue
             for earlier in start.members:
@@ -66,11 +69,11 @@ def _order(found: Powered, facts: Facts) -> list[str]:
     return broken
 
 
-def _opened(history: list[Fact]) -> dict[int, dt.datetime]:
-    found: dict[int, dt.datetime] = {}
+def _opened(history: list[Fact]) -> dict[int, list[dt.datetime]]:
+    found: dict[int, list[dt.datetime]] = {}
     for _, body in history:
         if isinstance(body, rec.BootOrderOpened):
-            found.setdefault(body.boot_order, body.at)
+            found.setdefault(body.boot_order, []).append(body.at)
     return found
 
 
@@ -106,10 +109,13 @@ def _given_up(facts: Facts, job: str, vm: str, at: dt.datetime) -> bool:
         elif isinstance(body, steer.VmRetried):
             ended = body.skip == "wait-ready"
     # One whose source could not be fenced is left out before it begins.
-    return ended or any(
-        isinstance(body, rec.MemberEnded) and body.vm == vm and body.at <= at + SLACK
-        for _, body in facts.by_stream[job]
-    )
+    left_out = False
+    for row, body in facts.by_stream[job]:
+        if isinstance(body, rec.MemberEnded | steer.MemberRetried) and body.vm == vm:
+            if row.meta.occurred_at > at + SLACK:
+                break
+            left_out = isinstance(body, rec.MemberEnded)
+    return ended or left_out
 
 
 def _built_in_time(world: Plane, facts: Facts) -> list[str]:
@@ -123,7 +129,7 @@ def _built_in_time(world: Plane, facts: Facts) -> list[str]:
         opened = _opened(facts.by_stream[row.stream])
         for member in start.members:
             at = first.get((row.stream, member.vm))
-            open_at = opened.get(member.boot_order)
+            open_at = min(opened.get(member.boot_order, ()), default=None)
             late = open_at is None or (at is not None and at + SLACK < open_at)
             if at is not None and late and not start.header.recovery.build_ahead:
                 broken.append(f"build ahead: {member.vm} of {row.stream} is built early")
