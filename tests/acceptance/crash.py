@@ -1,16 +1,18 @@
 """`make crash N=50 SEED=7`: kill −9 trials of six processes, judged from outside.
 
 The trials go in turn through the main job with its test recovery, failover, migration, a migration
-that must be taken back, roll back, commit and cleanup (`work.OPERATIONS`); `OPERATION=` does one
-of them alone. A third of the trials kills at a random time, a third just after the k-th commit, a
-third after the k-th platform call has returned and before its outcome is committed. *The k-th* is
-counted over all processes together, from where the operation begins: commits to the logs of the
-five services that have one, and calls that change something at a site. So k = 1 … 200 are 200
-different moments of the main job and what follows it, and whoever made the commit or call dies:
-a k per service would lie beyond what most of them ever do. One process or all of them die, every
-third time the Postgres postmaster too; then they start again. Every 25th trial stops a replicator
-for 30 s instead (tests/acceptance/stopped.py). `SWEEP=1` does each point of every operation once;
-`FROM=i` begins there.
+that must be taken back, roll back, commit and cleanup, then reverse replication, iterations in
+reverse, failback, its roll back, its commit, and the cleanup after it (`work.OPERATIONS`);
+`OPERATION=` does one of them alone, *chain* all the way there and back in one world. A third of
+the trials kills at a random time, a third just after the k-th commit, a third after the k-th
+platform call has returned and before its outcome is committed. *The k-th* is counted over all
+processes together, from where the operation begins: commits to the logs of the five services that
+have one, and calls that change something at a site. So k = 1 … 200 are 200 different moments of
+the main job and what follows it, and whoever made the commit or call dies: a k per service would
+lie beyond what most of them ever do. One process or all of them die, every third time the Postgres
+postmaster too; then they start again. Every 25th trial stops a replicator for 30 s instead
+(tests/acceptance/stopped.py). `SWEEP=1` does each point of every operation once; `FROM=i` begins
+there.
 
 Last line: `lost=0 doubled=0 unfinished=0 unknown=n resume_max=…s killed=n`; exit 1 if a bound is
 broken, an *unknown* step has not a script with a start line and no end line, or fewer than 90 %

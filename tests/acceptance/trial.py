@@ -234,7 +234,7 @@ def _work(trial: Trial, killer: Killer, plane: Plane, work: Work) -> None:
             killer.aim(trial.shots[name])
         STAGES[name].do(work)
     if operation.stages[0] != "test":
-        if operation.home:
+        if operation.replicated:
             work.replicate(PLAN)
         work.test_recover(PLAN)
     for _ in range(ROUNDS_MAX):
