@@ -10,7 +10,14 @@ import pytest
 
 from tests.acceptance import crash
 from tests.acceptance.client import Accepted
-from tests.acceptance.judge import Verdict, judge_accepted, judge_scripts, judge_snapshots
+from tests.acceptance.crew import Crew
+from tests.acceptance.judge import (
+    Resume,
+    Verdict,
+    judge_accepted,
+    judge_scripts,
+    judge_snapshots,
+)
 from tests.acceptance.work import MIXED, OPERATIONS, STAGES
 from tests.acceptance.world import PLAN, VMS, World
 
@@ -127,6 +134,29 @@ def test_any_accepted_command_that_led_to_nothing_is_lost(
     verdict = Verdict()
     judge_accepted(World(tmp_path, seed=1), [command], verdict)
     assert verdict.lost
+
+
+@pytest.mark.parametrize(
+    ("resume_s", "start_s", "late"),
+    [(9.9, 0.1, False), (10.1, 0.1, True), (10.1, 5.0, True), (14.0, 9.1, False),
+     (14.0, 8.9, True), (40.0, 29.0, True)],
+)  # fmt: skip
+def test_only_what_the_machine_took_to_start_processes_is_forgiven(
+    resume_s: float, start_s: float, late: bool
+) -> None:
+    verdict = Verdict(resumes=(Resume(), Resume(resume_s=resume_s, start_s=start_s)))
+    assert verdict.late is late and verdict.good is not late
+
+
+def test_a_service_is_up_once_it_said_so_after_its_restart(tmp_path: Path) -> None:
+    crew = Crew(tmp_path)
+    crew.log.write_text("seawall recovery health http://127.0.0.1:1\n")
+    since = crew.log_size()
+    assert crew.said_up(["recovery"], since=0) and not crew.said_up(["recovery"], since=since)
+    with crew.log.open("a") as log:
+        log.write("seawall recovery health http://127.0.0.1:2\n")
+    assert crew.said_up(["recovery"], since=since)
+    assert not crew.said_up(["recovery", "gateway"], since=since)
 
 
 def test_a_sweep_is_every_point_once_and_a_trial_is_always_the_same() -> None:

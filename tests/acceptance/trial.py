@@ -25,7 +25,13 @@ import msgspec
 from shared.embedded import EmbeddedPostgres
 from tests.acceptance.client import Client
 from tests.acceptance.crew import SERVICES
-from tests.acceptance.judge import Verdict, judge_accepted, judge_doubles, judge_snapshots
+from tests.acceptance.judge import (
+    Resume,
+    Verdict,
+    judge_accepted,
+    judge_doubles,
+    judge_snapshots,
+)
 from tests.acceptance.live import LiveWorld
 from tests.acceptance.plane import Plane
 from tests.acceptance.work import MIXED, OPERATIONS, STAGES, Stage, Work
@@ -34,7 +40,9 @@ from tests.acceptance.world import PLAN, World
 KINDS = ("time", "commit", "call")
 ROUNDS_MAX = 6
 LOOK_S = 0.005
-KILLER_S_MAX = 60.0
+UP_LOOK_S = 0.05
+START_S_MAX = 60.0
+KILLER_S_MAX = 120.0
 
 
 class Shot(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +118,8 @@ def _shot(chance: random.Random, kind: str, stage: Stage, point: float | None) -
 class Killer:
     """Waits for the moment of a shot, kills, starts again; one shot at a time.
 
-    `killed` says who died, shot by shot; `resumed` when all ran again after each.
+    `killed` says who died, shot by shot; `restarts` when all were started again after each, and
+    how long after that they said so.
     """
 
     def __init__(self, plane: Plane) -> None:
@@ -119,7 +128,7 @@ class Killer:
         self._thread: threading.Thread | None = None
         self._hit = threading.Event()
         self.killed: list[str] = []
-        self.resumed: list[float] = []
+        self.restarts: list[tuple[float, float]] = []
 
     @property
     def waits(self) -> bool:
@@ -155,8 +164,12 @@ class Killer:
         self._hit.set()
         if shot.postmaster:
             self._plane.postgres.start()
-        self._plane.start_all()
-        self.resumed.append(time.time())
+        told = self._plane.log_size()
+        started = self._plane.start_all()
+        at = time.time()
+        while not self._plane.said_up(started, since=told) and time.time() - at < START_S_MAX:
+            time.sleep(UP_LOOK_S)
+        self.restarts.append((at, time.time() - at))
 
     def _moment(self, shot: Shot) -> set[str]:
         """Who died first, when the moment has come; nobody if the work was over before."""
@@ -219,7 +232,9 @@ def _run_killed(
     judge_accepted(world, client.accepted.values(), verdict)
     work.judge()
     verdict.killed = tuple(killer.killed)
-    verdict.resume_s = max((_resume_s(world, at) for at in killer.resumed), default=0.0)
+    verdict.resumes = tuple(
+        Resume(resume_s=_resume_s(world, at), start_s=start_s) for at, start_s in killer.restarts
+    )
 
 
 def _work(trial: Trial, killer: Killer, plane: Plane, work: Work) -> None:
