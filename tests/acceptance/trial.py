@@ -10,6 +10,7 @@ platform calls, a round some 40 and 66.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import shutil
@@ -36,6 +37,7 @@ from tests.acceptance.live import LiveWorld
 from tests.acceptance.plane import Plane
 from tests.acceptance.work import MIXED, OPERATIONS, STAGES, Stage, Work
 from tests.acceptance.world import PLAN, World
+from tests.waiting import wait_until
 
 KINDS = ("time", "commit", "call")
 ROUNDS_MAX = 6
@@ -167,8 +169,13 @@ class Killer:
         told = self._plane.log_size()
         started = self._plane.start_all()
         at = time.time()
-        while not self._plane.said_up(started, since=told) and time.time() - at < START_S_MAX:
-            time.sleep(UP_LOOK_S)
+        with contextlib.suppress(AssertionError):  # Who does not come up is found by the work.
+            wait_until(
+                lambda: self._plane.said_up(started, since=told),
+                "what was started says so",
+                within_s=START_S_MAX,
+                poll_s=UP_LOOK_S,
+            )
         self.restarts.append((at, time.time() - at))
 
     def _moment(self, shot: Shot) -> set[str]:
