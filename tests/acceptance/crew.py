@@ -103,6 +103,18 @@ class Crew:
             process.kill()
             return process.wait()
 
+    def log_size(self) -> int:
+        """How much has been logged, to look on from with `said_up`."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def said_up(self, services: Collection[str], *, since: int) -> bool:
+        """Whether all of these said, past a size of the log, where they tell of their health:
+        that is when they begin to work."""
+        with self.log.open("rb") as log:
+            log.seek(since)
+            told = log.read().decode(errors="replace")
+        return all(f"seawall {service} health " in told for service in services)
+
     def log_tail(self, count: int = 4000) -> str:
         """The end of what the services logged."""
         return self.log.read_text(errors="replace")[-count:] if self.log.exists() else ""

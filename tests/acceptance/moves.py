@@ -1,29 +1,31 @@
 """Judges of full recoveries: who ran when, on which bytes, and what is left.
 
 Like `judge`, they look at the world outside alone: the sites' call journals and folders, and what
-guests say (`live`). What jobs claim is compared with it.
+guests say (`live`). What jobs claim is compared with it. They hold in either direction: a VM
+moves from whatever it runs as, at whichever site, to the other site.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shared.platforms.lab import tools
-from tests.acceptance.judge import Script, Verdict
-from tests.acceptance.live import Line, LiveWorld
-from tests.acceptance.world import VMS
+from shared.platforms.lab.copies import CopyFolder
+from shared.platforms.lab.folder import SiteFolder
+from tests.acceptance.judge import Script, Verdict, record_of
+from tests.acceptance.live import Line, LiveWorld, boots_of, disks_of
+from tests.acceptance.world import PLAN, VMS
 from tests.waiting import wait_until
 
 STAGED_S_MAX = 120.0
 
 SWITCHED_OFF = ("shut_down_source", "power_off_source")
+GONE = ("power_off", "delete_instance")
 BUILT = ("hold", "rebuild_disk", "create_instance", "power_on")
 NO_SCRIPT_YET = ("pending", "skipped", "cancelled")
 
@@ -40,33 +42,40 @@ def judge_moves(world: LiveWorld, full: Collection[str], verdict: Verdict) -> No
 def judge_order(
     calls: Iterable[Mapping[str, Any]], full: Collection[str], verdict: Verdict
 ) -> None:
-    """By the journals: an instance is powered on after its source was switched off, a source
-    after every instance of its recovery was deleted, and no VM has two instances at a time.
+    """By the journals: an instance is powered on when nothing else of its VM is on, what a VM ran
+    as is powered on again after every instance of that recovery was deleted, and no VM has two
+    instances of one recovery at a time.
 
     A line is written after its call was done, and what depends on the call is asked for after
     that: a line that stands too early is a call that came too early.
     """
-    off: set[str] = set()
+    on: dict[str, set[str]] = defaultdict(lambda: {""})  # what a VM ran as before, or a recovery
+    source: dict[tuple[str, str], set[str]] = {}
     made: Counter[tuple[str, str]] = Counter()
-    done = (call for call in calls if call["outcome"] == "ok")
+    done = (call for call in calls if call["outcome"] == "ok" and call["job"] in full)
     for call in sorted(done, key=lambda call: str(call["at"])):
-        vm, job = call["vm"], call["job"]
-        name = "" if job not in full else call["call"]
+        vm, job, name = call["vm"], call["job"], call["call"]
         if name in SWITCHED_OFF:
-            off.add(vm)
+            source[vm, job] = source.get((vm, job), set()) | on[vm] - {job}
+            on[vm] -= source[vm, job]
         elif name == "power_on_source":
-            off.discard(vm)
             there = sorted({found for (of, found), count in made.items() if of == job and count})
-            if there:
-                verdict.doubled.append(f"{vm} was powered on beside instances of {there}")
+            again = source.get((vm, job), {""})
+            if there or on[vm] - again:
+                beside = f"instances of {there}" if there else "what it had moved to"
+                verdict.doubled.append(f"{vm} was powered on beside {beside}")
+            on[vm] |= again
         elif name == "create_instance":
             made[job, vm] += 1
             if made[job, vm] > 1:
                 verdict.doubled.append(f"{vm} got a second instance of {job}")
-        elif name == "power_on" and vm not in off:
-            verdict.doubled.append(f"an instance of {vm} was powered on, and its source was on")
-        elif name == "delete_instance":
-            made[job, vm] -= 1
+        elif name == "power_on":
+            if on[vm] - {job}:
+                verdict.doubled.append(f"an instance of {vm} was powered on while it ran")
+            on[vm].add(job)
+        elif name in GONE:
+            on[vm].discard(job)
+            made[job, vm] -= name == "delete_instance"
 
 
 def judge_barrier(
@@ -82,7 +91,7 @@ def judge_barrier(
     """
     asked: dict[str, list[str]] = {}
     built: dict[str, float] = {}
-    for call in calls:
+    for call in sorted(calls, key=lambda call: str(call["at"])):
         if call["outcome"] != "ok" or call["job"] not in full:
             continue
         if call["call"] == "shut_down_source":
@@ -132,73 +141,121 @@ def scripts_that_ran(shown: Mapping[Script, str]) -> dict[Script, str]:
 def judge_moved(
     world: LiveWorld, job: str, verdict: Verdict, *, as_left: bool, vms: Iterable[str] = VMS
 ) -> None:
-    """Every VM runs once, at west, in production under its own name, and its source is off.
+    """Every VM runs once, at the other site, in production under its own name, and what it ran as
+    is off.
 
-    `as_left`: on the very bytes that the source left when it was shut down; and these are still
-    what lies at east.
+    `as_left`: on the very bytes that were left when it was shut down; and these are still what
+    lies where they were left.
     """
-    power = {machine.name: machine.power for machine in tools.status(world.east)}
     left = world.left()
-    records = [_record(path) for path in world.instances()]
+    made = [(folder, record_of(folder)) for folder in world.instances()]
     for vm in vms:
-        if power[vm] != "off":
-            verdict.doubled.append(f"the source of {vm} is {power[vm]} after {job}")
-        made = [record for record in records if (record["vm"], record["job"]) == (vm, job)]
-        if len(made) != 1:
-            verdict.lost.append(f"{vm} has {len(made)} instances after {job}")
+        source = world.source(vm)
+        (was,) = tools.status(source)
+        if was.power != "off":
+            verdict.doubled.append(f"the source of {vm} is {was.power} after {job}")
+        of_vm = [each for each in made if (each[1]["vm"], each[1]["job"]) == (vm, job)]
+        if len(of_vm) != 1:
+            verdict.lost.append(f"{vm} has {len(of_vm)} instances after {job}")
             continue
-        (record,) = made
-        folder = world.west / "instances" / record["id"]
+        ((folder, record),) = of_vm
+        if site_of(folder) == site_of(source):
+            verdict.lost.append(f"{vm} came up at {site_of(folder).name}, where it was")
         (machine,) = tools.status(folder)
         found = (machine.power, machine.heartbeat, record["network"], record["name"])
         if found != ("on", True, "prod", vm):
             verdict.lost.append(f"the instance of {vm} is {found}")
         if not as_left:
             continue
-        if vm not in left:
+        if not left.get(source):
             verdict.lost.append(f"{vm} was never shut down cleanly")
-        for file, sha256 in left.get(vm, {}).items():
-            for place, path in (("instance", folder / file), ("source", world.source(vm) / file)):
-                if _sha256(path) != sha256:
+        there = {"instance": disks_of(folder), "source": disks_of(source)}
+        for file, sha256 in left.get(source, {}).items():
+            for place, disks in there.items():
+                if disks.get(file) != sha256:
                     verdict.lost.append(f"{vm}/{file} of the {place} is not as it was left")
+
+
+def judge_retired(world: LiveWorld, verdict: Verdict) -> None:
+    """What VMs do not run as any more was never powered on again, and holds what it was left
+    with: originals for ever, instances until they are deleted."""
+    for folder, was in world.retired.items():
+        if not folder.exists():
+            if folder == world.original(was.vm):
+                verdict.lost.append(f"the original of {was.vm} is gone")
+            continue
+        where = folder.relative_to(world.root)
+        (machine,) = tools.status(folder)
+        if machine.power != "off" or boots_of(folder) != was.boots:
+            verdict.doubled.append(f"{where} was powered on again")
+        if disks_of(folder) != was.disks:
+            verdict.lost.append(f"{where} was written to after {was.vm} had left it")
+
+
+def judge_copies(
+    world: LiveWorld, verdict: Verdict, *, plan: str = PLAN, vms: Iterable[str] = VMS
+) -> None:
+    """The copy of every VM at the other site is what its disks hold, byte for byte."""
+    for vm in vms:
+        source = world.source(vm)
+        (target,) = {world.east, world.west} - {site_of(source)}
+        copied = _copied(CopyFolder(SiteFolder(target), plan, vm))
+        for file, sha256 in disks_of(source).items():
+            if copied.get(file) != sha256:
+                told = "differs from its source" if file in copied else "is not there"
+                verdict.lost.append(f"the copy of {vm}/{file} at {target.name} {told}")
+
+
+def _copied(home: CopyFolder) -> dict[str, str]:
+    """Disk file → SHA-256, of the current copy put together from its layers."""
+    current = home.current()
+    if current is None:
+        return {}
+    found = {}
+    for each in current.disks:
+        view, disk = home.open_view(current.copy_id, each.name)
+        try:
+            content = bytearray(disk.size)
+            view.read(memoryview(content), 0)
+        finally:
+            view.close()
+        found[disk.file] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 def judge_returned(world: LiveWorld, verdict: Verdict) -> None:
     """Every source runs, and nothing of a recovery is left."""
-    for machine in tools.status(world.east):
-        if machine.kind == "vm" and machine.name in VMS:
-            found = (machine.power, machine.heartbeat)
-            if found != ("on", True):
-                verdict.lost.append(f"the source of {machine.name} is {found}")
+    for vm in VMS:
+        (machine,) = tools.status(world.source(vm))
+        found = (machine.power, machine.heartbeat)
+        if found != ("on", True):
+            verdict.lost.append(f"the source of {vm} is {found}")
     judge_nothing_left(world, verdict)
 
 
 def judge_nothing_left(
     world: LiveWorld, verdict: Verdict, *, within_s: float = STAGED_S_MAX
 ) -> None:
-    """No instance, rebuilt disk or held copy, half removed ones included; and soon no staged
-    generation: an iteration that a recovery does not wait for any more may still be ending."""
-    left = [
-        *(world.west / "instances").glob("*/"),
-        *(world.west / "disks").glob("*/"),
-        *(world.west / "replicas").glob("*/*/held-*.json"),
-    ]
+    """At neither site an instance that no VM runs as, a rebuilt disk or a held copy, half removed
+    ones included; and soon no staged generation: an iteration that a recovery does not wait for
+    any more may still be ending."""
+    sources = {world.source(vm) for vm in VMS}
+    left: list[Path] = []
+    for site in (world.east, world.west):
+        left += [path for path in site.glob("instances/*/") if path not in sources]
+        left += [*site.glob("disks/*/"), *site.glob("replicas/*/*/held-*.json")]
     try:
         wait_until(lambda: not _staged(world), "nothing is staged", within_s=within_s)
     except AssertionError:
         left += _staged(world)
-    verdict.lost += [f"{path.relative_to(world.west)} is left at west" for path in left]
+    verdict.lost += [f"{path.relative_to(world.root)} is left" for path in left]
+
+
+def site_of(machine: Path) -> Path:
+    """The site that a machine's folder is at."""
+    return machine.parent.parent
 
 
 def _staged(world: LiveWorld) -> list[Path]:
-    return list((world.west / "replicas").glob("*/*/staged/[!.]*"))
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((folder / "instance.yaml").read_text())
-    return found
-
-
-def _sha256(path: Path) -> str:
-    """In hexadecimal; empty where there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    sites = (world.east, world.west)
+    return [path for site in sites for path in site.glob("replicas/*/*/staged/[!.]*")]

@@ -83,11 +83,13 @@ class Plane(Crew):
         command = ("tests.acceptance.service", name)
         self.launch(label or name, *command, environment=self._environment)
 
-    def start_all(self) -> None:
-        """Start every service that does not run."""
-        for name in SERVICES:
-            if name not in self.running():
-                self.start(name)
+    def start_all(self) -> list[str]:
+        """Start every service that does not run; gives them."""
+        running = self.running()
+        started = [name for name in SERVICES if name not in running]
+        for name in started:
+            self.start(name)
+        return started
 
     def aim(self, point: str) -> None:
         """From now on count: whoever makes the k-th commit or call of `point` dies of it."""

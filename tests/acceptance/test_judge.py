@@ -10,11 +10,18 @@ import pytest
 
 from tests.acceptance import crash
 from tests.acceptance.client import Accepted
-from tests.acceptance.judge import Verdict, judge_accepted, judge_scripts
+from tests.acceptance.crew import Crew
+from tests.acceptance.judge import (
+    Resume,
+    Verdict,
+    judge_accepted,
+    judge_scripts,
+    judge_snapshots,
+)
 from tests.acceptance.work import MIXED, OPERATIONS, STAGES
 from tests.acceptance.world import PLAN, VMS, World
 
-JOB = "recovery:shop:x"
+JOB, REVERSAL = "recovery:shop:x", "reversal:shop:x"
 SCRIPT = ("db-post", JOB)
 START, END = ("start", *SCRIPT), ("end", *SCRIPT)
 
@@ -47,10 +54,16 @@ def test_a_step_that_is_not_what_its_lines_tell_is_found(
     assert getattr(verdict, found) and not verdict.good
 
 
-def _journalled(world: World, *, without: str) -> None:
+def _journalled(world: World, *, without: str, number: str = "x") -> None:
     """Everything that a run of the plan leaves, but one call for one VM."""
     calls = [
-        {"call": call, "key": "k", "job": f"iteration:{PLAN}:{vm}:x", "vm": vm, "outcome": "ok"}
+        {
+            "call": call,
+            "key": "k",
+            "job": f"iteration:{PLAN}:{vm}:{number}",
+            "vm": vm,
+            "outcome": "ok",
+        }
         for call in ("open_snapshot", "finalize", "close_snapshot")
         for vm in VMS
     ]
@@ -72,6 +85,37 @@ def test_an_accepted_run_whose_result_is_missing_is_lost(
 
 
 @pytest.mark.parametrize(
+    ("number", "without", "lost"),
+    [("reverse-x", "", 0), ("reverse-x", "finalize app", 1), ("x", "", 9)],
+)
+def test_a_reversal_whose_copies_are_missing_is_lost(
+    tmp_path: Path, number: str, without: str, lost: int
+) -> None:
+    world = World(tmp_path, seed=1)
+    _journalled(world, without=without, number=number)
+    verdict = Verdict()
+    asked = {"mode": "reverse"}
+    reversal = Accepted(path=f"/v1/plans/{PLAN}/recover", body=asked, job=REVERSAL)
+    judge_accepted(world, [reversal], verdict)
+    assert len(verdict.lost) == lost, verdict.lost
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+@pytest.mark.parametrize(("closed", "good"), [(True, True), (False, False)])
+def test_a_snapshot_that_is_left_open_is_found_at_either_site(
+    tmp_path: Path, site: str, closed: bool, good: bool
+) -> None:
+    world = World(tmp_path, seed=1)
+    (tmp_path / site).mkdir()
+    calls = ["open_snapshot", *(["close_snapshot"] if closed else [])]
+    lines = [json.dumps({"call": call, "vm": "db", "outcome": "ok"}) for call in calls]
+    (tmp_path / site / "calls.jsonl").write_text("\n".join(lines))
+    verdict = Verdict()
+    judge_snapshots(world, verdict)
+    assert verdict.good is good
+
+
+@pytest.mark.parametrize(
     "command",
     [
         Accepted(path="/v1/sites", body={"name": "west"}),
@@ -79,6 +123,7 @@ def test_an_accepted_run_whose_result_is_missing_is_lost(
         Accepted(path=f"/v1/plans/{PLAN}/run", body={}),
         Accepted(path=f"/v1/plans/{PLAN}/recover", body={}, job=JOB),
         Accepted(path=f"/v1/plans/{PLAN}/recover", body={"mode": "failover"}, job=JOB),
+        Accepted(path=f"/v1/plans/{PLAN}/recover", body={"mode": "reverse"}, job=REVERSAL),
         Accepted(path=f"/v1/jobs/{JOB}/rollback", body={}, job="rollback:shop:y"),
         Accepted(path=f"/v1/jobs/{JOB}/cleanup", body={}, job="cleanup:shop:y"),
     ],
@@ -89,6 +134,29 @@ def test_any_accepted_command_that_led_to_nothing_is_lost(
     verdict = Verdict()
     judge_accepted(World(tmp_path, seed=1), [command], verdict)
     assert verdict.lost
+
+
+@pytest.mark.parametrize(
+    ("resume_s", "start_s", "late"),
+    [(9.9, 0.1, False), (10.1, 0.1, True), (10.1, 5.0, True), (14.0, 9.1, False),
+     (14.0, 8.9, True), (40.0, 29.0, True)],
+)  # fmt: skip
+def test_only_what_the_machine_took_to_start_processes_is_forgiven(
+    resume_s: float, start_s: float, late: bool
+) -> None:
+    verdict = Verdict(resumes=(Resume(), Resume(resume_s=resume_s, start_s=start_s)))
+    assert verdict.late is late and verdict.good is not late
+
+
+def test_a_service_is_up_once_it_said_so_after_its_restart(tmp_path: Path) -> None:
+    crew = Crew(tmp_path)
+    crew.log.write_text("seawall recovery health http://127.0.0.1:1\n")
+    since = crew.log_size()
+    assert crew.said_up(["recovery"], since=0) and not crew.said_up(["recovery"], since=since)
+    with crew.log.open("a") as log:
+        log.write("seawall recovery health http://127.0.0.1:2\n")
+    assert crew.said_up(["recovery"], since=since)
+    assert not crew.said_up(["recovery", "gateway"], since=since)
 
 
 def test_a_sweep_is_every_point_once_and_a_trial_is_always_the_same() -> None:
@@ -116,7 +184,7 @@ def test_fifty_trials_are_of_every_kind_and_operation_and_within_reach() -> None
     assert kinds["time"] == 16 and kinds["commit"] + kinds["call"] == 32 and kinds["call"] >= 14
     operations = Counter(trial.operation for trial in trials)
     assert set(operations) == {*MIXED, "stopped"} and operations["stopped"] == 2
-    assert all(count >= 5 for name, count in operations.items() if name != "stopped")
+    assert all(count >= 2 for name, count in operations.items() if name != "stopped")
     for _, aim, shot in shots:
         stage = STAGES[aim]
         reach = {"time": stage.seconds, "commit": stage.commits}

@@ -10,6 +10,7 @@ platform calls, a round some 40 and 66.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import shutil
@@ -25,16 +26,25 @@ import msgspec
 from shared.embedded import EmbeddedPostgres
 from tests.acceptance.client import Client
 from tests.acceptance.crew import SERVICES
-from tests.acceptance.judge import Verdict, judge_accepted, judge_doubles, judge_snapshots
+from tests.acceptance.judge import (
+    Resume,
+    Verdict,
+    judge_accepted,
+    judge_doubles,
+    judge_snapshots,
+)
 from tests.acceptance.live import LiveWorld
 from tests.acceptance.plane import Plane
 from tests.acceptance.work import MIXED, OPERATIONS, STAGES, Stage, Work
 from tests.acceptance.world import PLAN, World
+from tests.waiting import wait_until
 
 KINDS = ("time", "commit", "call")
 ROUNDS_MAX = 6
 LOOK_S = 0.005
-KILLER_S_MAX = 60.0
+UP_LOOK_S = 0.05
+START_S_MAX = 60.0
+KILLER_S_MAX = 120.0
 
 
 class Shot(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +120,8 @@ def _shot(chance: random.Random, kind: str, stage: Stage, point: float | None) -
 class Killer:
     """Waits for the moment of a shot, kills, starts again; one shot at a time.
 
-    `killed` says who died, shot by shot; `resumed` when all ran again after each.
+    `killed` says who died, shot by shot; `restarts` when all were started again after each, and
+    how long after that they said so.
     """
 
     def __init__(self, plane: Plane) -> None:
@@ -119,7 +130,7 @@ class Killer:
         self._thread: threading.Thread | None = None
         self._hit = threading.Event()
         self.killed: list[str] = []
-        self.resumed: list[float] = []
+        self.restarts: list[tuple[float, float]] = []
 
     @property
     def waits(self) -> bool:
@@ -155,8 +166,17 @@ class Killer:
         self._hit.set()
         if shot.postmaster:
             self._plane.postgres.start()
-        self._plane.start_all()
-        self.resumed.append(time.time())
+        told = self._plane.log_size()
+        started = self._plane.start_all()
+        at = time.time()
+        with contextlib.suppress(AssertionError):  # Who does not come up is found by the work.
+            wait_until(
+                lambda: self._plane.said_up(started, since=told),
+                "what was started says so",
+                within_s=START_S_MAX,
+                poll_s=UP_LOOK_S,
+            )
+        self.restarts.append((at, time.time() - at))
 
     def _moment(self, shot: Shot) -> set[str]:
         """Who died first, when the moment has come; nobody if the work was over before."""
@@ -219,7 +239,9 @@ def _run_killed(
     judge_accepted(world, client.accepted.values(), verdict)
     work.judge()
     verdict.killed = tuple(killer.killed)
-    verdict.resume_s = max((_resume_s(world, at) for at in killer.resumed), default=0.0)
+    verdict.resumes = tuple(
+        Resume(resume_s=_resume_s(world, at), start_s=start_s) for at, start_s in killer.restarts
+    )
 
 
 def _work(trial: Trial, killer: Killer, plane: Plane, work: Work) -> None:
@@ -234,7 +256,7 @@ def _work(trial: Trial, killer: Killer, plane: Plane, work: Work) -> None:
             killer.aim(trial.shots[name])
         STAGES[name].do(work)
     if operation.stages[0] != "test":
-        if operation.home:
+        if operation.replicated:
             work.replicate(PLAN)
         work.test_recover(PLAN)
     for _ in range(ROUNDS_MAX):

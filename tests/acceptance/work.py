@@ -16,9 +16,10 @@ from tests.acceptance.client import Client, encoded_scripts
 from tests.acceptance.judge import Verdict, judge_cleanup, judge_recovery, judge_scripts
 from tests.acceptance.live import LiveWorld
 from tests.acceptance.mover import Mover
-from tests.acceptance.moves import judge_moves, judge_outcome
+from tests.acceptance.moves import judge_moves, judge_outcome, judge_retired
 from tests.acceptance.world import MORE, PLAN, World
 
+FOLLOWED = 2
 FULL_S_MAX = 120.0
 """A full recovery in which everything dies may have to start six processes on a busy machine, and
 copies once more than a test."""
@@ -73,6 +74,8 @@ class Work:
         run = self._client.wait_job(self._client.command(f"/v1/plans/{plan}/run")["id"])
         if run["state"] != "completed":
             self._verdict.lost.append(f"replication {run['state']}: {self._why(run)}")
+        if self.mover is not None and plan == PLAN:
+            self.mover.judge_copies()
         self._world.change_disks(plan)
 
     def test_recover(self, plan: str) -> None:
@@ -90,6 +93,7 @@ class Work:
         """What can be judged only over all that was done."""
         if self.mover is not None and isinstance(self._world, LiveWorld):
             judge_moves(self._world, self.mover.full, self._verdict)
+            judge_retired(self._world, self._verdict)
 
     def _why(self, job: dict[str, Any]) -> str:
         told = [self._client.job(child) for child in job["children"]]
@@ -148,6 +152,35 @@ def _clean_up(work: Work) -> None:
     _mover(work).clean_up()
 
 
+def _reverse(work: Work) -> None:
+    _mover(work).reverse()
+
+
+def _follow(work: Work) -> None:
+    """Iterations in reverse: whole disks were copied before, now what changed is."""
+    for _ in range(FOLLOWED):
+        work.replicate(PLAN)
+
+
+def _failback(work: Work) -> None:
+    _mover(work).fail_back()
+
+
+def _undone_failback(work: Work) -> None:
+    """Fail back and roll it back: the instances run on, and are replicated in reverse."""
+    _mover(work).fail_back()
+    _mover(work).roll_back()
+    work.replicate(PLAN)
+
+
+def _commit_failback(work: Work) -> None:
+    _mover(work).commit_failback()
+
+
+def _clean_up_before_failback(work: Work) -> None:
+    _mover(work).clean_up_before_failback()
+
+
 STAGES: Final[Mapping[str, Stage]] = {
     "test": Stage(do=_test, commits=200, calls=48, calls_beyond=152, seconds=4.0),
     "failover": Stage(do=_failover, commits=120, calls=32, seconds=4.5),
@@ -157,6 +190,12 @@ STAGES: Final[Mapping[str, Stage]] = {
     "commit": Stage(do=_commit, commits=8, calls=0, seconds=0.15),
     "rollback": Stage(do=_roll_back, commits=30, calls=9, seconds=0.5),
     "cleanup": Stage(do=_clean_up, commits=24, calls=6, seconds=0.5),
+    "reverse": Stage(do=_reverse, commits=36, calls=13, seconds=1.2),
+    "follow": Stage(do=_follow, commits=48, calls=26, seconds=1.2),
+    "failback": Stage(do=_failback, commits=115, calls=32, seconds=4.5),
+    "undone-failback": Stage(do=_undone_failback, commits=170, calls=54, seconds=5.5),
+    "failback-commit": Stage(do=_commit_failback, commits=22, calls=13, seconds=0.7),
+    "failback-cleanup": Stage(do=_clean_up_before_failback, commits=17, calls=6, seconds=0.4),
 }
 
 
@@ -164,16 +203,23 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What a trial is about: its stages in order, after the plan is protected where it is not
     the first stage's own, and those into which it aims a kill each.
 
-    `home`: at the end the sources are the VMs again, and are replicated.
+    `replicated`: at the end the VMs run somewhere and are replicated from there.
     """
 
     stages: tuple[str, ...]
     aims: tuple[str, ...]
-    home: bool = True
+    replicated: bool = True
 
 
 CHAIN: Final = "chain"
-"""A kill in each stage of one world: the most kills for the least time."""
+"""A kill in each stage of one world, there and back: the most kills for the least time."""
+
+_THERE: Final = ("failover", "rollback", "undone-migration", "migration", "commit")
+_BACK: Final = (
+    "reverse", "follow", "undone-failback", "failback", "failback-commit", "failback-cleanup",
+)  # fmt: skip
+_AWAY: Final = ("failover-at-once", "commit", "reverse")
+"""The quickest way to VMs that are replicated in reverse."""
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "test": Operation(stages=("test",), aims=("test",)),
@@ -182,19 +228,31 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         stages=("failover-at-once", "rollback"), aims=("failover-at-once",)
     ),
     "migration": Operation(
-        stages=("migration", "commit", "cleanup"), aims=("migration",), home=False
+        stages=("migration", "commit", "cleanup"), aims=("migration",), replicated=False
     ),
     "undone-migration": Operation(stages=("undone-migration",), aims=("undone-migration",)),
     "rollback": Operation(stages=("migration", "rollback"), aims=("rollback",)),
     "commit": Operation(
-        stages=("failover-at-once", "commit", "cleanup"), aims=("commit",), home=False
+        stages=("failover-at-once", "commit", "cleanup"), aims=("commit",), replicated=False
     ),
-    "cleanup": Operation(stages=("failover", "commit", "cleanup"), aims=("cleanup",), home=False),
-    CHAIN: Operation(
-        stages=("failover", "rollback", "undone-migration", "migration", "commit", "cleanup"),
-        aims=("failover", "rollback", "undone-migration", "migration", "commit", "cleanup"),
-        home=False,
+    "cleanup": Operation(
+        stages=("failover", "commit", "cleanup"), aims=("cleanup",), replicated=False
     ),
+    "reverse": Operation(stages=_AWAY, aims=("reverse",)),
+    "follow": Operation(stages=(*_AWAY, "follow"), aims=("follow",)),
+    "undone-failback": Operation(stages=(*_AWAY, "undone-failback"), aims=("undone-failback",)),
+    "failback": Operation(
+        stages=(*_AWAY, "failback", "failback-commit", "failback-cleanup"), aims=("failback",)
+    ),
+    "failback-commit": Operation(
+        stages=(*_AWAY, "failback", "failback-commit", "failback-cleanup"),
+        aims=("failback-commit",),
+    ),
+    "failback-cleanup": Operation(
+        stages=(*_AWAY, "failback", "failback-commit", "failback-cleanup"),
+        aims=("failback-cleanup",),
+    ),
+    CHAIN: Operation(stages=(*_THERE, *_BACK), aims=(*_THERE, *_BACK)),
 }
 
 MIXED: Final = tuple(name for name in OPERATIONS if name != CHAIN)

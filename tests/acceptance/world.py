@@ -60,8 +60,8 @@ class World:
             self._make_vm(vm, disks, size=2 * MIB, boots_in="100ms")
         for vm in MORE_VMS:
             self._make_vm(vm, ["sda"], size=MIB // 4, boots_in="10ms")
-        (self.east / "site.yaml").write_text("journal: hashes\n")
-        (self.west / "site.yaml").write_text("journal: true\n")
+        for site in (self.east, self.west):
+            (site / "site.yaml").write_text("journal: hashes\n")
 
     def _make_vm(self, vm: str, disks: list[str], *, size: int, boots_in: str) -> None:
         folder = self.east / "vms" / vm
@@ -77,10 +77,14 @@ class World:
         }
         (folder / "vm.yaml").write_text(yaml.safe_dump(document))
 
+    def source(self, vm: str) -> Path:
+        """The folder of the machine that a VM runs as."""
+        return self.east / "vms" / vm
+
     def change_disks(self, plan: str = PLAN) -> None:
         """Some writes through the write protocol, to every VM of a plan."""
         for vm in PLANS[plan]:
-            disk = self.east / "vms" / vm / "sda.raw"
+            disk = self.source(vm) / "sda.raw"
             for _ in tools.write_random(
                 disk, seed=self._chance.randrange(1 << 30), count=3, size=64 * 1024
             ):
@@ -125,5 +129,12 @@ class World:
         return [tuple(json.loads(line)) for line in self.lines.read_text().splitlines()]
 
     def instances(self) -> list[Path]:
-        """The instance folders at west."""
-        return [path.parent for path in (self.west / "instances").glob("*/instance.yaml")]
+        """The instance folders of both sites."""
+        sites = (self.east, self.west)
+        found = (path for site in sites for path in site.glob("instances/*/instance.yaml"))
+        return [path.parent for path in found]
+
+    def left_over(self) -> list[Path]:
+        """The instances that no VM runs as."""
+        sources = {self.source(vm) for vms in PLANS.values() for vm in vms}
+        return [path for path in self.instances() if path not in sources]
