@@ -178,8 +178,8 @@ def _before_vms(state: Recovery, *, halted: bool) -> Phase | None:
     if sources is not None:
         return sources
     # Where nobody of the first boot order is left to launch, it is opened all the same.
-    begun = state.launched or state.opened
-    return "launch" if not begun and state.roster and not halted else None
+    launches = not (state.launched or state.opened)
+    return "launch" if launches and state.roster and not halted else None
 
 
 def more_to_open(state: Recovery) -> bool:
