@@ -27,11 +27,11 @@ BUSY_LOAD_PER_CORE = 3.0
         "yourself: they are not run again."
     ),
 )
-def test_twelve_trials_with_kill_9_lose_and_double_nothing(
+def test_trials_with_kill_9_lose_and_double_nothing(
     postgres_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    code = crash.main(["--n", "12", "--operation", "test"])
+    code = crash.main(["--n", "8", "--operation", "test"])
     took_s = time.monotonic() - began
     said = capsys.readouterr()
     assert code == 0, said.err

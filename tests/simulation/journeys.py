@@ -11,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from schemas import directions, reversals
+from schemas import operations as ops
 from schemas import replicator as rep
 from schemas import scheduler as sch
 from schemas import scheduler_operations as sch_ops
 from schemas.ids import family_of, parts_of
 from shared.platforms.memory import MemoryVm
 from tests.simulation.facts import Facts
-from tests.simulation.lives import OTHER, Life, Lineage, Powered, shot_of
+from tests.simulation.lives import OTHER, Life, Lineage, Powered, ready_of, shot_of
 from tests.simulation.plane import Plane
 from tests.simulation.plans import Temper
 
@@ -29,6 +30,7 @@ def judged(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     broken = _guests_only(world)
     broken += _read_from(world, facts, line, turns)
     broken += _turned(world, facts, line)
+    broken += _home_again(facts)
     broken += _sources_kept(world, facts, line, turns)
     broken += _quarantined(facts)
     return broken + _fresh(world, facts, line, turns, temper)
@@ -128,6 +130,18 @@ def _is_copied(world: Plane, facts: Facts, life: Life, job: str) -> bool:
             if mine and shot.at >= since:
                 return True
     return False
+
+
+def _home_again(facts: Facts) -> list[str]:
+    """What a committed failback brought up is replicated the original way."""
+    turned = {(body.job, parts_of(row.stream)[-1]) for row, body in facts.of(directions.VmTurned)}
+    return [
+        f"direction: {vm} came home by {job}, and is not replicated from there"
+        for job in facts.streams(ops.RecoveryCommitted)
+        if facts.by_stream[job][0][1].mode == "failback"
+        for vm in ready_of(facts, job)
+        if (job, vm) not in turned
+    ]
 
 
 def _quarantined(facts: Facts) -> list[str]:

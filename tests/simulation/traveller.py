@@ -58,8 +58,9 @@ class Traveller(Operator):
         if open_now:
             return
         for view in views.recoveries(self.facts):
-            # What it was is in the way of what comes there next, by its name.
-            if view.start.plan == plan and view.to_delete and view.freed:
+            # What it was is in the way of what comes there next, by its name; or it is a mistake.
+            idle = view.to_delete and view.freed
+            if view.start.plan == plan and (idle or (view.taken and self._seldom())):
                 await self._clean_one(view)
         for name in self._world.sites:
             if chance.random() < 0.7:

@@ -179,7 +179,9 @@ def _before_vms(state: Recovery, *, halted: bool) -> Phase | None:
     sources = None if state.launched else securing.phase(told(state), state.source, halted=halted)
     if sources is not None:
         return sources
-    return "launch" if not state.launched and state.roster and not halted else None
+    # Where nobody of the first boot order is left to launch, it is opened all the same.
+    launches = not (state.launched or state.opened)
+    return "launch" if launches and state.roster and not halted else None
 
 
 def more_to_open(state: Recovery) -> bool:

@@ -139,6 +139,18 @@ def test_one_vm_that_cannot_be_fenced_is_left_out_and_the_others_are_recovered()
     assert not world.to_scheduler(SiteLost)
 
 
+@pytest.mark.parametrize("build_ahead", [True, False])
+def test_where_nobody_of_the_first_boot_order_can_be_fenced_the_others_are_recovered(
+    build_ahead: bool,
+) -> None:
+    world = SiteWorld("failover", header=header(build_ahead=build_ahead))
+    past_preflight(world.begin())
+    world.settle("vm-source:shop:r1:db/look-at-source", code="site-gone")
+    world.live()
+    assert (world.end.state, world.end.ready, world.end.failed) == ("partially-completed", 2, 1)
+    assert world.sites.sources == {"db": True, "app": False, "web": False}
+
+
 def test_under_stop_one_vm_that_cannot_be_fenced_takes_everything_back() -> None:
     world = past_preflight(SiteWorld("failover", on_error="stop").begin())
     world.settle("vm-source:shop:r1:web/look-at-source", code="site-gone")
