@@ -501,8 +501,10 @@ class IterationDispatched(Fact, frozen=True, kw_only=True):
 class TickQueued(Fact, frozen=True, kw_only=True):
     """The tick found its VM busy: it starts right after.
 
-    With a `run` the VM joins that group job. `group`: the tick is one of its whole plan, which
-    waits for this VM among others. A grid tick (no `run`) or a group's means *exceeded interval*.
+    With a `run` the VM joins that group job, which is `gated` where it began with a pre-script
+    (None: not told), whatever the plan says when it is the VM's turn. `group`: the tick is one of
+    its whole plan, which waits for this VM among others. A grid tick (no `run`) or a group's
+    means *exceeded interval*.
     """
 
     tick_at: dt.datetime
@@ -510,6 +512,7 @@ class TickQueued(Fact, frozen=True, kw_only=True):
     behind: str = ""
     run: str = ""
     group: bool = False
+    gated: bool | None = None
 
 
 @published("scheduler.iteration-recorded")

@@ -18,6 +18,7 @@ from schemas import scheduler_operations as said_ops
 from schemas.common import Problem
 from schemas.envelope import Received
 from schemas.ids import family_of
+from schemas.replicator import StartRun
 from services.scheduler.domain import direction
 from services.scheduler.domain.answers import refused_by
 from services.scheduler.domain.grid import grid_for, next_tick
@@ -251,19 +252,22 @@ def sync_last(states: Mapping[str, Any], received: Received) -> Mapping[str, Dec
         state: ProtectedVm = states[vm_stream(m.plan, vm)]
         if state.queued_run:
             checks.append(check_timer(state.queued_run, received.at))
-        opened[vm_stream(m.plan, vm)] = _last(state, m.plan, vm, run=run, now=received.at)
+        opened[vm_stream(m.plan, vm)] = _last(state, message, vm)
     send = Send(to="replicator", key=m.plan, message=message)
     # The run's message goes out before its members'.
     whole = Decision(events=(started,), sends=(send,), timers=tuple(checks))
     return {stream: whole, **decisions, **opened}
 
 
-def _last(state: ProtectedVm, plan: str, vm: str, *, run: str, now: dt.datetime) -> Decision:
-    dropped = drop_queued(state, plan, vm)
+def _last(state: ProtectedVm, start: StartRun, vm: str) -> Decision:
+    dropped = drop_queued(state, start.plan, vm)
+    now, gated = start.tick_at, start.pre_script is not None
     if state.iteration:
-        queued = said.TickQueued(tick_at=now, behind=state.iteration, run=run)
+        queued = said.TickQueued(tick_at=now, behind=state.iteration, run=start.run, gated=gated)
         return Decision(events=(queued,), sends=dropped)
-    waiting = msgspec.structs.replace(state, queued_at=now, queued_run=run)
+    waiting = msgspec.structs.replace(
+        state, queued_at=now, queued_run=start.run, queued_gated=gated
+    )
     # Unlike a tick that waited, it belongs to the story of the recovery.
     started = start_queued(waiting, sync=state.sync, now=now, story=None)
     return msgspec.structs.replace(started, sends=(*dropped, *started.sends))

@@ -160,22 +160,29 @@ def _start(
     decisions = {stream: Decision(events=(started,), sends=(send,))}
     for vm in members:
         key = vm_stream(header.name, vm)
-        decisions[key] = _start_member(
-            states[key], run=run, tick_at=tick_at, next_due_at=next_due_at
-        )
+        decisions[key] = _start_member(states[key], message, next_due_at=next_due_at)
     return decisions
 
 
 def _start_member(
-    state: ProtectedVm, *, run: str, tick_at: dt.datetime, next_due_at: dt.datetime | None
+    state: ProtectedVm, start: StartRun, *, next_due_at: dt.datetime | None
 ) -> Decision:
+    """A member's iteration, or its place in the queue: with a gate where the run has one now."""
+    run, tick_at, gated = start.run, start.tick_at, start.pre_script is not None
     setup = state.setup
     assert setup is not None
     behind = blocker(state)
     if behind:
-        return Decision(events=(said.TickQueued(tick_at=tick_at, behind=behind, run=run),))
+        queued = said.TickQueued(tick_at=tick_at, behind=behind, run=run, gated=gated)
+        return Decision(events=(queued,))
     event, send = dispatch(
-        state, setup, tick_at=tick_at, next_due_at=next_due_at, run=run, sync=state.sync
+        state,
+        setup,
+        tick_at=tick_at,
+        next_due_at=next_due_at,
+        run=run,
+        sync=state.sync,
+        gated=gated,
     )
     return Decision(events=(event,), sends=(send,))
 

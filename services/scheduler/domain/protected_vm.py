@@ -41,11 +41,12 @@ class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `setup` is what the plan last said of it. `cursor`: every grid tick up to here is accounted
     for. `iteration` is the running one (it holds write-copy) and `run` its group job, if any.
-    `queued_at` is the one tick that waits for it. `holds` are other jobs' modes, `claim` is the
-    job that holds it next. `moved`: it runs at the other site since the job `moved_by`, and
-    its replication was on before (`moved_on`). `direction` is the one that stands, `turning` the
-    one that the job `turning_by` marked. `last_checkpoint_at` and `sync` are of the direction
-    iterations go, `elsewhere` is the newest copy of the other one.
+    `queued_at` is the one tick that waits for it, `queued_gated` whether its run has a gate.
+    `holds` are other jobs' modes, `claim` is the job that holds it next. `moved`: it runs at the
+    other site since the job `moved_by`, and its replication was on before (`moved_on`).
+    `direction` is the one that stands, `turning` the one that the job `turning_by` marked.
+    `last_checkpoint_at` and `sync` are of the direction iterations go, `elsewhere` is the newest
+    copy of the other one.
     """
 
     setup: said.VmProtected | None = None
@@ -58,6 +59,7 @@ class ProtectedVm(msgspec.Struct, kw_only=True, omit_defaults=True):
     run: str = ""
     queued_at: dt.datetime | None = None
     queued_run: str = ""
+    queued_gated: bool | None = None
     claim: str = ""
     moved: said_ops.Moved | Literal[""] = ""
     moved_by: str = ""
@@ -207,6 +209,7 @@ def _queued(state: ProtectedVm, event: said.TickQueued) -> None:
         return
     state.queued_at = event.tick_at
     state.queued_run = event.run
+    state.queued_gated = event.gated
     if not event.run:
         state.cursor = event.tick_at
 
@@ -299,6 +302,7 @@ def _restored(state: ProtectedVm, event: said.RpoRestored) -> None:
 def _unqueue(state: ProtectedVm) -> None:
     state.queued_at = None
     state.queued_run = ""
+    state.queued_gated = None
 
 
 _APPLY: Final[dict[type, Callable[[ProtectedVm, Any], None]]] = {

@@ -129,11 +129,18 @@ def dispatch(
     run: str = "",
     missed: int = 0,
     story: Story | None = None,
+    gated: bool | None = None,
 ) -> tuple[IterationDispatched, Send]:
-    """The event and the message that start an iteration. `run` is the group it belongs to."""
+    """The event and the message that start an iteration. `run` is the group it belongs to.
+
+    `gated`: whether that began with a pre-script; None where it is not known, as of runs that a
+    build before began: then it is what the plan says now.
+    """
     iteration = iteration_id(setup.plan, setup.vm, tick_of_run(run) if run else tick_id(tick_at))
     full = needs_full(sync)
     operation = operation_of(run)
+    if gated is None:
+        gated = tick_script(setup.replication.pre_script, operation) is not None
     way = heading(state)
     sites = (setup.protected, setup.recovery_site)
     source, target = sites[::-1] if way.reverse else sites
@@ -160,7 +167,7 @@ def dispatch(
         full=full,
         resync=full and sync.has_copy,
         run=run,
-        gated=bool(run) and tick_script(setup.replication.pre_script, operation) is not None,
+        gated=bool(run) and gated,
         operation=operation,
         instance=way.instance,
         reverse=way.reverse,
@@ -313,5 +320,6 @@ def _start_queued_run(
         missed=missed,
         sync=sync,
         story=story,
+        gated=state.queued_gated,
     )
     return Decision(events=(started,), sends=(send,), timers=timers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from schemas import scheduler as said
 from schemas.plans import ReplicationPolicy, ScriptDefinition
 from schemas.replicator import StartIteration, StartRun
@@ -97,6 +99,24 @@ def test_a_plan_pre_script_gates_every_member() -> None:
     desk.until(at(15))
     assert [m.pre_script for m in desk.take(StartRun)] == [SCRIPT]
     assert [m.gated for m in desk.take(StartIteration)] == [True]
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_member_that_waited_has_the_gate_that_its_run_began_with(gated: bool) -> None:
+    """A gate that the run never opens would hold the iteration for ever."""
+    policies = (ReplicationPolicy(interval_s=QUARTER_S), ReplicationPolicy(
+        interval_s=QUARTER_S, pre_script=SCRIPT))  # fmt: skip
+    before, after = policies if not gated else policies[::-1]
+    desk = desk_with("db", replication=before)
+    desk.command(said.RunPlan, plan="shop", job="replication-run:shop:r1")
+    assert desk.started() == ["db"]
+    desk.command(said.RunPlan, plan="shop", job="replication-run:shop:r2")
+    (_, run) = desk.take(StartRun)
+    desk.apply(definition("db", replication=after))
+    ended(desk, "db")
+    (start,) = desk.take(StartIteration)
+    assert (start.run, start.gated) == ("replication-run:shop:r2", gated)
+    assert (run.pre_script is not None) == gated
 
 
 def test_a_group_missed_while_down_is_caught_up_once() -> None:
