@@ -136,6 +136,9 @@ def work_left(state: VmRecovery) -> bool:
     """Whether anything but letting the held copy go is still to be done."""
     if state.ready_at is None or not _post_over(state) or validating(state):
         return True
+    if not _pre_over(state):
+        # It is done again for a VM that came up without it.
+        return True
     return manual_due(state, "after-boot") is not None
 
 
@@ -183,6 +186,10 @@ def script_of(state: VmRecovery, step: str) -> ScriptDefinition | None:
     return pre_script(state) if step == PRE_STEP else post_script(state)
 
 
+def _pre_over(state: VmRecovery) -> bool:
+    return state.pre.over or pre_script(state) is None
+
+
 def _post_over(state: VmRecovery) -> bool:
     return state.post.over or post_script(state) is None
 
@@ -195,7 +202,7 @@ def _due(state: VmRecovery) -> tuple[str, ...]:
 
 
 def _forward(state: VmRecovery) -> tuple[str, ...]:
-    if not state.pre.over and pre_script(state) is not None:
+    if not _pre_over(state):
         # A VM with a pre-script builds nothing before its boot order is open.
         due = state.boot and not state.pre.asks
         return (scripts.part_of_run(PRE_STEP, state.pre.run),) if due else ()

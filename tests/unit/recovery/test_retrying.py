@@ -278,6 +278,25 @@ def test_a_post_script_that_succeeded_does_not_run_again_and_one_that_failed_doe
     assert world.asked_for[f"{POST}/2"] == 1
 
 
+@pytest.mark.parametrize(
+    ("choice", "state"), [("done", "completed"), ("failed", "partially-completed")]
+)
+def test_a_pre_script_that_is_retried_for_a_vm_that_is_up_is_waited_for(
+    choice: str, state: str
+) -> None:
+    """Its end is not known, and a person is asked: the VM has not ended before the answer."""
+    world = counting(vm("db", pre_script=script(on_unknown="prompt", on_failure="continue")))
+    world.settle(go_to(world, "pre-script"), FAILED)
+    assert ends(world)[-1].state == "partially-completed"
+    retried(world, DB)
+    world.settle(f"{DB}/pre-script/2", code="unknown", unknown=True)
+    world.deliver_all()
+    assert len(world.events(steer.VmAsked)) == 1 and len(world.events(said.VmFinished)) == 1
+    answered(world, choice, job=DB, step="pre-script")
+    end = ends(world)[-1]
+    assert (end.state, end.ready, len(world.events(said.VmFinished))) == (state, 1, 2)
+
+
 def test_one_step_of_the_plan_is_retried_alone() -> None:
     world = counting(vm("db"), vm("app"), header=header(post_script=script()))
     world.settle(go_to(world, "create-instance"), code="x")
