@@ -227,44 +227,6 @@ def test_a_recovery_that_a_vm_stopped_goes_on_with_all_it_had_not_reached(ahead:
     assert [event.boot_order for event in world.events(said.BootOrderOpened)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-@pytest.mark.parametrize("part", ["create-instance", "power-on"])
-def test_of_two_boot_orders_that_are_retried_the_higher_waits_for_the_lower(
-    part: str, ahead: bool
-) -> None:
-    vms = vm("db", boot_delay_s=60), vm("app", 2), vm("web", 3)
-    world = counting(*vms, header=header(build_ahead=ahead))
-    for name in ("db", "app"):
-        _until(world, f"{stream(name)}/{part}", but=part)
-        world.settle(f"{stream(name)}/{part}", code="x")
-    first = ends(world)[-1]
-    assert (first.ready, first.failed) == (1, 2)
-    opened = len(world.events(said.BootOrderOpened))
-    retried(world)
-    _until(world, "", but=f"{DB}/{part}")
-    assert [effect.startswith(f"{DB}/{part}") for effect in world.effects] == [True]
-    assert len(world.events(said.BootOrderOpened)) == opened
-    end = ends(world)[-1]
-    assert (end.state, end.ready) == ("completed", 3)
-    (again,) = world.events(said.BootOrderOpened)[opened:]
-    on = world.state(JOB).members
-    assert again.boot_order == 2
-    assert on["app"].powered_on_at - on["db"].powered_on_at >= dt.timedelta(seconds=60)
-
-
-def _until(world: World, wanted: str, *, but: str) -> None:
-    """Let all go well but effects with a part, until one is under way; "": until nothing is."""
-    for _ in range(100):
-        world.deliver_all()
-        rest = [effect for effect in world.effects if but not in effect]
-        if wanted in world.effects or not (wanted or rest):
-            return
-        assert rest or world.fire_next_timer(), f"{wanted} never comes"
-        if rest:
-            world.settle(rest[0])
-    raise AssertionError(wanted)
-
-
 def test_a_post_script_that_succeeded_does_not_run_again_and_one_that_failed_does() -> None:
     policy = header(post_script=script())
     world = failing("create-instance", header=policy)
@@ -276,25 +238,6 @@ def test_a_post_script_that_succeeded_does_not_run_again_and_one_that_failed_doe
     ends(world)
     assert ends(retried(world))[-1].state == "completed"
     assert world.asked_for[f"{POST}/2"] == 1
-
-
-@pytest.mark.parametrize(
-    ("choice", "state"), [("done", "completed"), ("failed", "partially-completed")]
-)
-def test_a_pre_script_that_is_retried_for_a_vm_that_is_up_is_waited_for(
-    choice: str, state: str
-) -> None:
-    """Its end is not known, and a person is asked: the VM has not ended before the answer."""
-    world = counting(vm("db", pre_script=script(on_unknown="prompt", on_failure="continue")))
-    world.settle(go_to(world, "pre-script"), FAILED)
-    assert ends(world)[-1].state == "partially-completed"
-    retried(world, DB)
-    world.settle(f"{DB}/pre-script/2", code="unknown", unknown=True)
-    world.deliver_all()
-    assert len(world.events(steer.VmAsked)) == 1 and len(world.events(said.VmFinished)) == 1
-    answered(world, choice, job=DB, step="pre-script")
-    end = ends(world)[-1]
-    assert (end.state, end.ready, len(world.events(said.VmFinished))) == (state, 1, 2)
 
 
 def test_one_step_of_the_plan_is_retried_alone() -> None:
