@@ -6,6 +6,7 @@ every plan runs once more, so that what the other site has can be held against w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
@@ -18,6 +19,9 @@ ROUNDS_MAX: Final = 8
 
 LEGS_MAX: Final = 5
 """So many more operations travellers ask for: there and back again, and a mistake."""
+
+BEGINS_WITHIN_S: Final = 120
+"""So long the message of a job may be on its way from who grants it to who does it."""
 
 
 class Evening(Traveller):
@@ -79,7 +83,16 @@ class Evening(Traveller):
                 self._world.last_runs[job] = tuple(vms)
                 await self._ask("scheduler", plan, sch.RunPlan, new=job, plan=plan)
         await self._settled()
+        await self._begun(*self._world.last_runs)
         return await self._all_ended()
+
+    async def _begun(self, *jobs: str) -> None:
+        """What was granted has begun where it is done: before, it is not seen to be open."""
+        for _ in range(BEGINS_WITHIN_S):
+            await self.facts.refresh()
+            if all(self.facts.by_stream.get(job) for job in jobs):
+                return
+            await asyncio.sleep(1.0)
 
     async def _decide_all(self, *, keeps: bool) -> int:
         """Clean up and decide about whatever waits for it; how many that were."""

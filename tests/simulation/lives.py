@@ -140,7 +140,8 @@ class Lineage:
 
     def source(self, job: str, vm: str) -> Life:
         """What a recovery or a reversal found the VM to be."""
-        return self.at(vm, self._facts.by_stream[job][0][1].requested_at)
+        # Not when it was asked for: a command may wait for what it builds on.
+        return self.at(vm, self._facts.by_stream[job][0][0].meta.occurred_at)
 
 
 def ready_of(facts: Facts, job: str) -> list[str]:
