@@ -20,6 +20,9 @@ ROUNDS_MAX: Final = 8
 LEGS_MAX: Final = 5
 """So many more operations travellers ask for: there and back again, and a mistake."""
 
+ROUNDS_OF_LEG: Final = 3
+"""A leg begins, is decided about, and is cleaned up after."""
+
 BEGINS_WITHIN_S: Final = 120
 """So long the message of a job may be on its way from who grants it to who does it."""
 
@@ -37,7 +40,7 @@ class Evening(Traveller):
         if not await self._settled():
             return ["settled: commands wait half an hour after the world was healed"]
         keeps = self.travels or self._chance.random() < 0.5
-        for _ in range(ROUNDS_MAX + LEGS_MAX):
+        for _ in range(ROUNDS_MAX + ROUNDS_OF_LEG * LEGS_MAX):
             if broken := await self._all_ended():
                 return broken
             if not (await self._decide_all(keeps=keeps) or await self._travel_on()):
