@@ -80,3 +80,7 @@ def test_a_test_is_cleaned_and_a_failover_is_left_to_a_person(shop: Sites) -> No
     _, failed_over = recover(shop, "failover")
     assert failed_over["awaits_commit"] and len(shop.instances()) == 2
     assert "undone_by" not in failed_over["facts"]
+    back = shop.plane.say("rollback", failed_over["id"], "--confirm", "shop", "--wait")
+    assert back.code == 0, back
+    wait_until(lambda: not holds(shop), "the holds are given back")
+    shop.replicate()

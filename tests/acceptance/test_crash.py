@@ -31,7 +31,7 @@ def test_trials_with_kill_9_lose_and_double_nothing(
     postgres_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    code = crash.main(["--n", "8", "--operation", "test"])
+    code = crash.main(["--n", "6", "--operation", "test"])
     took_s = time.monotonic() - began
     said = capsys.readouterr()
     assert code == 0, said.err
