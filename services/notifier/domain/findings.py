@@ -10,7 +10,6 @@ from typing import Any
 
 from schemas.clean_points import CleanPointSearchFinished
 from schemas.envelope import Received
-from schemas.notifier import Severity
 from schemas.recovery import CleanupFinished, RecoveryFinished, VmFinished
 from schemas.recovery_groups import RecoveryGroupFinished
 from schemas.replicator import (
@@ -23,7 +22,7 @@ from schemas.reversals import ReversalFinished
 from schemas.scheduler import RpoBreached, RpoRestored, TicksMissed
 from schemas.units import format_duration, some_of
 from services.notifier.domain import full_recoveries, leftovers, lost_sites, questions
-from services.notifier.domain.finding import Finding
+from services.notifier.domain.finding import Finding, job_ended
 from shared.decider import OPEN_FROM
 
 
@@ -37,28 +36,15 @@ def _recovery(received: Received) -> tuple[Finding, ...]:
     if body.state == "cancelled" or body.dry_run:
         return ()
     text, remedy = _problem_text(body)
-    see = f"seawall job show {received.stream}"
-    return tuple(
-        Finding(
-            plan=body.plan,
-            condition=condition,
-            subject=body.mode,
-            holds=body.state == state,
-            severity=severity,
-            title=f"{body.mode} recovery of {body.plan} {body.state.replace('-', ' ')}",
-            text=text or f"{body.ready} VMs ready, {body.failed} failed",
-            remedy=remedy or see,
-            job=received.stream,
-            mailed=True,
-        )
-        for condition, state, severity in _RECOVERY_ENDS
+    return job_ended(
+        received,
+        plan=body.plan,
+        subject=body.mode,
+        title=f"{body.mode} recovery of {body.plan} {body.state.replace('-', ' ')}",
+        text=text or f"{body.ready} VMs ready, {body.failed} failed",
+        remedy=remedy,
+        mailed=True,
     )
-
-
-_RECOVERY_ENDS: tuple[tuple[str, str, Severity], ...] = (
-    ("job-failed", "failed", "critical"),
-    ("job-partially-completed", "partially-completed", "major"),
-)
 
 
 def _search(received: Received) -> tuple[Finding, ...]:
@@ -94,19 +80,8 @@ def _job_ended(
     if body.state == "cancelled":
         return ()
     text, remedy = _problem_text(body)
-    return tuple(
-        Finding(
-            plan=body.plan,
-            condition=condition,
-            subject=subject,
-            holds=body.state == state,
-            severity=severity,
-            title=title,
-            text=text,
-            remedy=remedy or f"seawall job show {received.stream}",
-            job=received.stream,
-        )
-        for condition, state, severity in _RECOVERY_ENDS
+    return job_ended(
+        received, plan=body.plan, subject=subject, title=title, text=text, remedy=remedy
     )
 
 

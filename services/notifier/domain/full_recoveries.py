@@ -14,7 +14,7 @@ from schemas.operations import (
     RollbackFinished,
 )
 from schemas.scheduler_operations import PlanQuarantined, PlanQuarantineEnded
-from services.notifier.domain.finding import Finding
+from services.notifier.domain.finding import Finding, job_ended
 
 
 def _quarantined(received: Received) -> tuple[Finding, ...]:
@@ -69,23 +69,15 @@ def _rolled_back(received: Received) -> tuple[Finding, ...]:
     """A roll back that could not end what it began leaves VMs that run nowhere, or instances."""
     body: RollbackFinished = received.body
     problem = body.problem
-    return tuple(
-        Finding(
-            plan=body.plan,
-            condition=condition,
-            subject="rollback",
-            holds=body.state == state,
-            severity="critical",
-            title=f"the roll back of a recovery of {body.plan} {state.replace('-', ' ')}",
-            text=problem.message if problem is not None else "",
-            remedy=f"{problem.remedy if problem is not None else ''}; see `seawall job show "
-            f"{received.stream}`, then: seawall rollback {body.recovery}".removeprefix("; "),
-            job=received.stream,
-        )
-        for condition, state in (
-            ("job-failed", "failed"),
-            ("job-partially-completed", "partially-completed"),
-        )
+    return job_ended(
+        received,
+        plan=body.plan,
+        subject="rollback",
+        severity="critical",
+        title=f"the roll back of a recovery of {body.plan} {body.state.replace('-', ' ')}",
+        text=problem.message if problem is not None else "",
+        remedy=f"{problem.remedy if problem is not None else ''}; see `seawall job show "
+        f"{received.stream}`, then: seawall rollback {body.recovery}".removeprefix("; "),
     )
 
 

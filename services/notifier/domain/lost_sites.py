@@ -17,7 +17,7 @@ from schemas.lost_sites import (
     SitePowerOffFinished,
     in_words,
 )
-from services.notifier.domain.finding import Finding
+from services.notifier.domain.finding import Finding, job_ended
 
 RUNNING: Final = "originals-running"
 RETURNED: Final = "site-returned"
@@ -93,27 +93,18 @@ def _over(plan: str, condition: str, site: str, recovery: str) -> Finding:
     return Finding(plan=plan, condition=condition, subject=site, holds=False, thing=recovery)
 
 
-_ENDS: Final = {"failed": "job-failed", "partially-completed": "job-partially-completed"}
-
-
 def _power_off(received: Received) -> tuple[Finding, ...]:
     """A job of a site: its alerts go by the site's name, as others of a site do."""
     body: SitePowerOffFinished = received.body
     problem = body.problem
-    return tuple(
-        Finding(
-            plan=body.site,
-            condition=condition,
-            subject="site-power-off",
-            holds=body.state == state,
-            severity="critical",
-            title=f"powering off originals at {body.site} {body.state.replace('-', ' ')}",
-            text=problem.message if problem is not None else "",
-            remedy=(problem.remedy if problem is not None else "")
-            or f"seawall job show {received.stream}",
-            job=received.stream,
-        )
-        for state, condition in _ENDS.items()
+    return job_ended(
+        received,
+        plan=body.site,
+        subject="site-power-off",
+        severity="critical",
+        title=f"powering off originals at {body.site} {body.state.replace('-', ' ')}",
+        text=problem.message if problem is not None else "",
+        remedy=problem.remedy if problem is not None else "",
     )
 
 
