@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from schemas import recovery_groups as said
@@ -40,10 +38,6 @@ def _asked(
     doc: Job | None, event: said.GroupMemberAsked, recorded: Recorded, row: str
 ) -> Job | None:
     return doc and steps.moved(doc, steps.begun(doc.steps, event.plan, event.at))
-
-
-def _member_ended(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and steps.moved(doc, steps.ended(doc.steps, event.timing))
 
 
 def _finished(
@@ -100,13 +94,13 @@ def _cleanup_finished(
 ROUTES: dict[type, tuple[Route, ...]] = {
     said.RecoveryGroupStarted: (Route(_started),),
     said.GroupMemberAsked: (Route(_asked),),
-    said.GroupMemberRefused: (Route(_member_ended),),
-    said.GroupMemberEnded: (Route(_member_ended),),
+    said.GroupMemberRefused: (Route(steps.over),),
+    said.GroupMemberEnded: (Route(steps.over),),
     said.RecoveryGroupCancelRequested: (Route(cancelling),),
     said.RecoveryGroupFinished: (Route(_finished),),
     said.RecoveryGroupCleaned: (Route(_cleaned),),
     said.GroupCleanupStarted: (Route(_cleanup_started),),
-    said.GroupCleanupMemberEnded: (Route(_member_ended),),
+    said.GroupCleanupMemberEnded: (Route(steps.over),),
     said.GroupCleanupCancelRequested: (Route(cancelling),),
     said.GroupCleanupFinished: (Route(_cleanup_finished),),
 }

@@ -67,10 +67,6 @@ def _restoring(
     return doc and steps.moved(doc, steps.begun(doc.steps, RESTORE, event.at))
 
 
-def _step_over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and steps.moved(doc, steps.ended(doc.steps, event.timing))
-
-
 # ── The commit window ────────────────────────────────────────────────────────────────────────
 
 
@@ -180,13 +176,13 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.SourcesSecuring: (Route(_securing),),
     said.SourceSiteLost: (Route(_securing),),
     said.MemberSecured: (Route(_secured),),
-    said.SourcesSecured: (Route(_step_over),),
+    said.SourcesSecured: (Route(steps.over),),
     said.LastSyncAsked: (Route(_sync_asked),),
     said.MemberSynced: (Route(_synced),),
-    said.LastSyncFinished: (Route(_step_over),),
+    said.LastSyncFinished: (Route(steps.over),),
     said.SourcesRestoring: (Route(_restoring),),
     said.MemberRestored: (Route(_restored),),
-    said.SourcesRestored: (Route(_step_over),),
+    said.SourcesRestored: (Route(steps.over),),
     said.RecoveryCommitted: (Route(_committed),),
     said.RecoveryRolledBack: (Route(_rolled_back),),
     said.CommitStarted: (Route(_commit_started),),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from schemas import reversals as said
@@ -95,10 +93,6 @@ def _resynced(
     return steps.moved(doc, after)
 
 
-def _step_over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
-    return doc and steps.moved(doc, steps.ended(doc.steps, event.timing))
-
-
 def _finished(
     doc: Job | None, event: said.ReversalFinished, recorded: Recorded, row: str
 ) -> Job | None:
@@ -123,7 +117,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.ReversalResyncAsked: (Route(_resync_asked),),
     said.ReversalMemberSynced: (Route(_synced),),
     said.ReversalResyncFinished: (Route(_resynced),),
-    said.ReversalVerified: (Route(_step_over),),
+    said.ReversalVerified: (Route(steps.over),),
     said.ReversalCancelRequested: (Route(cancelling),),
     said.ReversalFinished: (Route(_finished),),
 }

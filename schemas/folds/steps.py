@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from schemas.common import JobState, ScriptReport, StepState, StepTiming
+from schemas.envelope import Recorded
 from schemas.joins import DONE_STEPS, percent_of
 from schemas.steps import MANUAL
 from schemas.views import Error, Job, Step
@@ -132,6 +133,11 @@ def script_ended(
         told = _replace(told, output=report.output, output_sha256=report.output_sha256)
     # Of this run: one before it may have been on another machine.
     return changed(ended(steps, told), name, warning=report.warning)
+
+
+def over(doc: Job | None, event: Any, recorded: Recorded, row: str) -> Job | None:
+    """The fold of any fact whose `timing` says how a step of a job ended."""
+    return doc and moved(doc, ended(doc.steps, event.timing))
 
 
 def moved(job: Job, steps: tuple[Step, ...], **changes: Any) -> Job:
