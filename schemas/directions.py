@@ -8,7 +8,7 @@ site that the plan protects.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -25,6 +25,12 @@ class SourceInstance(msgspec.Struct, frozen=True, array_like=True):
     vm: str
     instance: str
     made_by: str
+
+
+def in_parts(sources: Iterable[SourceInstance]) -> Iterator[tuple[SourceInstance, ...]]:
+    """As many of them as one message or event names, in turn."""
+    every = tuple(sources)
+    return (every[at : at + SOURCES_MAX] for at in range(0, len(every), SOURCES_MAX))
 
 
 ALL = ("*",)

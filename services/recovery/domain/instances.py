@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from schemas import directions as said
-from schemas.directions import SOURCES_MAX, SourceInstance
+from schemas.directions import SourceInstance, in_parts
 from schemas.envelope import Received
 from schemas.scheduler import ReturnVms
 from services.recovery.domain.operations import of
@@ -56,7 +56,7 @@ def committed(state: Recovery, *, commit: str) -> tuple[tuple[Any, ...], tuple[S
     turns = of(start.mode).turns
     if turns:
         made = (SourceInstance(vm, state.members[vm].instance_id, start.job) for vm in ready)
-        for part in _parts(made):
+        for part in in_parts(made):
             turn = said.TurnVms(plan=start.plan, job=start.job, sources=part)
             sends.append(Send(to="scheduler", key=start.plan, message=turn))
             names = tuple(source.vm for source in part)
@@ -72,16 +72,15 @@ def _freed(
     state: Recovery, ready: Iterable[str], *, commit: str, home: bool
 ) -> Iterator[said.FreeInstances]:
     sources = (state.instances[vm] for vm in ready if vm in state.instances)
-    by_recovery: dict[str, list[SourceInstance]] = {}
+    for recovery, vms in by_maker(sources):
+        yield said.FreeInstances(recovery=recovery, by=commit, vms=vms, home=home)
+
+
+def by_maker(sources: Iterable[SourceInstance]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The VMs of each recovery that made instances, as many at a time as one message names."""
+    made: dict[str, list[SourceInstance]] = {}
     for source in sources:
-        by_recovery.setdefault(source.made_by, []).append(source)
-    for recovery, made in by_recovery.items():
-        for part in _parts(made):
-            names = tuple(source.vm for source in part)
-            yield said.FreeInstances(recovery=recovery, by=commit, vms=names, home=home)
-
-
-def _parts(sources: Iterable[SourceInstance]) -> Iterator[tuple[SourceInstance, ...]]:
-    every = tuple(sources)
-    for at in range(0, len(every), SOURCES_MAX):
-        yield every[at : at + SOURCES_MAX]
+        made.setdefault(source.made_by, []).append(source)
+    for recovery, its in made.items():
+        for part in in_parts(its):
+            yield recovery, tuple(source.vm for source in part)

@@ -17,7 +17,6 @@ import msgspec
 from schemas import reversals as said
 from schemas.common import Problem, RecoveryState, StepState, StepTiming
 from schemas.directions import (
-    SOURCES_MAX,
     CancelSync,
     DirectionMarked,
     FreeInstances,
@@ -25,6 +24,7 @@ from schemas.directions import (
     MarkDirection,
     SourceInstance,
     TakeInstances,
+    in_parts,
 )
 from schemas.envelope import Received
 from schemas.operations import LastSyncEnded
@@ -33,6 +33,8 @@ from schemas.reversals import DROP, MARK, PREFLIGHT, RESYNC, VERIFY
 from schemas.scheduler import RecoveryEnded, ReleaseHolds, SyncLast
 from schemas.units import some_of
 from services.recovery.domain import refusals
+from services.recovery.domain.draft import Draft
+from services.recovery.domain.instances import by_maker
 from services.recovery.domain.recovery_state import Recovery
 from services.recovery.domain.work import recovery_effect, step_of
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send
@@ -104,10 +106,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     )
     sources = tuple(_sources(states, m))
     events: list[Any] = [started]
-    events += [
-        said.ReversalSources(sources=sources[at : at + SOURCES_MAX])
-        for at in range(0, len(sources), SOURCES_MAX)
-    ]
+    events += [said.ReversalSources(sources=part) for part in in_parts(sources)]
     without = sorted(set(vms) - {source.vm for source in sources})
     if without:
         events.append(_no_instances(without, received.at))
@@ -291,17 +290,8 @@ FAMILY = Family(
 # ── Implementations ──────────────────────────────────────────────────────────────────────────
 
 
-class _Draft(msgspec.Struct):
-    """A decision in the making; `state` is what it leads to."""
-
-    state: Reversal
-    now: dt.datetime
-    events: list[Any] = []
-    sends: list[Send] = []
-
-    def say(self, event: Any) -> None:
-        self.events.append(event)
-        self.state = evolve(self.state, event)
+class _Draft(Draft[Reversal]):
+    """A decision about a reversal."""
 
     def ask_scheduler(self, message: Any) -> None:
         self.sends.append(Send(to="scheduler", key=told(self.state).plan, message=message))
@@ -309,7 +299,7 @@ class _Draft(msgspec.Struct):
 
 def _proceed(state: Reversal, events: tuple[Any, ...], now: dt.datetime) -> Decision:
     """The decision that goes with `events`: whatever the new phase asks for, or the end."""
-    draft = _Draft(state=state, now=now)
+    draft = _Draft(state, now=now, evolve=evolve)
     for event in events:
         draft.say(event)
     if phase_of(draft.state) == "mark" and draft.state.marking_at is None:
@@ -317,12 +307,11 @@ def _proceed(state: Reversal, events: tuple[Any, ...], now: dt.datetime) -> Deci
     if phase_of(draft.state) == "resync":
         _resync(draft)
     part = running_of(draft.state)
-    effects: tuple[Effect, ...] = ()
     if part and part != running_of(state):
-        effects = (_effect(draft.state, part),)
+        draft.effects.append(_effect(draft.state, part))
     if phase_of(draft.state) == "closing":
         _close(draft)
-    return Decision(events=tuple(draft.events), effects=effects, sends=tuple(draft.sends))
+    return draft.decision()
 
 
 def _sources(states: Mapping[str, Any], m: said.StartReversal) -> Iterator[SourceInstance]:
@@ -392,10 +381,9 @@ def _verified(state: Reversal, ended: EffectOutcome) -> said.ReversalVerified:
 
 
 def _mark(draft: _Draft) -> None:
-    start, sources = told(draft.state), tuple(draft.state.sources.values())
+    start = told(draft.state)
     draft.say(said.ReversalDirectionMarking(at=draft.now))
-    for at in range(0, len(sources), SOURCES_MAX):
-        part = sources[at : at + SOURCES_MAX]
+    for part in in_parts(draft.state.sources.values()):
         draft.ask_scheduler(MarkDirection(plan=start.plan, job=start.job, sources=part))
 
 
@@ -450,7 +438,7 @@ def _close(draft: _Draft) -> None:
 def _taking(job: str, sources: Iterable[SourceInstance]) -> Iterator[tuple[str, Decision]]:
     """The recoveries that made them know from now on that these instances are sources."""
     events: dict[str, list[Any]] = {}
-    for recovery, vms in _by_maker(sources):
+    for recovery, vms in by_maker(sources):
         events.setdefault(recovery, []).append(InstancesTaken(by=job, vms=vms))
     return ((recovery, Decision(events=tuple(told_now))) for recovery, told_now in events.items())
 
@@ -463,22 +451,12 @@ def _told_makers(
     Those that turned were not taken yet where a build before began the reversal.
     """
     job, sources, stay = told(state).job, state.sources.values(), set(turned)
-    for recovery, vms in _by_maker(each for each in sources if each.vm in stay):
+    for recovery, vms in by_maker(each for each in sources if each.vm in stay):
         yield TakeInstances(recovery=recovery, by=job, vms=vms)
     if told(state).dry_run:
         return
-    for recovery, vms in _by_maker(each for each in sources if each.vm not in stay):
+    for recovery, vms in by_maker(each for each in sources if each.vm not in stay):
         yield FreeInstances(recovery=recovery, by=job, vms=vms)
-
-
-def _by_maker(sources: Iterable[SourceInstance]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The VMs of each recovery that made instances, as many at a time as one message names."""
-    by_recovery: dict[str, list[str]] = {}
-    for source in sources:
-        by_recovery.setdefault(source.made_by, []).append(source.vm)
-    for recovery, vms in by_recovery.items():
-        for at in range(0, len(vms), SOURCES_MAX):
-            yield recovery, tuple(vms[at : at + SOURCES_MAX])
 
 
 def _all_steps(

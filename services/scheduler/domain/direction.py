@@ -8,14 +8,14 @@ Each direction has copies of its own: what was newest in one is remembered while
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from schemas import directions as said_dir
 from schemas import scheduler as said
-from schemas.directions import SOURCES_MAX, SourceInstance
+from schemas.directions import SourceInstance
 from schemas.envelope import Received
 from schemas.plans import RecoveryNetworks
 from schemas.reversals import ReversalGroup, StartReversal
@@ -146,11 +146,6 @@ def sources_of(members: Mapping[str, ProtectedVm]) -> tuple[SourceInstance, ...]
         for vm, state in members.items()
         if state.direction.instance
     )
-
-
-def in_parts(sources: tuple[SourceInstance, ...]) -> Iterable[tuple[SourceInstance, ...]]:
-    """As many of them as one message holds, in turn."""
-    return (sources[at : at + SOURCES_MAX] for at in range(0, len(sources), SOURCES_MAX))
 
 
 # ── Reversal ─────────────────────────────────────────────────────────────────────────────────

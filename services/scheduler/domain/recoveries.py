@@ -14,7 +14,7 @@ import msgspec
 
 from schemas import scheduler as said
 from schemas.common import HoldMode, Problem
-from schemas.directions import NameSources, is_reverse
+from schemas.directions import NameSources, in_parts, is_reverse
 from schemas.envelope import Received
 from schemas.recovery import EnrolVm, Member, StartRecovery
 from schemas.sync_state import SyncFacts
@@ -25,7 +25,6 @@ from services.scheduler.domain.checkpoints import tidy
 from services.scheduler.domain.direction import (
     common,
     homeward,
-    in_parts,
     oriented,
     reversal_ended,
     sources_of,
