@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -288,6 +288,10 @@ class Source(Protocol):
 
     async def close_snapshot(self, call: Call, *, snapshot_id: str) -> None: ...
     async def list_snapshots(self) -> tuple[Owned, ...]: ...
+
+
+NO_SUCH_SOURCE: Final = frozenset({"no-such-vm", "no-such-instance"})
+"""Codes of a source that its site does not have."""
 
 
 class Power(Protocol):

@@ -18,7 +18,7 @@ from shared.platforms.lab.folder import SiteFolder
 from shared.platforms.lab.guests import Guest, runs
 from shared.platforms.lab.machines import InstanceRecord, Machine
 from shared.platforms.lab.settings import read_vm
-from shared.platforms.ports import Call, RunningVm
+from shared.platforms.ports import NO_SUCH_SOURCE, Call, RunningVm
 
 _POLL_S: Final = 0.05
 
@@ -105,7 +105,7 @@ class LabPower:
         try:
             return self._source(None, vm, instance).machine()
         except Permanent as missing:
-            if missing.code in ("no-such-vm", "no-such-instance"):
+            if missing.code in NO_SUCH_SOURCE:
                 return None
             raise
 

@@ -10,7 +10,7 @@ import msgspec
 
 from shared.errors import Permanent
 from shared.platforms.memory.site import Frame, MadeInstance, MemoryVm, made_instance, moment
-from shared.platforms.ports import Call, RunningVm
+from shared.platforms.ports import NO_SUCH_SOURCE, Call, RunningVm
 
 
 class MemoryPower:
@@ -71,7 +71,7 @@ class MemoryPower:
         try:
             return self._source(None, vm, instance).power
         except Permanent as missing:
-            if missing.code in ("no-such-vm", "no-such-instance"):
+            if missing.code in NO_SUCH_SOURCE:
                 return "missing"
             raise
 
