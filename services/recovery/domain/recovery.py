@@ -436,9 +436,8 @@ def _launched(vms: list[str]) -> said.VmsLaunched:
 def _open_again(draft: _Draft) -> None:
     """Let VMs boot that a retry holds back, once all lower orders are settled and past delays."""
     opened = draft.state.orders[: draft.state.opened]
-    for number in opened:
-        if not any(draft.state.by_order[each].held for each in opened if each >= number):
-            return
+    waiting = [number for number in opened if draft.state.by_order[number].held]
+    for number in opened[: opened.index(waiting[-1]) + 1] if waiting else ():
         if held := draft.state.by_order[number].held:
             draft.say(said.BootOrderOpened(boot_order=number, at=draft.now))
             for vm in held:

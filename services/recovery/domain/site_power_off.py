@@ -55,6 +55,12 @@ class SitePowerOff(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool = False
 
 
+def told(state: SitePowerOff) -> said.SitePowerOffStarted:
+    """What the power-off was started with; asserts that it was."""
+    assert state.started is not None, "started before anything else"
+    return state.started
+
+
 def step_name(vm: str) -> str:
     """The step of one original."""
     return f"power-off {vm}"
@@ -195,14 +201,13 @@ def _step(state: SitePowerOff, events: tuple[Any, ...], now: dt.datetime) -> Dec
     after = state
     for event in events:
         after = evolve(after, event)
-    start = after.started
-    assert start is not None, "started before anything else"
+    start = told(after)
     if after.looking != state.looking and after.looking:
         return Decision(events=events, effects=(_look(after, now),))
     if _is_proof(after) and not after.finished and len(after.settled) == len(after.asked):
         end = _finish(after)
-        told = said.PowerOffEnded(site=start.site.site, job=start.job)
-        send = Send(to="recovery", key=start.site.site, message=told)
+        over = said.PowerOffEnded(site=start.site.site, job=start.job)
+        send = Send(to="recovery", key=start.site.site, message=over)
         return Decision(events=(*events, end), sends=(send,))
     sends = tuple(
         _ask(start, original, now)
@@ -238,8 +243,7 @@ def _part(look: int) -> str:
 
 
 def _look(state: SitePowerOff, now: dt.datetime) -> Effect:
-    start = state.started
-    assert start is not None, "started before anything else"
+    start = told(state)
     return lost_site.look_effect(
         _part(state.looking),
         site=start.site,
@@ -255,8 +259,7 @@ def _look(state: SitePowerOff, now: dt.datetime) -> Effect:
 
 
 def _looked(state: SitePowerOff, ended: EffectOutcome) -> said.SitePowerOffLooked:
-    start = state.started
-    assert start is not None, "started before anything else"
+    start = told(state)
     timing = step_of(ended, LOOK if state.looking == 1 else VERIFY)
     if not ended.ok:
         problem = Problem(
@@ -291,8 +294,8 @@ def _looked(state: SitePowerOff, ended: EffectOutcome) -> said.SitePowerOffLooke
 
 
 def _finish(state: SitePowerOff) -> said.SitePowerOffFinished:
-    start, last = state.started, state.last
-    assert start is not None and last is not None, "it looked before it ends"
+    start, last = told(state), state.last
+    assert last is not None, "it looked before it ends"
     off = sum(each == "off" for each in state.settled.values())
     problem = state.problem
     if problem is None and last.running:

@@ -425,8 +425,9 @@ def _go_on(state: Recovery, wanted: Wanted, received: Received) -> Decision:
 
 def _rejoin(state: Recovery, wanted: Wanted, now: dt.datetime, *, actor: str) -> Decision:
     """VMs that failed go on in a recovery that still runs: its holds stand."""
-    decision = proceed(state, _members(state, wanted), now)
-    return _with_retries(state, decision, wanted, actor=actor)
+    members = _members(state, wanted)
+    decision = proceed(state, members, now)
+    return _with_retries(state, decision, wanted, members, actor=actor)
 
 
 def _reopen(state: Recovery, wanted: Wanted, now: dt.datetime, *, actor: str) -> Decision:
@@ -441,8 +442,9 @@ def _reopen(state: Recovery, wanted: Wanted, now: dt.datetime, *, actor: str) ->
         waited_s=max((now - end.at).total_seconds(), 0.0) if end.at is not None else 0.0,
     )
     # VMs first: the recovery is opened when its sums tell what is to come.
-    decision = proceed(state, (*_members(state, wanted), event), now)
-    decision = _with_retries(state, decision, wanted, actor=actor)
+    members = _members(state, wanted)
+    decision = proceed(state, (*members, event), now)
+    decision = _with_retries(state, decision, wanted, members, actor=actor)
     timers = (*decision.cancel_timers, AUTO_CLEANUP_TIMER, commit_window.REMINDER)
     return msgspec.structs.replace(decision, cancel_timers=timers)
 
@@ -450,7 +452,9 @@ def _reopen(state: Recovery, wanted: Wanted, now: dt.datetime, *, actor: str) ->
 def _members(state: Recovery, wanted: Wanted) -> tuple[steer.MemberRetried, ...]:
     held = _held(state, wanted)
     return tuple(
-        steer.MemberRetried(vm=vm, round=_round(state, vm) + 1, held=vm in held)
+        steer.MemberRetried(
+            vm=vm, round=state.members.get(vm, MemberState()).round + 1, held=vm in held
+        )
         for vm in wanted.vms
     )
 
@@ -468,26 +472,28 @@ def _held(state: Recovery, wanted: Wanted) -> frozenset[str]:
     return frozenset(vm for vm, order in orders.items() if order in opened and order > first)
 
 
-def _round(state: Recovery, vm: str) -> int:
-    return state.members.get(vm, MemberState()).round
-
-
-def _with_retries(state: Recovery, decision: Decision, wanted: Wanted, *, actor: str) -> Decision:
+def _with_retries(
+    state: Recovery,
+    decision: Decision,
+    wanted: Wanted,
+    members: tuple[steer.MemberRetried, ...],
+    *,
+    actor: str,
+) -> Decision:
     start = told(state)
     opened = set(state.orders[: state.opened])
-    held = _held(state, wanted)
     sends = tuple(
         Send(
             to="recovery",
             key=start.plan,
             message=steer.RetryVm(
-                stream=vm_stream(start.job, vm),
-                boot=state.roster[vm].boot_order in opened and vm not in held,
-                round=_round(state, vm) + 1,
-                skip=wanted.skip if vm == wanted.vm else "",
+                stream=vm_stream(start.job, each.vm),
+                boot=state.roster[each.vm].boot_order in opened and not each.held,
+                round=each.round,
+                skip=wanted.skip if each.vm == wanted.vm else "",
                 actor=actor,
             ),
         )
-        for vm in wanted.vms
+        for each in members
     )
     return msgspec.structs.replace(decision, sends=(*sends, *decision.sends))
