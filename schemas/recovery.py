@@ -180,12 +180,13 @@ class CleanupNews(Fact, frozen=True, kw_only=True):
 
 @published("recovery.watch-instance")
 class WatchInstance(Fact, frozen=True, kw_only=True):
-    """Child to the site's watcher: tell me when this instance is ready."""
+    """Child to the site's watcher: tell me when this instance is ready, or that it is late."""
 
     site: SiteRef
     stream: str
     instance_id: str
     kind: Literal["heartbeat", "tcp", "http"]
+    until: dt.datetime
     port: int | None = None
     path: str | None = None
 
@@ -207,6 +208,16 @@ class InstanceReady(Fact, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
 
 
+@published("recovery.instance-late")
+class InstanceLate(Fact, frozen=True, kw_only=True):
+    """Watcher to child: a look that began at `until` or later did not find it ready. With `error`,
+    nobody could look for as long as the watcher has patience."""
+
+    stream: str
+    until: dt.datetime
+    error: str = ""
+
+
 # ── Timers ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -222,11 +233,6 @@ class BootDelayOver(Fact, frozen=True, kw_only=True):
     """The delay after a boot order's power-on is over."""
 
     boot_order: int
-
-
-@published("recovery.ready-deadline")
-class ReadyDeadline(Fact, frozen=True, kw_only=True):
-    """A VM was not ready within its time."""
 
 
 @published("recovery.auto-cleanup-due")
@@ -552,6 +558,7 @@ class InstanceWatched(Fact, frozen=True, kw_only=True):
     stream: str
     instance_id: str
     kind: Literal["heartbeat", "tcp", "http"]
+    until: dt.datetime
     port: int | None = None
     path: str | None = None
     correlation_id: str = ""

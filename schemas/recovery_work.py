@@ -161,11 +161,12 @@ class WorkDone(Fact, frozen=True, kw_only=True):
 
 
 class Watched(Fact, frozen=True, kw_only=True):
-    """An instance somebody waits for, and how to tell that it is ready."""
+    """An instance somebody waits for until then, and how to tell that it is ready."""
 
     stream: str
     instance_id: str
     kind: Literal["heartbeat", "tcp", "http"]
+    until: dt.datetime
     port: int | None = None
     path: str | None = None
 
@@ -188,9 +189,11 @@ class ReadyGuest(Fact, frozen=True, kw_only=True):
 
 @published("recovery.site-polled")
 class SitePolled(Fact, frozen=True, kw_only=True):
-    """The watched instances that answered."""
+    """The watched instances that answered, and the streams of those whose time was over before
+    the look began and that did not."""
 
     ready: tuple[ReadyGuest, ...] = ()
+    late: tuple[str, ...] = ()
 
 
 @published("recovery.list-owned")

@@ -298,6 +298,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(said.BootVm, route=_to_stream, decide=vm_recovery.allow_boot),
     on(said.AbandonVm, route=_to_stream, decide=vm_recovery.abandon),
     on(said.InstanceReady, route=_to_stream, decide=vm_recovery.instance_ready),
+    on(said.InstanceLate, route=_to_stream, decide=vm_recovery.instance_late),
     on(said.MemberNews, route=_to_job, decide=recovery.member_news),
     on(
         said.WatchInstance,
@@ -326,7 +327,6 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(lost_sites.PowerOffEnded, route=_to_lost_site, decide=lost_site.power_off_ended),
     # Timers, and facts that a running script commits under its claim.
     on(said.BootDelayOver, route=_its_own, decide=recovery.delay_over),
-    on(said.ReadyDeadline, route=_its_own, decide=vm_recovery.ready_deadline),
     on(said.PollDue, route=_its_own, decide=watch.poll_due),
     on(said.AutoCleanupDue, route=_its_own, decide=recovery.auto_cleanup),
     on(clean_points.CleanAgainDue, route=_its_own, decide=clean_point.clean_again),

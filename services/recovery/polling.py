@@ -20,8 +20,9 @@ STATUS_LINE_BYTES_MAX: Final = 1024
 
 
 async def poll_site(tools: Tools, effect: EffectRun) -> SitePolled:
-    """The watched instances that are ready now."""
+    """The watched instances that are ready now, and those that were to be before it began."""
     payload: PollSite = effect.payload
+    began = tools.clock.now()
     listed = await tools.open_site(payload.site).compute.list_instances()
     instances = {instance.instance_id: instance for instance in listed}
     room = asyncio.Semaphore(PROBES_MAX)
@@ -39,8 +40,15 @@ async def poll_site(tools: Tools, effect: EffectRun) -> SitePolled:
 
     async with asyncio.TaskGroup() as group:
         looks = [group.create_task(look(watched)) for watched in payload.watched]
-    found = (task.result() for task in looks)
-    return SitePolled(ready=tuple(guest for guest in found if guest is not None))
+    found = [task.result() for task in looks]
+    return SitePolled(
+        ready=tuple(guest for guest in found if guest is not None),
+        late=tuple(
+            watched.stream
+            for watched, guest in zip(payload.watched, found, strict=True)
+            if guest is None and watched.until <= began
+        ),
+    )
 
 
 async def is_ready(watched: Watched, instance: Instance) -> bool:

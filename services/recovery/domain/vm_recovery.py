@@ -41,7 +41,6 @@ from services.recovery.domain.work import merged_steps, step_of
 from shared.decider import NOTHING, Decision, EffectOutcome, EffectTrouble, Family, Send, Timer
 
 DEFINITION_VERSION = 2
-_READY_TIMER = "ready"
 _SCRIPT_STEPS = (PRE_STEP, POST_STEP)
 
 WITHDRAWN = "withdrawn"
@@ -122,9 +121,10 @@ def instance_ready(state: VmRecovery, received: Received) -> Decision:
     return proceed(state, (said.VmReady(at=m.at, addresses=m.addresses),), received.at)
 
 
-def ready_deadline(state: VmRecovery, received: Received) -> Decision:
-    """The guest did not answer within its time."""
-    if not _waits(state):
+def instance_late(state: VmRecovery, received: Received) -> Decision:
+    """The guest did not answer within its time. One that waits anew was powered on since."""
+    m: said.InstanceLate = received.body
+    if not _waits(state) or m.until != _ready_until(state):
         return NOTHING
     probe = definition(state).definition.ready
     problem = Problem(
@@ -132,6 +132,12 @@ def ready_deadline(state: VmRecovery, received: Received) -> Decision:
         message=f"the guest did not answer ({probe.kind}) within {probe.within_s:g} s",
         remedy="look at the instance's console, or give `ready.within` more time",
     )
+    if m.error:
+        problem = Problem(
+            code="not-ready",
+            message=f"its site cannot be asked whether the guest answers: {m.error}",
+            remedy="see that the site answers (`seawall site show`), then `seawall job retry`",
+        )
     timing = StepTiming(
         name=WAIT,
         state="failed",
@@ -222,6 +228,11 @@ def trouble(state: VmRecovery, received: Received) -> Decision:
 def _waits(state: VmRecovery) -> bool:
     on = state.powered_on_at is not None and state.ready_at is None
     return on and not halted(state) and not state.finished
+
+
+def _ready_until(state: VmRecovery) -> dt.datetime:
+    assert state.powered_on_at is not None, "waiting means powered on"
+    return state.powered_on_at + dt.timedelta(seconds=definition(state).definition.ready.within_s)
 
 
 def _script_end(state: VmRecovery, step: str, ended: EffectOutcome) -> said.VmScriptEnded:
@@ -329,16 +340,15 @@ def proceed(state: VmRecovery, events: tuple[Any, ...], now: dt.datetime) -> Dec
     if over:
         end = _finish(after, now)
         events, after = (*events, end), evolve(after, end)
-    sends, timers, cancel_timers = _watching(state, after)
-    asking, due, cancel_due = _asking(state, after, now)
+    asking, timers, cancel_timers = _asking(state, after, now)
     news = _news(state, after, now, over=over)
     return Decision(
         events=events,
         effects=tuple(vm_work.effect_of(after, part, now) for part in fresh),
-        timers=(*timers, *due),
-        cancel_timers=(*cancel_timers, *cancel_due),
+        timers=timers,
+        cancel_timers=cancel_timers,
         cancel_effects=_to_stop(state, after),
-        sends=(*sends, *prep_seats.seats(state, after), *asking, *news),
+        sends=(*_watching(state, after), *prep_seats.seats(state, after), *asking, *news),
     )
 
 
@@ -388,10 +398,8 @@ def _to_stop(before: VmRecovery, after: VmRecovery) -> tuple[str, ...]:
     )
 
 
-def _watching(
-    before: VmRecovery, after: VmRecovery
-) -> tuple[tuple[Send, ...], tuple[Timer, ...], tuple[str, ...]]:
-    """The watcher is told, and the deadline set, from power-on until ready or given up."""
+def _watching(before: VmRecovery, after: VmRecovery) -> tuple[Send, ...]:
+    """The watcher is told at power-on, and when the VM is given up before it is ready or late."""
     told = definition(after)
     site, probe = told.header.recovery_site, told.definition.ready
     stream = vm_stream(told.job, told.definition.name)
@@ -401,19 +409,15 @@ def _watching(
             stream=stream,
             instance_id=after.instance_id,
             kind=probe.kind,
+            until=_ready_until(after),
             port=probe.port or _guest_port(after),
             path=probe.path,
         )
-        assert after.powered_on_at is not None, "waiting means powered on"
-        due = after.powered_on_at + dt.timedelta(seconds=probe.within_s)
-        timer = Timer(name=_READY_TIMER, due=due, message=said.ReadyDeadline())
-        return (Send(to="recovery", key=site.site, message=watch),), (timer,), ()
-    if _waits(before) and not _waits(after):
-        if after.ready_at is not None:
-            return (), (), (_READY_TIMER,)
+        return (Send(to="recovery", key=site.site, message=watch),)
+    if _waits(before) and not _waits(after) and after.ready_at is None:
         unwatch = said.UnwatchInstance(site=site.site, stream=stream)
-        return (Send(to="recovery", key=site.site, message=unwatch),), (), (_READY_TIMER,)
-    return (), (), ()
+        return (Send(to="recovery", key=site.site, message=unwatch),)
+    return ()
 
 
 def _guest_port(state: VmRecovery) -> int | None:

@@ -1,7 +1,10 @@
-"""The watcher of a site: one look at all watched instances at a time, until each is ready.
+"""The watcher of a site: one look at all watched instances at a time, until each is ready or late.
 
 Reconciler. Decides when to look again. Does not decide how long a VM may take (`vm_recovery`)
 nor how a guest is probed (effects). A look without news leaves no event.
+
+Late is what a look has found so that began after the instance's time: a look may wait for its
+turn at a site that throttles, and a guest that nobody could look at is not late.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Sen
 
 POLL_EVERY_S: Final = 0.25
 POLL_AFTER_FAILURE_S: Final = 2.0
+PATIENCE_S: Final = 60.0
+"""How long past its time an instance is waited for while every look at its site fails."""
+
 _TIMER: Final = "poll"
 
 
@@ -52,6 +58,7 @@ def watch(state: SiteWatch, received: Received) -> Decision:
         stream=m.stream,
         instance_id=m.instance_id,
         kind=m.kind,
+        until=m.until,
         port=m.port,
         path=m.path,
         correlation_id=received.meta.correlation_id,
@@ -78,14 +85,13 @@ def poll_due(state: SiteWatch, received: Received) -> Decision:
 
 
 def outcome(state: SiteWatch, received: Received) -> Decision:
-    """A look ended: tell who is ready, and look again later while anybody waits."""
+    """A look ended: tell who is ready or late, and look again later while anybody waits."""
     ended: EffectOutcome = received.body
     if not state.watched or ended.part != _part(state):
         return NOTHING
-    answer = ended.result if ended.ok else SitePolled()
-    ready = [guest for guest in answer.ready if guest.stream in state.watched]
+    news = _found(state, ended.result) if ended.ok else _given_up(state, ended)
     timers: tuple[Timer, ...] = ()
-    if len(ready) < len(state.watched):
+    if len(news) < len(state.watched):
         pause_s = POLL_EVERY_S if ended.ok else POLL_AFTER_FAILURE_S
         due = received.at + dt.timedelta(seconds=pause_s)
         message = said.PollDue(chain=state.chain)
@@ -93,20 +99,42 @@ def outcome(state: SiteWatch, received: Received) -> Decision:
         aside = Story(correlation_id=received.stream)
         timers = (Timer(name=_TIMER, due=due, message=message, story=aside),)
     return Decision(
-        events=tuple(said.InstanceUnwatched(stream=guest.stream) for guest in ready),
+        events=tuple(said.InstanceUnwatched(stream=told.stream) for told in news),
         sends=tuple(
             Send(
                 to="recovery",
-                key=key_of(guest.stream),
-                message=said.InstanceReady(
-                    stream=guest.stream, at=guest.at, addresses=guest.addresses
-                ),
-                story=state.stories.get(guest.stream),
+                key=key_of(told.stream),
+                message=told,
+                story=state.stories.get(told.stream),
             )
-            for guest in ready
+            for told in news
         ),
         timers=timers,
     )
+
+
+def _found(state: SiteWatch, answer: SitePolled) -> list[said.InstanceReady | said.InstanceLate]:
+    ready = (
+        said.InstanceReady(stream=guest.stream, at=guest.at, addresses=guest.addresses)
+        for guest in answer.ready
+        if guest.stream in state.watched
+    )
+    late = (
+        said.InstanceLate(stream=stream, until=state.watched[stream].until)
+        for stream in answer.late
+        if stream in state.watched
+    )
+    return [*ready, *late]
+
+
+def _given_up(state: SiteWatch, ended: EffectOutcome) -> list[said.InstanceLate]:
+    """Who would be waited for without end if the site never could be asked again."""
+    patience = dt.timedelta(seconds=PATIENCE_S)
+    return [
+        said.InstanceLate(stream=stream, until=entry.until, error=ended.error)
+        for stream, entry in state.watched.items()
+        if entry.until + patience <= ended.at
+    ]
 
 
 def evolve(state: SiteWatch, event: Any) -> SiteWatch:
@@ -117,6 +145,7 @@ def evolve(state: SiteWatch, event: Any) -> SiteWatch:
                 stream=event.stream,
                 instance_id=event.instance_id,
                 kind=event.kind,
+                until=event.until,
                 port=event.port,
                 path=event.path,
             )
@@ -158,4 +187,5 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=lambda state: False,
     outcome=outcome,
+    schema=2,
 )

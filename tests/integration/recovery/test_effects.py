@@ -23,6 +23,7 @@ from shared.effects.policy import OutcomeUnknown
 from shared.effects.running import Stop
 from shared.errors import Permanent, Transient
 from shared.platforms.ports import Call, Instance
+from shared.testing.spec import T0
 from tests.failures import failure_mode
 from tests.integration.recovery.lab import DISK, Lab
 from tests.unit.recovery.test_cleanup import CLEANUP, clean
@@ -425,7 +426,7 @@ async def probe(kind: Any, *, port: int | None = None, status: bytes = b"") -> b
     async with server:
         number = port or server.sockets[0].getsockname()[1]
         watched = work.Watched(
-            stream="s", instance_id="i1", kind=kind, port=number, path="/health"
+            stream="s", instance_id="i1", kind=kind, until=T0, port=number, path="/health"
         )
         ready = await is_ready(watched, instance("127.0.0.1"))
         if port is None:

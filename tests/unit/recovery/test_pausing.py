@@ -144,7 +144,7 @@ def test_a_ready_deadline_that_falls_due_while_paused_counts_for_the_guest_boots
     world = launched(vm("db"))
     world.settle(go_to(world, "power-on"))
     paused(world)
-    world.deliver(said.ReadyDeadline(), stream=DB)
+    world.late(DB)
     assert not world.events(said.VmFinished), "its end waits for the resume"
     world.steer(steer.ResumeJob)
     world.run()

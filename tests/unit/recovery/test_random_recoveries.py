@@ -118,7 +118,8 @@ def poll(draw: Any, world: Watching, effect_id: str) -> None:
     watched = world.effects[effect_id].payload.watched
     ready = [w for w in watched if draw(st.booleans())]
     guests = tuple(work.ReadyGuest(stream=w.stream, at=world.now) for w in ready)
-    world.settle(effect_id, work.SitePolled(ready=guests))
+    late = tuple(w.stream for w in watched if w not in ready and w.until <= world.now)
+    world.settle(effect_id, work.SitePolled(ready=guests, late=late))
 
 
 def advance(draw: Any, world: Watching, faults: str) -> bool:

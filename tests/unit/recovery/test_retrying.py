@@ -53,7 +53,7 @@ def failing(part: str, *vms: Any, **options: Any) -> Counting:
     world.settle(go_to(world, part) if part != "wait" else go_to(world, "release-copy"),
                  **({"code": "x", "remedy": "mend"} if part != "wait" else {}))  # fmt: skip
     if part == "wait":
-        world.deliver(said.ReadyDeadline(), stream=DB)
+        world.late(DB)
     world.run()
     return world
 
@@ -103,7 +103,8 @@ def test_a_guest_that_did_not_answer_is_powered_on_under_a_new_token_and_waited_
     retried(world)
     assert world.asked_for - before == Counter([f"{DB}/power-on/2"])
     world.settle(f"{DB}/power-on/2")
-    assert world.timers[DB, "ready"][0] == world.now + dt.timedelta(seconds=60)
+    watch = world.queues["west"][-1]
+    assert watch.until == world.now + dt.timedelta(seconds=60)
     assert ends(world)[-1].state == "completed"
 
 

@@ -178,7 +178,7 @@ def test_a_disk_that_fails_stops_the_other_disks() -> None:
 )
 def test_a_guest_that_never_answers_fails_at_its_deadline_and_is_not_watched_any_more() -> None:
     world = go_to(begun(), "release-copy")
-    world.deliver(said.ReadyDeadline(), stream=STREAM)
+    world.late(STREAM)
     finished = end(world)
     assert finished.outcome == "failed"
     assert finished.problem is not None and finished.problem.code == "not-ready"
@@ -203,7 +203,22 @@ def test_a_probe_without_a_port_asks_the_one_the_guest_itself_names(
 
 def test_the_deadline_counts_from_power_on() -> None:
     world = go_to(begun(), "release-copy")
-    assert world.timers[STREAM, "ready"][0] == world.now + dt.timedelta(seconds=60)
+    (watched,) = world.effects["site-watch:west/poll/1"].payload.watched
+    assert watched.until == world.now + dt.timedelta(seconds=60)
+
+
+def test_a_guest_that_nobody_could_ask_fails_with_what_its_site_said() -> None:
+    world = go_to(begun(), "release-copy")
+    world.late(STREAM, error="no route to west")
+    problem = end(world).problem
+    assert problem is not None and "no route to west" in problem.message
+    assert "seawall site show" in problem.remedy
+
+
+def test_that_a_guest_was_late_before_it_was_powered_on_again_says_nothing() -> None:
+    world = go_to(begun(), "release-copy")
+    world.deliver(said.InstanceLate(stream=STREAM, until=world.now))
+    assert end(world).outcome == "ready"
 
 
 @pytest.mark.parametrize("part", STEPS)
@@ -261,7 +276,7 @@ def test_every_message_twice_and_every_late_one_changes_nothing(moment: str) -> 
     world.deliver(said.BootVm(stream=STREAM))
     if moment != "release-copy":
         world.deliver(said.InstanceReady(stream=STREAM, at=T0))
-        world.deliver(said.ReadyDeadline(), stream=STREAM)
+        world.deliver(said.InstanceLate(stream=STREAM, until=T0))
     assert len(world.log) == before
 
 

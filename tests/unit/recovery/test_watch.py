@@ -9,19 +9,27 @@ from schemas import recovery_work as work
 from schemas.envelope import Meta, Received
 from services.recovery.domain import watch as watcher
 from shared.decider import EffectOutcome, Story
+from shared.testing.spec import T0
 from tests.unit.recovery.world import SITE, World
 
 WATCH = "site-watch:west"
 POLL = f"{WATCH}/poll/1"
 STREAM = "vm-recovery:shop:r1:db"
+UNTIL = T0 + dt.timedelta(seconds=60)
 
 
 def watched(*streams: str) -> World:
     world = World()
     for stream in streams or (STREAM,):
-        watch = said.WatchInstance(site=SITE, stream=stream, instance_id="i1", kind="heartbeat")
-        world.deliver(watch)
+        world.deliver(asked(stream))
     return world
+
+
+def asked(stream: str = STREAM) -> said.WatchInstance:
+    """To watch an instance for a minute."""
+    return said.WatchInstance(
+        site=SITE, stream=stream, instance_id="i1", kind="heartbeat", until=UNTIL
+    )
 
 
 def test_the_first_watched_instance_is_looked_at_at_once() -> None:
@@ -60,6 +68,35 @@ def test_who_is_ready_is_told_and_watched_no_more() -> None:
     assert world.event(said.InstanceUnwatched).stream == STREAM
 
 
+def test_who_is_late_is_told_and_watched_no_more() -> None:
+    world = watched(STREAM, "vm-recovery:shop:r1:app")
+    world.settle(POLL, work.SitePolled(late=(STREAM,)))
+    (message,) = world.queues["shop"]
+    assert message == said.InstanceLate(stream=STREAM, until=UNTIL)
+    assert list(world.state(WATCH).watched) == ["vm-recovery:shop:r1:app"]
+    assert world.timers, "the other is still waited for"
+
+
+def test_a_look_asked_for_before_somebody_joined_makes_nobody_late() -> None:
+    world = watched()
+    world.deliver(asked("vm-recovery:shop:r1:app"))
+    world.now = UNTIL + dt.timedelta(seconds=30)  # the site throttled it
+    world.settle(POLL, work.SitePolled())
+    assert not world.queues["shop"]
+
+
+def test_a_site_that_cannot_be_asked_makes_nobody_late_for_a_minute() -> None:
+    world = watched()
+    world.now = UNTIL + dt.timedelta(seconds=59)
+    world.settle(POLL, code="unreachable")
+    assert not world.queues["shop"]
+    world.fire_next_timer()
+    world.settle(POLL, code="unreachable")
+    (message,) = world.queues["shop"]
+    assert (message.stream, message.error) == (STREAM, "it broke")
+    assert not world.timers
+
+
 def test_nothing_is_looked_at_once_nobody_waits() -> None:
     world = watched()
     world.deliver(said.UnwatchInstance(site="west", stream=STREAM))
@@ -71,7 +108,7 @@ def test_a_chain_that_ran_out_does_not_disturb_a_new_one() -> None:
     world = watched()
     world.settle(POLL, work.SitePolled())
     world.deliver(said.UnwatchInstance(site="west", stream=STREAM))
-    world.deliver(said.WatchInstance(site=SITE, stream=STREAM, instance_id="i1", kind="heartbeat"))
+    world.deliver(asked())
     assert list(world.effects) == [f"{WATCH}/poll/2"]
     world.fire_next_timer()
     assert list(world.effects) == [f"{WATCH}/poll/2"]
@@ -86,9 +123,7 @@ def test_news_belongs_to_the_recovery_that_waits_and_the_looks_to_none() -> None
     now = World().now
     state = watcher.SiteWatch()
     for number in (1, 2):
-        message = said.WatchInstance(
-            site=SITE, stream=f"vm-recovery:shop:r{number}:db", instance_id="i", kind="heartbeat"
-        )
+        message = asked(f"vm-recovery:shop:r{number}:db")
         meta = Meta(occurred_at=now, correlation_id=f"command-{number}", traceparent=f"t-{number}")
         (event,) = watcher.watch(state, Received(body=message, meta=meta, at=now)).events
         state = watcher.evolve(state, event)

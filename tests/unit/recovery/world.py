@@ -191,6 +191,14 @@ class World:
         self.deliver(body, stream=key[0])
         return True
 
+    def late(self, stream: str, *, error: str = "") -> None:
+        """The watcher says that a VM's guest was not ready in its time."""
+        state = self.state(stream)
+        until = state.powered_on_at + dt.timedelta(
+            seconds=state.enrolled.definition.ready.within_s
+        )
+        self.deliver(said.InstanceLate(stream=stream, until=until, error=error))
+
     def trouble(self, effect_id: str, *, code: str = "away") -> None:
         """An effect goes on and has failed three times."""
         stream = effect_id.partition("/")[0]
