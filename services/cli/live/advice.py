@@ -90,7 +90,8 @@ def _can_be_retried(job: Part) -> bool:
         return False
     if job["state"] not in ("failed", "partially-completed"):
         return False
-    return job["kind"] == "test-recovery" or bool(job.get("awaits_commit"))
+    taken_back = any(step["name"] == "restore-sources" for step in job["steps"])
+    return job["kind"] == "test-recovery" or (bool(job.get("awaits_commit")) and not taken_back)
 
 
 def _script_outputs(jobs: Sequence[Part]) -> Iterator[Advice]:

@@ -281,15 +281,21 @@ def _has_window(state: Recovery) -> bool:
 def _check_window(state: Recovery, job: str) -> None:
     """An ended full recovery goes on while nobody has decided about it: its sources are off, its
     VMs are held, and what came up is kept. Raises Refused."""
+    start = told(state)
+    another = f"start another with `seawall recover {start.plan} --mode {start.mode}`"
     try:
         commit_window.check_open(state, job, verb="retry")
     except Refused as closed:
-        start = told(state)
-        another = f"start another with `seawall recover {start.plan} --mode {start.mode}`"
         remedy = closed.remedy or (
             "wait for its end" if closed.code.startswith("being") else another
         )
         raise Refused(closed.message, code=closed.code, remedy=remedy) from closed
+    if state.source.restoring_at is not None:
+        raise Refused(
+            f"{job} took its sources back: some of them run, and two of a VM must not",
+            code="taken-back",
+            remedy=f"`seawall rollback {job}` switches on what stayed off; then {another}",
+        )
     if (end := state.finished) is not None and end.undone_by:
         raise Refused(
             f"{job} is undone by itself: {end.undone_by}",

@@ -119,3 +119,11 @@ def test_showing_a_job_without_its_parts_says_where_their_questions_are() -> Non
 def test_what_is_undone_by_itself_asks_for_nothing_but_watching() -> None:
     job = {**SCENES["window"]().job, "facts": {"undone_by": "rollback:shop:auto-r1"}}
     assert [each.command for each in advice(job)] == ["seawall job watch rollback:shop:auto-r1"]
+
+
+def test_a_recovery_that_took_its_sources_back_is_not_offered_a_retry() -> None:
+    job = {**SCENES["window"]().job, "state": "failed"}
+    assert any("seawall job retry" in each.command for each in advice(job))
+    back = {**job["steps"][0], "name": "restore-sources"}
+    offered = advice({**job, "steps": [*job["steps"], back]})
+    assert not any("seawall job retry" in each.command for each in offered)

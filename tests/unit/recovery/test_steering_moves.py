@@ -251,6 +251,26 @@ def test_one_that_is_undone_by_itself_is_not_retried() -> None:
     assert all(world.sites.sources.values())
 
 
+@pytest.mark.parametrize("job", [JOB, stream("app"), stream("db")])
+def test_one_that_took_its_sources_back_is_not_retried_for_the_others_run(job: str) -> None:
+    world = SiteWorld("migrate")
+    world.sync_fails = {"web"}
+    world.begin()
+    back = "vm-source:shop:r1:app/power-on-source/1"
+    while back not in world.effects:
+        world.deliver_all()
+        if not world.sync():
+            world.act(next(name for name in [*world.effects, back] if name != back))
+        world.deliver_all()
+    world.settle(back, code="site-gone")
+    world.live()
+    assert (world.end.state, world.end.awaits_commit) == ("failed", True)
+    refused = refusal(lambda: world.steer(steer.RetryJob, job))
+    assert refused.code == "taken-back" and f"seawall rollback {JOB}" in refused.remedy
+    world.roll_back()
+    assert all(world.sites.sources.values())
+
+
 # ── every failure, retried ───────────────────────────────────────────────────────────────────
 
 
