@@ -20,20 +20,18 @@ from schemas.ids import parts_of, stream_id
 from schemas.recovery_work import PreflightReport
 from schemas.scheduler import RecoveryEnded
 from services.recovery.domain import (
+    boot_orders,
     commit_window,
     left,
-    manual,
     plan_work,
     prompts,
     refusals,
     scripts,
 )
-from services.recovery.domain.draft import Draft
 from services.recovery.domain.operations import driving, of, securing, undoing
+from services.recovery.domain.recovery_draft import RecoveryDraft
 from services.recovery.domain.recovery_state import (
     Recovery,
-    gate,
-    more_to_open,
     order_step,
     outcome_of,
     phase_of,
@@ -46,19 +44,11 @@ from services.recovery.domain.recovery_state import (
 )
 from services.recovery.domain.recovery_steered import evolve
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
-from services.recovery.domain.vm_state import vm_stream
 from services.recovery.domain.work import merged_steps, step_of
 from shared.decider import NOTHING, Decision, EffectOutcome, Family, Send, Timer
 from shared.errors import Refused
 
 DEFINITION_VERSION: Final = 1
-PLAN_OUTPUTS_BYTES_MAX: Final = 4096
-"""Larger outputs of the plan's pre-script are not handed to every VM: they would travel per VM."""
-
-NAMED_MAX: Final = 500
-"""VMs that one event names: it stays below 64 KiB."""
-
-_DELAY_TIMER: Final = "boot-delay"
 AUTO_CLEANUP_TIMER: Final = "auto-cleanup"
 
 RETRYING_S: Final = 10.0
@@ -325,33 +315,9 @@ def _all_steps(state: Recovery) -> tuple[StepTiming, ...]:
 # ── From facts to decisions ──────────────────────────────────────────────────────────────────
 
 
-class _Draft(Draft[Recovery]):
-    """A decision about a recovery."""
-
-    def ask(self, question: steer.Question) -> None:
-        self.say(steer.RecoveryAsked(plan=told(self.state).plan, question=question))
-        due = steer.AnswerDue(number=question.number)
-        self.timers.append(prompts.timer(question, due))
-
-    def ask_gate(self, order: int) -> bool:
-        """Whether a boot order waits for a manual step; its person is asked, if not yet."""
-        step = gate(self.state, order)
-        if step is None:
-            return False
-        if self.state.question is None:
-            number = self.state.asked + 1
-            self.ask(manual.question(step, number=number, at=self.now))
-        return True
-
-    def tell_vm(self, vm: str, make: Any, **fields: Any) -> None:
-        start = told(self.state)
-        message = make(stream=vm_stream(start.job, vm), **fields)
-        self.sends.append(Send(to="recovery", key=start.plan, message=message))
-
-
 def proceed(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decision:
     """The decision that goes with `events`: whatever the new phase starts, tells and ends."""
-    draft = _Draft(state, now=now, evolve=evolve)
+    draft = RecoveryDraft(state, now=now)
     for event in events:
         draft.say(event)
     if not draft.state.paused:
@@ -367,19 +333,18 @@ def proceed(state: Recovery, events: tuple[Any, ...], now: dt.datetime) -> Decis
     return draft.decision(cancel_timers=_over_timers(state, draft.state))
 
 
-def _go_on(draft: _Draft) -> None:
+def _go_on(draft: RecoveryDraft) -> None:
     if phase_of(draft.state) == "launch":
-        _launch(draft)
+        boot_orders.launch(draft)
     if phase_of(draft.state) == "vms":
-        _open_again(draft)
-        _open_orders(draft)
+        boot_orders.open_due(draft)
     if (question := question_due(draft.state, draft.now)) is not None:
         draft.ask(question)
 
 
 def _over_timers(before: Recovery, after: Recovery) -> tuple[str, ...]:
     unasked = before.question is not None and after.question is None
-    waiting = (_DELAY_TIMER,) if _ends_waiting(before, after) else ()
+    waiting = (boot_orders.DELAY_TIMER,) if _ends_waiting(before, after) else ()
     return (*waiting, prompts.TIMER) if unasked else waiting
 
 
@@ -387,114 +352,7 @@ def _ends_waiting(before: Recovery, after: Recovery) -> bool:
     return phase_of(before) == "vms" and phase_of(after) != "vms" and len(before.orders) > 1
 
 
-def _launch(draft: _Draft) -> None:
-    """Tell the VMs to begin: all of them when building ahead, else the first boot order.
-
-    Lower boot orders hear of it first: of 2,000 messages the last is read half a second later.
-    A manual step before that order keeps it from booting, not from being built ahead.
-    """
-    state = draft.state
-    start, first = told(state), state.orders[0]
-    everyone = start.header.recovery.build_ahead
-    waits = gate(state, first) is not None
-    if waits and not everyone:
-        draft.ask_gate(first)
-        return
-    # A VM whose source could not be fenced has ended before it began.
-    vms = [
-        m
-        for m in start.members
-        if (everyone or m.boot_order == first) and not _has_ended(state, m.vm)
-    ]
-    vms.sort(key=lambda member: member.boot_order)
-    outputs = state.plan_outputs.get(PRE_STEP, {})
-    if len(msgspec.json.encode(outputs)) > PLAN_OUTPUTS_BYTES_MAX:
-        outputs = {}
-    for member in vms:
-        draft.tell_vm(
-            member.vm,
-            said.LaunchVm,
-            boot=member.boot_order == first and not waits,
-            requested_at=start.requested_at,
-            plan_outputs=outputs,
-        )
-    draft.say(_launched([member.vm for member in vms]))
-    if not waits:
-        draft.say(said.BootOrderOpened(boot_order=first, at=draft.now))
-
-
-def _has_ended(state: Recovery, vm: str) -> bool:
-    member = state.members.get(vm)
-    return member is not None and member.ended
-
-
-def _launched(vms: list[str]) -> said.VmsLaunched:
-    named = tuple(vms) if len(vms) <= NAMED_MAX else ()
-    return said.VmsLaunched(count=len(vms), vms=named)
-
-
-def _open_again(draft: _Draft) -> None:
-    """Let VMs boot that a retry holds back, once all lower orders are settled and past delays."""
-    opened = draft.state.orders[: draft.state.opened]
-    waiting = [number for number in opened if draft.state.by_order[number].held]
-    for number in opened[: opened.index(waiting[-1]) + 1] if waiting else ():
-        if held := draft.state.by_order[number].held:
-            draft.say(said.BootOrderOpened(boot_order=number, at=draft.now))
-            for vm in held:
-                draft.tell_vm(vm, said.BootVm)
-        if _waits(draft, number):
-            return
-
-
-def _waits(draft: _Draft, number: int) -> bool:
-    """Whether an open boot order keeps the next one closed; a delay has its timer set."""
-    order = draft.state.by_order[number]
-    if order.unsettled:
-        return True
-    if order.not_before is None or draft.now >= order.not_before:
-        return False
-    message = said.BootDelayOver(boot_order=number)
-    draft.timers.append(Timer(name=_DELAY_TIMER, due=order.not_before, message=message))
-    return True
-
-
-def _open_orders(draft: _Draft) -> None:
-    """Open every boot order whose predecessor is settled and past its delays.
-
-    A manual step before it is asked for then.
-    """
-    while more_to_open(draft.state):
-        state = draft.state
-        if state.stopping or state.cancelling:
-            return
-        if state.opened and _waits(draft, state.orders[state.opened - 1]):
-            return
-        if draft.ask_gate(state.orders[state.opened]):
-            return
-        _open_next(draft)
-
-
-def _open_next(draft: _Draft) -> None:
-    state = draft.state
-    order = state.orders[state.opened]
-    start = told(state)
-    # One that ended already was given up, or failed while it was built ahead.
-    vms = [
-        member.vm
-        for member in start.members
-        if member.boot_order == order and not _has_ended(state, member.vm)
-    ]
-    if not start.header.recovery.build_ahead:
-        draft.say(_launched(vms))
-    draft.say(said.BootOrderOpened(boot_order=order, at=draft.now))
-    for vm in vms:
-        if start.header.recovery.build_ahead:
-            draft.tell_vm(vm, said.BootVm)
-        else:
-            draft.tell_vm(vm, said.LaunchVm, boot=True, requested_at=start.requested_at)
-
-
-def _halt(before: Recovery, draft: _Draft) -> None:
+def _halt(before: Recovery, draft: RecoveryDraft) -> None:
     """Pass a stop or a cancel on, once: to the VMs, and to what the recovery itself runs."""
     state = draft.state
     if state.cancelling and not before.cancelling:
@@ -509,7 +367,7 @@ def _halt(before: Recovery, draft: _Draft) -> None:
         _unask(draft)
 
 
-def _unask(draft: _Draft) -> None:
+def _unask(draft: RecoveryDraft) -> None:
     """What was to be done by hand before a step that will not come is asked no more."""
     asked = draft.state.question
     if asked is None or asked.kind != "manual":
@@ -524,7 +382,7 @@ def _unask(draft: _Draft) -> None:
     draft.say(gone)
 
 
-def _abandon(draft: _Draft, reason: said.AbandonReason) -> None:
+def _abandon(draft: RecoveryDraft, reason: said.AbandonReason) -> None:
     for vm in draft.state.roster:
         member = draft.state.members.get(vm)
         if member is not None and member.ended:
@@ -534,7 +392,7 @@ def _abandon(draft: _Draft, reason: said.AbandonReason) -> None:
         draft.tell_vm(vm, said.AbandonVm, reason=reason)
 
 
-def _close(draft: _Draft) -> None:
+def _close(draft: RecoveryDraft) -> None:
     """End the recovery: its outcome, the holds it gives back, what waits for cleanup."""
     state = draft.state
     start = told(state)

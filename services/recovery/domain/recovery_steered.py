@@ -1,6 +1,6 @@
 """What steering does to a recovery: pauses, questions and answers, retries, skips.
 
-Folds the facts of `schemas.recovery_steering` on top of `recovery_state`. Whether a person may
+Folds the facts of `schemas.recovery_steering` on top of `recovery_fold`. Whether a person may
 ask for them is decided in `steering`.
 """
 
@@ -12,18 +12,20 @@ import msgspec
 
 from schemas import recovery_steering as steer
 from schemas.common import Problem
-from services.recovery.domain import manual, plan_work, recovery_state
-from services.recovery.domain.recovery_state import (
-    MemberState,
-    Recovery,
-    plan_script,
+from services.recovery.domain import manual, plan_work, recovery_fold
+from services.recovery.domain.recovery_fold import (
     script_failed,
-    told,
     was_launched,
     with_member,
     with_order,
     with_problem,
     with_run,
+)
+from services.recovery.domain.recovery_state import (
+    MemberState,
+    Recovery,
+    plan_script,
+    told,
 )
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from services.recovery.domain.waits import Waits
@@ -64,7 +66,7 @@ def evolve(state: Recovery, event: Any) -> Recovery:
         case steer.RecoveryReopened():
             state = _reopened(state, event)
         case _:
-            state = recovery_state.evolve(state, event)
+            state = recovery_fold.evolve(state, event)
     return _up_to_date(state)
 
 

@@ -40,6 +40,21 @@ def test_of_two_boot_orders_that_are_retried_the_higher_waits_for_the_lower(
     assert on["app"].powered_on_at - on["db"].powered_on_at >= dt.timedelta(seconds=60)
 
 
+def test_a_boot_order_of_vms_that_are_given_up_is_not_said_to_open() -> None:
+    world = counting(vm("db"), vm("app", 2))
+    for name in ("db", "app"):
+        _until(world, f"{stream(name)}/create-instance", but="create-instance")
+        world.settle(f"{stream(name)}/create-instance", code="x")
+    ends(world)
+    opened = len(world.events(said.BootOrderOpened))
+    retried(world)
+    assert [part.rpartition("/")[2] for part in world.effects] == ["create-instance"] * 2
+    world.deliver(said.CancelRecoveryJob(command_id="c", job=JOB))
+    end = ends(world)[-1]
+    assert (end.state, end.ready) == ("cancelled", 0)
+    assert len(world.events(said.BootOrderOpened)) == opened
+
+
 def _until(world: World, wanted: str, *, but: str) -> None:
     """Let all go well but effects with a part, until one is under way; "": until nothing is."""
     for _ in range(100):

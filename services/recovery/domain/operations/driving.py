@@ -6,7 +6,7 @@ Saga. Decides nothing that `securing` has not decided: it turns phases into fact
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from schemas import operations as said
 from schemas.common import Problem, StepState, StepTiming
@@ -15,6 +15,7 @@ from schemas.scheduler import SiteLost, SyncLast
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.operations.securing import SYNC
 from services.recovery.domain.operations.source import source_stream
+from services.recovery.domain.recovery_draft import RecoveryDraft
 from services.recovery.domain.recovery_state import Recovery, phase_of, told
 from services.recovery.domain.vm_state import vm_stream
 from shared.decider import Send
@@ -23,19 +24,7 @@ SHUT_DOWN_WITHIN_S: Final = 120.0
 """How long a guest may take to shut down before it is powered off, or the migration is off."""
 
 
-class Draft(Protocol):
-    """A decision in the making; `say` adds a fact and moves the state on."""
-
-    @property
-    def state(self) -> Recovery: ...
-    @property
-    def now(self) -> dt.datetime: ...
-    @property
-    def sends(self) -> list[Send]: ...
-    def say(self, event: Any) -> None: ...
-
-
-def drive(draft: Draft) -> None:
+def drive(draft: RecoveryDraft) -> None:
     """Bring the sources as far as they can be brought in this step."""
     if phase_of(draft.state) == "fence":
         _fence(draft)
@@ -76,7 +65,7 @@ def about_sync(state: Recovery, m: said.LastSyncEnded, *, at: dt.datetime) -> An
 # ── Forward ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _fence(draft: Draft) -> None:
+def _fence(draft: RecoveryDraft) -> None:
     state = draft.state
     if state.source.begun_at is None:
         _begin_fence(draft)
@@ -95,7 +84,7 @@ def _fence(draft: Draft) -> None:
     draft.say(said.SourcesSecured(timing=_timing(draft, step, side.begun_at, outcome)))
 
 
-def _begin_fence(draft: Draft) -> None:
+def _begin_fence(draft: RecoveryDraft) -> None:
     state, start = draft.state, told(draft.state)
     if state.preflight is not None and state.preflight.source_lost:
         draft.say(said.SourceSiteLost(site=start.header.protected.site, at=draft.now))
@@ -123,7 +112,7 @@ def _instance(state: Recovery, vm: str) -> str:
     return source.instance if source is not None else ""
 
 
-def _leave_out(draft: Draft, vm: str) -> None:
+def _leave_out(draft: RecoveryDraft, vm: str) -> None:
     """One VM cannot be fenced, the others go on: two of it must not run."""
     start = told(draft.state)
     problem = draft.state.source.problem or Problem(code="not-fenced", message=f"{vm} still runs")
@@ -138,7 +127,7 @@ def _leave_out(draft: Draft, vm: str) -> None:
         draft.sends.append(Send(to="recovery", key=start.plan, message=message))
 
 
-def _sync(draft: Draft) -> None:
+def _sync(draft: RecoveryDraft) -> None:
     start = told(draft.state)
     if draft.state.source.sync_at is None:
         vms = securing.to_sync(draft.state.source)
@@ -157,7 +146,7 @@ def _sync(draft: Draft) -> None:
 # ── Undo ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _restore(draft: Draft) -> None:
+def _restore(draft: RecoveryDraft) -> None:
     state, start = draft.state, told(draft.state)
     if state.source.restoring_at is None:
         _break_off(draft)
@@ -175,7 +164,7 @@ def _restore(draft: Draft) -> None:
     draft.say(said.SourcesRestored(timing=timing))
 
 
-def _break_off(draft: Draft) -> None:
+def _break_off(draft: RecoveryDraft) -> None:
     """The step under way is not waited for any more: it failed, or was cancelled."""
     side, start = draft.state.source, told(draft.state)
     outcome: StepState = "failed" if side.failed else "cancelled"
@@ -186,7 +175,9 @@ def _break_off(draft: Draft) -> None:
         draft.say(said.LastSyncFinished(timing=_timing(draft, SYNC, side.sync_at, outcome)))
 
 
-def _timing(draft: Draft, step: str, since: dt.datetime | None, state: StepState) -> StepTiming:
+def _timing(
+    draft: RecoveryDraft, step: str, since: dt.datetime | None, state: StepState
+) -> StepTiming:
     problem = draft.state.source.problem if state == "failed" else None
     return StepTiming(
         name=step,
