@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -18,11 +17,11 @@ import pytest
 import structlog
 
 from tests import parts
+from tests.lanes import Lanes
 from tests.objectstore import running_store
 from tests.servers import postgres_server_url
 
 _SQL_TIMEOUT_S: Final = 30.0
-_TRIALS: Final = Path(__file__).parent / "acceptance"
 
 # A shared or busy machine makes any single example slow; how long tests take is pytest's to bound.
 hypothesis.settings.register_profile("seawall", deadline=None)
@@ -120,16 +119,10 @@ def _execute(dsn: str, statement: str) -> None:
         thread.submit(asyncio.run, run()).result(2 * _SQL_TIMEOUT_S)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two lanes: trials, which start whole control planes and wait for them, beside all else.
-
-    Trials run one after the other, so that no two of them fill the machine; everything else goes
-    by module, for fixtures that a module shares.
-    """
-    for item in items:
-        trial = _TRIALS in item.path.parents
-        lane = "trials" if trial else str(item.path.relative_to(_TRIALS.parent))
-        item.add_marker(pytest.mark.xdist_group(lane))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    """Not `--dist loadgroup`: it writes names of groups into ids, and pytest 9.2 ignores them."""
+    return Lanes(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

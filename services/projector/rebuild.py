@@ -14,7 +14,7 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -126,7 +126,7 @@ async def rebuild(
 
 @asynccontextmanager
 async def _alone(dsn: str) -> AsyncIterator[None]:
-    """Hold the rebuild's lock for as long as a connection of its own lives."""
+    """Hold the rebuild's lock, at the longest for as long as a connection of its own lives."""
     with translated("lock the rebuild"):
         connection = await asyncpg.connect(dsn, timeout=STATEMENT_TIMEOUT_S)
     try:
@@ -141,6 +141,12 @@ async def _alone(dsn: str) -> AsyncIterator[None]:
                 code="rebuild-running",
             )
         yield
+        # The server takes its time to notice that a connection is gone: who rebuilds once more
+        # at once must not meet our own lock. One that is gone already holds none.
+        with suppress(Transient), translated("unlock the rebuild"):
+            await connection.execute(
+                "select pg_advisory_unlock($1)", _LOCK, timeout=STATEMENT_TIMEOUT_S
+            )
     finally:
         connection.terminate()
 
