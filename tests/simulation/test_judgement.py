@@ -15,6 +15,7 @@ from services.recovery import polling
 from services.recovery.domain import (
     prep_seats,
     recovery,
+    recovery_fold,
     recovery_state,
     rollback,
     windows_steps,
@@ -65,13 +66,13 @@ def test_a_snapshot_left_open_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_boot_delay_that_is_not_kept_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    powered_on = recovery_state._powered_on
+    powered_on = recovery_fold._powered_on
 
     def in_a_hurry(state: Any, event: Any) -> Any:
         order = state.roster[event.vm].boot_order
-        return recovery_state.with_order(powered_on(state, event), order, not_before=None)
+        return recovery_fold.with_order(powered_on(state, event), order, not_before=None)
 
-    monkeypatch.setattr(recovery_state, "_powered_on", in_a_hurry)
+    monkeypatch.setattr(recovery_fold, "_powered_on", in_a_hurry)
     assert found(drills.run, "boot delay", first=10)
 
 
@@ -81,8 +82,8 @@ def test_a_boot_order_that_waits_for_nobody_is_seen(monkeypatch: pytest.MonkeyPa
         orders = {n: replace(order, unsettled=0) for n, order in after.by_order.items()}
         return replace(after, by_order=orders)
 
-    started = recovery_state._started
-    monkeypatch.setattr(recovery_state, "_started", settled)
+    started = recovery_fold._started
+    monkeypatch.setattr(recovery_fold, "_started", settled)
     assert found(drills.run, "boot order", first=5)
 
 

@@ -19,7 +19,7 @@ from schemas.recovery_work import ListOwned, OwnedListed
 from schemas.units import some_of
 from services.recovery.domain import commit_window
 from services.recovery.domain.recovery_state import Recovery, told
-from services.recovery.domain.work import recovery_effect, step_of
+from services.recovery.domain.work import recovery_effect, refuted, step_of
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send
 from shared.errors import Refused
 
@@ -91,9 +91,7 @@ def outcome(state: Commit, received: Received) -> Decision:
     problem = _missing(start, ended.result) if ended.ok else _not_listed(ended)
     timing = step_of(ended, VERIFY)
     if ended.ok and problem is not None:
-        timing = msgspec.structs.replace(
-            timing, state="failed", error=problem.message, remedy=problem.remedy
-        )
+        timing = refuted(timing, problem)
     return _finish(start, timing, problem)
 
 

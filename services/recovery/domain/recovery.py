@@ -44,7 +44,7 @@ from services.recovery.domain.recovery_state import (
 )
 from services.recovery.domain.recovery_steered import evolve
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
-from services.recovery.domain.work import merged_steps, step_of
+from services.recovery.domain.work import merged_steps, refuted, step_of
 from shared.decider import NOTHING, Decision, EffectOutcome, Family, Send, Timer
 from shared.errors import Refused
 
@@ -251,10 +251,7 @@ def _preflight_end(state: Recovery, ended: EffectOutcome) -> said.PreflightFinis
         return said.PreflightFinished(timing=timing, problems=(problem,))
     report: PreflightReport = ended.result
     if report.problems:
-        first = report.problems[0]
-        timing = msgspec.structs.replace(
-            timing, state="failed", error=first.message, remedy=first.remedy
-        )
+        timing = refuted(timing, report.problems[0])
     return said.PreflightFinished(
         timing=timing,
         problems=report.problems,

@@ -36,7 +36,7 @@ from services.recovery.domain import refusals
 from services.recovery.domain.draft import Draft
 from services.recovery.domain.instances import by_maker
 from services.recovery.domain.recovery_state import Recovery
-from services.recovery.domain.work import recovery_effect, step_of
+from services.recovery.domain.work import recovery_effect, refuted, step_of
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send
 
 # ── Parameters ───────────────────────────────────────────────────────────────────────────────
@@ -346,10 +346,7 @@ def _looked(ended: EffectOutcome) -> said.ReversalPreflightFinished:
         return said.ReversalPreflightFinished(timing=timing, problems=(problem,))
     seen: said.InstancesSeen = ended.result
     if seen.problems:
-        first = seen.problems[0]
-        timing = msgspec.structs.replace(
-            timing, state="failed", error=first.message, remedy=first.remedy
-        )
+        timing = refuted(timing, seen.problems[0])
     return said.ReversalPreflightFinished(timing=timing, problems=seen.problems, facts=seen.facts)
 
 
@@ -374,9 +371,7 @@ def _verified(state: Reversal, ended: EffectOutcome) -> said.ReversalVerified:
         f"{some_of(found.missing, NAMED_MAX)}",
         remedy="somebody removed it: reverse again",
     )
-    timing = msgspec.structs.replace(
-        timing, state="failed", error=problem.message, remedy=problem.remedy
-    )
+    timing = refuted(timing, problem)
     return said.ReversalVerified(timing=timing, missing=found.missing, problem=problem)
 
 

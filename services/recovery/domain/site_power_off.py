@@ -24,7 +24,7 @@ from services.recovery.domain import lost_site
 from services.recovery.domain.lost_site import LostSite, lost_site_stream
 from services.recovery.domain.operations.driving import SHUT_DOWN_WITHIN_S
 from services.recovery.domain.operations.source import source_stream
-from services.recovery.domain.work import step_of
+from services.recovery.domain.work import refuted, step_of
 from shared.decider import NOTHING, Decision, Effect, EffectOutcome, Family, Send
 from shared.errors import Refused
 
@@ -276,9 +276,7 @@ def _looked(state: SitePowerOff, ended: EffectOutcome) -> said.SitePowerOffLooke
             f"{start.site.site}",
             remedy="see `seawall site show` and `seawall alert list` for those that run",
         )
-        failed = msgspec.structs.replace(
-            timing, state="failed", error=problem.message, remedy=problem.remedy
-        )
+        failed = refuted(timing, problem)
         return said.SitePowerOffLooked(at=ended.at, timing=failed, problem=problem)
     running = [each for found in listed.found for each in found.originals]
     fresh = [

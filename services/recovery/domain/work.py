@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.common import StepState, StepTiming
+from schemas.common import Problem, StepState, StepTiming
 from schemas.scheduler import RecoveryMode
 from services.recovery.domain.scripts import POST_STEP, PRE_STEP
 from shared.decider import Effect, EffectOutcome, Need, WorkClass
@@ -83,6 +83,13 @@ def step_of(outcome: EffectOutcome, step: str) -> StepTiming:
         ended_at=outcome.at,
         error=outcome.error,
         remedy=outcome.remedy,
+    )
+
+
+def refuted(timing: StepTiming, problem: Problem) -> StepTiming:
+    """The step of an effect that ended well and found that something is wrong."""
+    return msgspec.structs.replace(
+        timing, state="failed", error=problem.message, remedy=problem.remedy
     )
 
 
