@@ -358,6 +358,14 @@ class SourceRestoreAsked(Fact, frozen=True, kw_only=True):
     by: str
 
 
+@published("recovery.source-in-doubt")
+class SourceInDoubt(Fact, frozen=True, kw_only=True):
+    """The source is on, but was asked to shut down and never seen off: it may go off yet. It is
+    switched on once more, for the `again`-th time."""
+
+    again: int
+
+
 @published("recovery.source-restored")
 class SourceRestored(Fact, frozen=True, kw_only=True):
     """The source is as it was, or could not be switched on."""

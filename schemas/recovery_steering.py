@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from schemas.common import Command, Fact, HoldMode, Problem, StepTiming
 from schemas.registry import published
-from schemas.scheduler import RecoveryMode
+from schemas.scheduler import RecoveryMode, SiteRef
 
 QuestionKind = Literal["manual", "unknown-script"]
 Choice = Literal["done", "failed", "skip", "rerun"]
@@ -102,6 +102,14 @@ class ResumeVm(Fact, frozen=True, kw_only=True):
     stream: str
 
 
+class SourceCheck(Fact, frozen=True, kw_only=True):
+    """A VM's source that must not run when the VM is powered on: the VM at `site`, or what it
+    runs as there. What was seen of it before a retry may be hours old."""
+
+    site: SiteRef
+    instance: str = ""
+
+
 @published("recovery.retry-vm")
 class RetryVm(Fact, frozen=True, kw_only=True):
     """Parent to child: do again what failed or, with `skip`, go on without that step.
@@ -115,6 +123,7 @@ class RetryVm(Fact, frozen=True, kw_only=True):
     round: int
     skip: str = ""
     actor: str = ""
+    source: SourceCheck | None = None
 
 
 @published("recovery.member-asks")
@@ -323,6 +332,7 @@ class VmRetried(Fact, frozen=True, kw_only=True):
     skip: str = ""
     actor: str = ""
     timing: StepTiming | None = None
+    source: SourceCheck | None = None
 
 
 @published("recovery.vm-step-withdrawn")

@@ -12,6 +12,7 @@ from schemas.common import Fact, Problem, ScriptReport, ScriptWork
 from schemas.plans import ScriptDefinition
 from schemas.prep import ListedNode
 from schemas.recovery import Member
+from schemas.recovery_steering import SourceCheck
 from schemas.registry import published
 from schemas.scheduler import RecoveryMode, SiteRef
 
@@ -133,9 +134,10 @@ class CreateInstance(SiteWork, frozen=True, kw_only=True):
 
 @published("recovery.power-on")
 class PowerOn(SiteWork, frozen=True, kw_only=True):
-    """Start the guest."""
+    """Start the guest, unless `source` is found running."""
 
     instance_id: str
+    source: SourceCheck | None = None
 
 
 @published("recovery.instance-state")

@@ -6,6 +6,7 @@ answer returns what the first one made (the contract of `shared.platforms.ports`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,10 +14,12 @@ import msgspec
 
 from schemas import recovery_work as work
 from schemas.operations import MeasureWritten, WrittenMeasured
+from schemas.recovery_steering import SourceCheck
 from schemas.scheduler import SiteRef
+from services.recovery.domain.operations.source import UNREACHED
 from shared.clock import Clock
 from shared.effects.running import EffectRun
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.platforms.ports import Call, CopyFacts, DiskRef, Instance, InstanceSpec, Platform
 from shared.scripts.effect import PutBlob
 from shared.scripts.runner import ScriptRunner
@@ -30,6 +33,9 @@ ReadStates = Callable[[Sequence[str]], Awaitable[Mapping[str, Any]]]
 
 CONFIGURATION: Final = "configuration"
 """The key of a copy's manifest under which the VM's configuration is kept."""
+
+LOOK_S_MAX: Final = 10.0
+"""How long a source may take to say whether it runs, before a VM is powered on in its place."""
 
 COPIES: Final = ("hold", "generation", "snapshot")
 """Kinds of what a recovery holds to read from."""
@@ -134,10 +140,32 @@ async def create_instance(tools: Tools, effect: EffectRun) -> work.InstanceState
 
 
 async def power_on(tools: Tools, effect: EffectRun) -> work.InstanceState:
-    """Start the guest."""
+    """Start the guest; Permanent `source-runs` where its source was switched on meanwhile."""
     payload: work.PowerOn = effect.payload
+    if payload.source is not None:
+        await _check_off(tools, payload.source, vm=payload.vm)
     compute = tools.open_site(payload.site).compute
     return _state(await compute.power_on(call_of(effect), instance_id=payload.instance_id))
+
+
+async def _check_off(tools: Tools, source: SourceCheck, *, vm: str) -> None:
+    """A source that nobody can reach is as it was seen, or as a person said."""
+    try:
+        async with asyncio.timeout(LOOK_S_MAX):
+            power = tools.open_site(source.site).power
+            state = await power.state(vm=vm, instance=source.instance)
+    except TimeoutError:
+        return
+    except (Transient, Permanent) as error:
+        if error.code in UNREACHED:
+            return
+        raise
+    if state == "on":
+        raise Permanent(
+            f"the source of {vm} runs at {source.site.site}: two of it must not run",
+            code="source-runs",
+            remedy="power it off at its site, then `seawall job retry`; or roll back",
+        )
 
 
 def _state(instance: Instance) -> work.InstanceState:

@@ -37,7 +37,7 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
     """The recovery's end, where its commit window is open and nobody is deciding.
 
     Raises Refused: `unknown-job`, `still-running`, `no-commit-window`, `already-committed`,
-    `already-rolled-back`, `being-committed`, `being-rolled-back`.
+    `already-rolled-back`, `being-committed`, `being-rolled-back`, `half-undone`.
     """
     if state.started is None:
         raise Refused(f"there is no recovery {job}", code="unknown-job", remedy="see `job list`")
@@ -61,6 +61,12 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
         raise Refused(f"{window.committing} is committing {job}", code="being-committed")
     if window.rolling_back:
         raise Refused(f"{window.rolling_back} is rolling {job} back", code="being-rolled-back")
+    if window.half_undone and verb != "roll back":
+        raise Refused(
+            f"a roll back of {job} undid a part of it: sources may run, instances may be gone",
+            code="half-undone",
+            remedy=f"`seawall rollback {job}` undoes the rest",
+        )
     if not state.finished.awaits_commit:
         test = of(state.started.mode).ends_with == "cleanup"
         raise Refused(
@@ -97,8 +103,9 @@ def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:
             remedy=f"`seawall recover {start.plan} --mode failback`, committed, brings it back; "
             "then its instances may go",
         )
-    usable = {vm for vm, member in state.members.items() if member.outcome == "ready"}
-    if usable and usable <= window.home:
+    # One that counts as failed may run in production all the same, by its people's hands.
+    made = {vm for vm, member in state.members.items() if member.made}
+    if made and made <= window.home:
         return
     if confirm != start.plan:
         raise Refused(
@@ -112,10 +119,13 @@ def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:
 def given_up(state: Recovery) -> tuple[str, ...]:
     """The VMs whose originals a failover could not reach and that it replaced all the same.
 
-    None of one that is rolled back, or is being, or that ended without having made anything: its
-    originals are the VMs (again).
+    None of one whose instances a roll back removed or is removing, or that ended without having
+    made anything: its originals are the VMs (again).
     """
-    if state.started is None or state.window.rolled_back or state.window.rolling_back:
+    window = state.window
+    gone = window.half_undone and (state.cleaned or not state.made)
+    undone = window.rolled_back or gone or bool(window.rolling_back)
+    if state.started is None or undone:
         return ()
     if state.finished is not None and not state.finished.awaits_commit:
         return ()

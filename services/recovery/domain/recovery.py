@@ -439,5 +439,5 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=_is_over,
     outcome=outcome,
-    schema=3,
+    schema=4,
 )

@@ -156,7 +156,7 @@ def phase_of(state: Recovery) -> Phase:
     if state.launched_ended < state.launched or (not halted and more_to_open(state)):
         return "vms"
     if not _post_due(state):
-        return "closing"
+        return "vms" if securing.coming_back(state.source) else "closing"
     return "post-script" if halted or _by_hand_over(state, "before-post-script") else "manual"
 
 

@@ -22,6 +22,7 @@ from schemas.ids import family_of, parts_of, stream_id
 from schemas.recovery import BeginCleanup, RecoveryState
 from schemas.scheduler import ReturnVms
 from services.recovery.domain import commit_window, discards, refusals
+from services.recovery.domain.operations import securing
 from services.recovery.domain.operations.source import source_stream
 from services.recovery.domain.recovery_state import Recovery, told
 from services.recovery.domain.work import step_of
@@ -91,7 +92,8 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         plan=start.plan,
         recovery=m.recovery,
         cleanup=stream_id("cleanup", plan, f"rollback-{key}") if removes else "",
-        vms=tuple(parent.roster),
+        # One that could not be fenced was given back when the recovery ended: it is another's.
+        vms=tuple(vm for vm in parent.roster if not securing.runs_still(parent.source, vm)),
         discards=lost[: discards.KEPT_MAX],
         at=received.at,
         steps=steps,

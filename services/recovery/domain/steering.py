@@ -478,6 +478,17 @@ def _held(state: Recovery, wanted: Wanted) -> frozenset[str]:
     return frozenset(vm for vm, order in orders.items() if order in opened and order > first)
 
 
+def _source(state: Recovery, vm: str) -> steer.SourceCheck | None:
+    """What must not run beside a VM of a full recovery."""
+    start = told(state)
+    if not of(start.mode).source_step:
+        return None
+    source = state.instances.get(vm)
+    return steer.SourceCheck(
+        site=start.header.protected, instance=source.instance if source is not None else ""
+    )
+
+
 def _with_retries(
     state: Recovery,
     decision: Decision,
@@ -498,6 +509,7 @@ def _with_retries(
                 round=each.round,
                 skip=wanted.skip if each.vm == wanted.vm else "",
                 actor=actor,
+                source=_source(state, each.vm),
             ),
         )
         for each in members

@@ -471,5 +471,5 @@ FAMILY = Family(
     is_terminal=lambda state: state.finished,
     outcome=outcome,
     trouble=trouble,
-    schema=4,
+    schema=5,
 )

@@ -38,7 +38,8 @@ class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
     are the manual steps that are over. `failed_step` failed the VM, `skipped` were gone on
     without. `tried` are attempts before a retry, by step. `holds`, `copies` and `powers` number
     what is done with another token once it is done again: holding the copy, making disks and
-    instance of another copy than `last_copy`, powering on. `round` counts retries.
+    instance of another copy than `last_copy`, powering on. `round` counts retries; `source` must
+    be off when a retried VM is powered on.
     """
 
     enrolled: said.VmEnrolled | None = None
@@ -80,6 +81,7 @@ class VmRecovery(msgspec.Struct, frozen=True, kw_only=True):
     powers: int = 1
     last_copy: str = ""
     round: int = 0
+    source: steer.SourceCheck | None = None
 
 
 def vm_stream(job: str, vm: str) -> str:

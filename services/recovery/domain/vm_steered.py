@@ -133,6 +133,7 @@ def _retried(state: VmRecovery, event: steer.VmRetried) -> VmRecovery:
         troubled=False,
         problem=None,
         round=event.round,
+        source=event.source,
         boot=event.boot,
         waits=_waits(state, event.at),
         pre=state.pre.anew() if PRE_STEP in again else state.pre,

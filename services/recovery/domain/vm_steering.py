@@ -140,6 +140,7 @@ def retry(state: VmRecovery, received: Received) -> Decision:
         skip=m.skip,
         actor=m.actor,
         timing=timing,
+        source=m.source,
     )
     return proceed(state, (event,), received.at)
 

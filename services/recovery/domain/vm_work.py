@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
+import msgspec
+
 from schemas.common import Fact
 from schemas.recovery import VmEnrolled
 from schemas.recovery_work import (
@@ -41,7 +43,7 @@ from services.recovery.domain.vm_state import (
     vm_stream,
 )
 from services.recovery.domain.windows_steps import PREPARE, VALIDATE
-from services.recovery.domain.work import instance_name, recovery_effect
+from services.recovery.domain.work import instance_name, rate, recovery_effect
 from shared.decider import Effect
 
 PRODUCTION: Final = "production"
@@ -85,7 +87,7 @@ def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
     disk = rest.partition("/")[0]
     is_script = step in (PRE_STEP, POST_STEP)
     kind, payload = _script(state, step) if is_script else _platform_work(state, step, disk)
-    return recovery_effect(
+    effect = recovery_effect(
         part,
         kind,
         payload,
@@ -94,6 +96,10 @@ def effect_of(state: VmRecovery, part: str, now: dt.datetime) -> Effect:
         due=asked_at + dt.timedelta(microseconds=_place(told.definition.boot_order, step)),
         priority=told.definition.priority or told.header.replication.priority,
     )
+    if step == POWER_ON and state.source is not None:
+        look = rate(state.source.site.site, "look-at-source")
+        return msgspec.structs.replace(effect, needs=(*effect.needs, *look))
+    return effect
 
 
 def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
@@ -113,7 +119,7 @@ def _platform_work(state: VmRecovery, step: str, disk: str) -> tuple[str, Fact]:
             copy_id = state.copy.copy_id if state.copy is not None else ""
             return step, ReleaseCopy(held_under=held_under, copy_id=copy_id, **tags)
         case "power-on":
-            return step, PowerOn(instance_id=state.instance_id, **tags)
+            return step, PowerOn(instance_id=state.instance_id, source=state.source, **tags)
     assert state.copy is not None, "only a held copy is rebuilt from"
     if step == "rebuild":
         return "rebuild-disk", RebuildDisk(copy_id=state.copy.copy_id, disk=disk, **tags)

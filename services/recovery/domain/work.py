@@ -56,8 +56,6 @@ def recovery_effect(
     call: str = "",
 ) -> Effect:
     """An effect of class RECOVERY; `call` names the platform call whose quota it spends."""
-    quota = QUOTAS.get(call or kind)
-    needs = (Need(budget=f"{site}/{quota}", mode="rate"),) if quota else ()
     return Effect(
         part=part,
         kind=kind,
@@ -66,8 +64,14 @@ def recovery_effect(
         work_class=WorkClass.RECOVERY,
         priority=priority,
         plan=plan,
-        needs=needs,
+        needs=rate(site, call or kind),
     )
+
+
+def rate(site: str, call: str) -> tuple[Need, ...]:
+    """What a call at a site spends."""
+    quota = QUOTAS.get(call)
+    return (Need(budget=f"{site}/{quota}", mode="rate"),) if quota else ()
 
 
 def step_of(outcome: EffectOutcome, step: str) -> StepTiming:

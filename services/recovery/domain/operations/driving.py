@@ -20,6 +20,9 @@ from services.recovery.domain.recovery_state import Recovery, phase_of, told
 from services.recovery.domain.vm_state import vm_stream
 from shared.decider import Send
 
+LOST_FOR_S: Final = 60.0
+"""How long a site that preflight did not reach counts as lost without another look."""
+
 SHUT_DOWN_WITHIN_S: Final = 120.0
 """How long a guest may take to shut down before it is powered off, or the migration is off."""
 
@@ -86,7 +89,7 @@ def _fence(draft: RecoveryDraft) -> None:
 
 def _begin_fence(draft: RecoveryDraft) -> None:
     state, start = draft.state, told(draft.state)
-    if state.preflight is not None and state.preflight.source_lost:
+    if _is_lost(draft):
         draft.say(said.SourceSiteLost(site=start.header.protected.site, at=draft.now))
         return
     draft.say(said.SourcesSecuring(at=draft.now))
@@ -104,6 +107,16 @@ def _begin_fence(draft: RecoveryDraft) -> None:
             instance=_instance(state, vm),
         )
         draft.sends.append(Send(to="recovery", key=start.plan, message=message))
+
+
+def _is_lost(draft: RecoveryDraft) -> bool:
+    """Whether the site was not reached just now. What preflight saw before people were waited for
+    is old: each source is looked at then, and is gone by their word where it is not reached."""
+    preflight = draft.state.preflight
+    if preflight is None or not preflight.source_lost:
+        return False
+    seen = preflight.timing.ended_at
+    return seen is None or draft.now - seen <= dt.timedelta(seconds=LOST_FOR_S)
 
 
 def _instance(state: Recovery, vm: str) -> str:

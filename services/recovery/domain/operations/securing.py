@@ -94,6 +94,12 @@ def runs_still(side: SourceSide, vm: str) -> bool:
     return side.states.get(vm) == "failed"
 
 
+def coming_back(side: SourceSide) -> bool:
+    """Whether a source that could not be fenced is still being switched on, as far as it is off.
+    Its VM is held until then: whoever comes next must not meet that."""
+    return any(state == "failed" and vm not in side.returned for vm, state in side.states.items())
+
+
 def seen_off(side: SourceSide, vm: str) -> bool:
     """Whether this recovery saw a VM's source off; else it is known by a person's word at most."""
     return side.states.get(vm) == "off"

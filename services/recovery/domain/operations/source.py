@@ -1,7 +1,8 @@
 """One VM's source: shut down for a full recovery, and switched on again where that is undone.
 
 Saga. Forward: look, shut down, power off where that is wanted. Undo: power on, where the source
-was on before anything was done to it. Does not decide what its failure means for the recovery
+was on before anything was done to it; a guest that may still be shutting down is not believed at
+once, for nobody can call that off. Does not decide what its failure means for the recovery
 (`securing`), nor when it is undone (`driving` before anything is built, `rollback` afterwards).
 A source that a failover could not reach may be asked again by another job (`site_power_off`),
 once its site is back: a round of its own, with the same undo.
@@ -35,6 +36,10 @@ POWER_ON: Final = "power-on-source"
 """Steps; each is the part of its effect too, powering on with the number of its try, the others
 with that of their round from the second one on: a key that is used again does nothing."""
 
+ONCE_MORE: Final = 4
+"""How often a source in doubt is switched on once more, within the time that it had to shut down:
+one that goes off late is off for a quarter of that time at most."""
+
 UNREACHED: Final = frozenset(
     {"site-gone", "no-such-vm", "no-such-instance", "unreachable", "timed-out"}
 )
@@ -47,10 +52,11 @@ known to be there, and a person's word that it is gone would be wrong."""
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """One source. `was_on` None: not seen yet. `touched`: it was on, and something was done to
-    switch it off.
+    switch it off that was not taken back.
 
-    `restore_for` is the job that asked for the undo under way; `restores` counts undos, `rounds`
-    how often it was asked to go forward. `undone`: an undo was asked for in this round.
+    `restore_for` is the job that asked for the undo under way; `restores` counts undos, `again`
+    how often it was switched on once more in this one, `rounds` how often it was asked to go
+    forward. `undone`: an undo was asked for in this round.
     """
 
     asked: said.SourceAsked | None = None
@@ -61,6 +67,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     failed: bool = False
     restore_for: str = ""
     restores: int = 0
+    again: int = 0
     running: str = ""
     rounds: int = 0
     undone: bool = False
@@ -116,7 +123,7 @@ def outcome(state: Source, received: Received) -> Decision:
     if ended.part != state.running:
         return NOTHING
     if _restoring(ended.part):
-        return _step(state, (_restore_end(ended),), received.at)
+        return _step(state, (_restore_end(state, ended),), received.at)
     return _step(state, _forward_end(state, ended), received.at)
 
 
@@ -128,7 +135,8 @@ def _due(state: Source) -> str:
     if state.running or state.asked is None:
         return ""
     if state.restore_for:
-        return f"{POWER_ON}/{state.restores}" if state.touched else ""
+        part = f"{POWER_ON}/{state.restores}" if state.touched else ""
+        return f"{part}/{state.again}" if part and state.again else part
     if state.off or state.failed or state.undone:
         return ""
     step = POWER_OFF if state.shut_down_over else SHUT_DOWN
@@ -178,10 +186,19 @@ def _applied(state: Source, event: Any) -> Source:
             return replace(state, running="", shut_down_over=over, failed=event.last)
         case said.SourceRestoreAsked():
             restores = state.restores + 1
-            return replace(state, restore_for=event.by, restores=restores, undone=True)
+            return replace(state, restore_for=event.by, restores=restores, again=0, undone=True)
+        case said.SourceInDoubt():
+            return replace(state, running="", again=event.again)
         case said.SourceRestored():
-            back = event.state != "stays-off"
-            return replace(state, running="", restore_for="", off=state.off and not back)
+            stays = event.state == "stays-off"
+            # What was taken back is not taken back again: it may be another job's to switch off.
+            return replace(
+                state,
+                running="",
+                restore_for="",
+                off=state.off and stays,
+                touched=state.touched and stays,
+            )
     raise AssertionError(f"{type(event).__name__} is no event of a source")
 
 
@@ -214,8 +231,10 @@ def _forward_end(state: Source, ended: EffectOutcome) -> tuple[Any, ...]:
     )
 
 
-def _restore_end(ended: EffectOutcome) -> said.SourceRestored:
+def _restore_end(state: Source, ended: EffectOutcome) -> said.SourceRestored | said.SourceInDoubt:
     timing = step_of(ended, POWER_ON)
+    if ended.ok and not state.off and state.again < ONCE_MORE:
+        return said.SourceInDoubt(again=state.again + 1)
     if ended.ok:
         return said.SourceRestored(state="on", timing=timing)
     problem = Problem(
@@ -236,7 +255,7 @@ def _step(state: Source, events: tuple[Any, ...], now: dt.datetime) -> Decision:
     started = after.running if after.running != state.running else ""
     return Decision(
         events=events,
-        effects=(_effect(after, started),) if started else (),
+        effects=(_effect(after, started, now),) if started else (),
         sends=_news(state, events, now),
     )
 
@@ -284,7 +303,7 @@ def _busy(m: said.SecureSource, now: dt.datetime) -> Decision:
     return Decision(sends=(Send(to="recovery", key=key_of(m.job), message=news),))
 
 
-def _effect(state: Source, part: str) -> Effect:
+def _effect(state: Source, part: str, now: dt.datetime) -> Effect:
     asked = state.asked
     assert asked is not None, "asked before anything runs"
     kind = _step_of_part(part)
@@ -305,7 +324,7 @@ def _effect(state: Source, part: str) -> Effect:
             payload = PowerOffSource(**tags)
         case _:
             payload = PowerOnSource(**tags)
-    return recovery_effect(
+    effect = recovery_effect(
         part,
         kind,
         payload,
@@ -314,6 +333,10 @@ def _effect(state: Source, part: str) -> Effect:
         due=asked.requested_at,
         priority=asked.priority,
     )
+    if not (state.again and _restoring(part)):
+        return effect
+    pause = dt.timedelta(seconds=asked.within_s / ONCE_MORE)
+    return msgspec.structs.replace(effect, not_before=now + pause)
 
 
 FAMILY = Family(
@@ -324,5 +347,5 @@ FAMILY = Family(
     # A roll back may come back to it long after it was secured.
     is_terminal=lambda state: False,
     outcome=outcome,
-    schema=2,
+    schema=3,
 )

@@ -16,6 +16,7 @@ from schemas.directions import InstancesFreed, InstancesTaken
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """The jobs that decide, or have decided, about the instances; empty or False: none.
 
+    `half_undone`: a roll back ended before all was undone; only another one is left to decide.
     `taken` are VMs that are replicated from their instances here, `home` those that went back to
     their own site since.
     """
@@ -24,6 +25,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     committed: str = ""
     rolling_back: str = ""
     rolled_back: bool = False
+    half_undone: bool = False
     taken: frozenset[str] = frozenset()
     home: frozenset[str] = frozenset()
 
@@ -41,7 +43,7 @@ def fold(window: Window, event: Any) -> Window:
         case said.RecoveryRollingBack():
             return replace(window, rolling_back=event.rollback)
         case said.RecoveryRollbackIncomplete():
-            return replace(window, rolling_back="")
+            return replace(window, rolling_back="", half_undone=True)
         case said.RecoveryRolledBack():
             return replace(window, rolling_back="", rolled_back=True)
         case said.CommitOverdue():
