@@ -27,7 +27,7 @@ kafka: $(STAMP) ## run a real broker in this terminal, on a free port [NODES=3]
 	$(BIN)/python -m shared.testing.kafka $(NODES)
 
 test: $(STAMP) ## run the tests in random order [ARGS="tests/unit -k name"] [LANES=2]
-	$(BIN)/python -m pytest --numprocesses $(LANES) --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(LANES) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import direction; never writes
 	$(BIN)/ruff check .

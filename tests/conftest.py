@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from tests import parts
-from tests.lanes import Lanes
+from tests.lanes import Lanes, place_of
 from tests.objectstore import running_store
 from tests.servers import postgres_server_url
 
@@ -117,6 +117,12 @@ def _execute(dsn: str, statement: str) -> None:
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(asyncio.run, run()).result(2 * _SQL_TIMEOUT_S)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In random order, but for what takes long: that comes first."""
+    items.sort(key=lambda item: place_of(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

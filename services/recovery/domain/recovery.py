@@ -397,7 +397,6 @@ def _close(draft: RecoveryDraft) -> None:
         _abandon(draft, "dry-run" if start.dry_run and not state.problems else "stop")
     end = _finish(state, draft.now)
     draft.say(end)
-    stayed = tuple(vm for vm, each in state.source.states.items() if each == "failed")
     ended = RecoveryEnded(
         plan=start.plan,
         job=start.job,
@@ -405,7 +404,7 @@ def _close(draft: RecoveryDraft) -> None:
         state=end.state,
         rto_s=end.rto_s,
         moved=end.awaits_commit,
-        stayed=stayed if end.awaits_commit else (),
+        stayed=securing.stayed(state.source) if end.awaits_commit else (),
     )
     # Whose VMs moved is said first: with the holds a tick that waits would start.
     for message in (ended, *commit_window.given_back_at_end(state, end, ended.stayed)):

@@ -92,8 +92,8 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         plan=start.plan,
         recovery=m.recovery,
         cleanup=stream_id("cleanup", plan, f"rollback-{key}") if removes else "",
-        # One that could not be fenced was given back when the recovery ended: it is another's.
-        vms=tuple(vm for vm in parent.roster if not securing.runs_still(parent.source, vm)),
+        # One that stayed what it was, was given back when the recovery ended: it is another's.
+        vms=tuple(vm for vm in parent.roster if vm not in securing.stayed(parent.source)),
         discards=lost[: discards.KEPT_MAX],
         at=received.at,
         steps=steps,

@@ -14,6 +14,7 @@ from schemas import recovery_steering as steer
 from schemas import recovery_work as work
 from schemas.directions import FreeInstances, TakeInstances
 from schemas.plans import ManualStep
+from schemas.scheduler import ReleaseHolds
 from services.recovery import platform_work
 from services.recovery.domain.operations.source import ONCE_MORE
 from shared.errors import Permanent, Transient
@@ -237,3 +238,21 @@ def test_a_site_that_came_back_while_people_were_waited_for_is_asked_again() -> 
     world.live()
     assert world.events(said_ops.SourceSecured) and not world.events(said_ops.SourceSiteLost)
     assert (world.end.ready, world.sites.sources["db"]) == (3, False)
+
+
+def test_a_source_that_may_have_gone_off_unheard_is_switched_on_by_a_roll_back() -> None:
+    world = past_preflight(SiteWorld("migrate").begin())
+    world.act(f"{WEB}/look-at-source")
+    world.sites.sources["web"] = False
+    world.settle(f"{WEB}/shut-down-source", code="unreachable")  # it was done all the same
+    while f"{WEB}/power-on-source/1" not in world.effects:
+        world.deliver_all()
+        world.act(next(iter(world.effects)))
+        world.deliver_all()
+    world.settle(f"{WEB}/power-on-source/1", code="site-gone")
+    world.live()
+    assert (world.end.state, world.end.awaits_commit) == ("failed", True)
+    kept, back = world.to_scheduler(ReleaseHolds)
+    assert "own-instance" not in kept.modes and back.vms == ("db", "app")
+    world.roll_back()
+    assert world.sites.sources == ALL_ON

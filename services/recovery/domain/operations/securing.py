@@ -22,6 +22,8 @@ RESTORE: Final = "restore-sources"
 
 SourcePhase = Literal["fence", "last-sync", "restore"]
 
+_BACK: Final = ("on", "untouched")
+
 
 class SourceSide(msgspec.Struct, frozen=True, kw_only=True):
     """How far the sources are; one entry per VM in each dictionary, once it is settled.
@@ -80,12 +82,12 @@ def to_sync(side: SourceSide) -> tuple[str, ...]:
 
 
 def left_off(side: SourceSide) -> tuple[str, ...]:
-    """The VMs whose source this recovery switched off and did not switch on again."""
-    back = ("on", "untouched")
+    """The VMs whose source was switched off, or may have been, and is not on again."""
     return tuple(
         vm
         for vm, state in side.states.items()
-        if state == "off" and side.returned.get(vm) not in back
+        if (state == "off" and side.returned.get(vm) not in _BACK)
+        or side.returned.get(vm) == "stays-off"
     )
 
 
@@ -98,6 +100,17 @@ def coming_back(side: SourceSide) -> bool:
     """Whether a source that could not be fenced is still being switched on, as far as it is off.
     Its VM is held until then: whoever comes next must not meet that."""
     return any(state == "failed" and vm not in side.returned for vm, state in side.states.items())
+
+
+def stayed(side: SourceSide) -> tuple[str, ...]:
+    """The VMs that are what they were, for they could not be fenced or everything was taken back:
+    nothing that was done to them is left."""
+    undone = side.restoring_at is not None
+    return tuple(
+        vm
+        for vm, state in side.states.items()
+        if (undone or state == "failed") and side.returned.get(vm) in _BACK
+    )
 
 
 def seen_off(side: SourceSide, vm: str) -> bool:
