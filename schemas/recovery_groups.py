@@ -43,12 +43,16 @@ class RecoverGroup(PatientCommand, frozen=True, kw_only=True):
 
 @published("scheduler.recovery-group-requested")
 class RecoveryGroupRequested(Fact, frozen=True, kw_only=True):
-    """A group was started; `plans` in an order in which each comes after those it needs."""
+    """A group was started; `plans` in an order in which each comes after those it needs.
+
+    `checkpoint` is what the group's own plan is recovered from, kept until the group ends.
+    """
 
     job: str
     mode: RecoveryMode
     plans: tuple[str, ...]
     dry_run: bool = False
+    checkpoint: str = "latest"
 
 
 # ── The group ────────────────────────────────────────────────────────────────────────────────

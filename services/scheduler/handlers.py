@@ -214,7 +214,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_many(
         RecoverGroup,
         route=_to_plan_only,
-        decide=parents.recover_group,
+        decide=patient(parents.recover_group),
         follow=lambda states, received: prerequisites.plans_named(states),
     ),
     _on_plan_and_vms(FindCleanPoint, patient(clean_points.find_clean_point)),

@@ -17,7 +17,7 @@ from schemas.plans import CheckpointPolicy
 from schemas.replicator import DeleteCheckpoint, MakeCheckpoint
 from services.scheduler.domain.names import checkpoint_id, plan_stream, vm_stream
 from services.scheduler.domain.patience import NotYet, asked_at
-from services.scheduler.domain.plan import CheckpointEntry, Plan, jobs_using, standing
+from services.scheduler.domain.plan import CheckpointEntry, Plan, jobs_using, standing, uses
 from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming, heading
 from services.scheduler.domain.retention import CheckpointFacts, expired, next_checkpoint
 from shared.decider import NEW_STORY, NOTHING, Decision, Send, Timer
@@ -149,8 +149,7 @@ def tidy(
     if header is None or header.checkpoints is None:
         return NOTHING
     policy = header.checkpoints
-    used = {entry.checkpoint for job, entry in state.recoveries.items() if job != released}
-    used.update(*(kept for job, kept in state.parents.items() if job != released))
+    used = {checkpoint for job, checkpoint in uses(state) if job != released}
     facts = [
         CheckpointFacts(
             id=key, created_at=entry.created_at, preserved=entry.preserved, in_use=key in used

@@ -21,6 +21,7 @@ from schemas.ids import family_of
 from schemas.replicator import StartRun
 from services.scheduler.domain import direction
 from services.scheduler.domain.answers import refused_by
+from services.scheduler.domain.checkpoints import tidy
 from services.scheduler.domain.grid import grid_for, next_tick
 from services.scheduler.domain.groups import start_run
 from services.scheduler.domain.holds import MODES
@@ -188,10 +189,13 @@ def streams_awaited(states: Mapping[str, Any], received: Received) -> tuple[str,
 
 
 def give_up(
-    awaited: said_ops.RecoveryAwaited, members: Mapping[str, ProtectedVm], *, now: dt.datetime
+    plan: Plan,
+    awaited: said_ops.RecoveryAwaited,
+    members: Mapping[str, ProtectedVm],
+    *,
+    now: dt.datetime,
 ) -> dict[str, Decision]:
-    """The iterations did not end in time: the recovery is refused, VMs go on as before."""
-    m = awaited.request
+    """The iterations did not end in time: the recovery is refused."""
     vm, holder = next((vm, state.iteration) for vm, state in members.items() if state.iteration)
     problem = Problem(
         code="busy",
@@ -199,11 +203,28 @@ def give_up(
         f"{RELEASE_S_MAX:.0f} s of being cancelled",
         remedy=f"see `seawall job show {holder}`, then try again",
     )
+    return not_started(plan, awaited, members, problem, now=now)
+
+
+def not_started(
+    plan: Plan,
+    awaited: said_ops.RecoveryAwaited,
+    members: Mapping[str, ProtectedVm],
+    problem: Problem,
+    *,
+    now: dt.datetime,
+) -> dict[str, Decision]:
+    """A recovery that waited is refused: VMs go on as before, its checkpoint may expire."""
+    m = awaited.request
     stream = plan_stream(m.plan)
+    tidied = tidy(plan, plan.checkpoints, now=now, released=m.job)
     decisions = {
         stream: Decision(
-            events=(said_ops.RecoveryNotStarted(job=m.job, problem=problem),),
+            events=(said_ops.RecoveryNotStarted(job=m.job, problem=problem), *tidied.events),
+            sends=tidied.sends,
+            timers=tidied.timers,
             answers=(refused_by(m.command_id, problem, stream=stream),),
+            cancel_timers=(deadline_timer(m.job),),
         )
     }
     for name, state in members.items():

@@ -34,9 +34,10 @@ from schemas.recovery_groups import (
 from schemas.scheduler_operations import RecoveryNotStarted
 from services.scheduler.domain import prerequisites, recoveries
 from services.scheduler.domain.checkpoints import tidy
+from services.scheduler.domain.copies import LATEST, check_checkpoint
 from services.scheduler.domain.names import plan_stream
 from services.scheduler.domain.patience import PATIENCE_S, asked_at, patient
-from services.scheduler.domain.plan import Plan, standing
+from services.scheduler.domain.plan import Plan, chosen_vms, standing
 from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
 
@@ -163,9 +164,10 @@ def _of_child(timer: Timer, m: said.Recover) -> Timer:
 def recover_group(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Start the recovery of a plan and all it comes after.
 
-    Holds are taken plan by plan, when its turn comes. Raises Refused: `unknown-plan`, `version`;
+    Holds are taken plan by plan, when its turn comes, but the checkpoint that the plan is to be
+    recovered from is kept from now on. Raises Refused: `unknown-plan`, `version`, `unknown-vm`;
     `invalid` for a reversal, `prerequisites` for plans that are not there or come after one
-    another in a circle.
+    another in a circle, and as `check_checkpoint`.
     """
     m: RecoverGroup = received.body
     stream = plan_stream(m.plan)
@@ -179,6 +181,9 @@ def recover_group(states: Mapping[str, Any], received: Received) -> Mapping[str,
         )
     if m.job in plan.parents:
         return {}
+    vms = chosen_vms(plan, m.plan, m.recover.vms)
+    if m.recover.checkpoint != LATEST:
+        check_checkpoint(plan, m.plan, checkpoint=m.recover.checkpoint, vms=vms)
     order = prerequisites.order_of(states, m.plan, code="prerequisites")
     start = StartRecoveryGroup(
         job=m.job,
@@ -189,7 +194,11 @@ def recover_group(states: Mapping[str, Any], received: Received) -> Mapping[str,
         actor=received.meta.actor,
     )
     requested = RecoveryGroupRequested(
-        job=m.job, mode=m.recover.mode, plans=order, dry_run=m.recover.dry_run
+        job=m.job,
+        mode=m.recover.mode,
+        plans=order,
+        dry_run=m.recover.dry_run,
+        checkpoint=m.recover.checkpoint,
     )
     sends = (Send(to="recovery", key=m.plan, message=start),)
     return {stream: Decision(events=(requested,), sends=sends)}

@@ -7,7 +7,7 @@ delete), `groups`, `switching`, `checkpoints` and `recoveries`.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
 import msgspec
@@ -152,11 +152,18 @@ def holding_jobs(state: Plan) -> tuple[str, ...]:
     return (*holding, *state.awaited, *state.parents)
 
 
+def uses(state: Plan) -> Iterator[tuple[str, str]]:
+    """Every job that needs a checkpoint, with it: recoveries that read from one or wait for their
+    holds, searches and groups that have yet to ask for theirs. Some pairs name none that exists:
+    "" and `latest`."""
+    yield from ((job, entry.checkpoint) for job, entry in state.recoveries.items())
+    yield from ((job, each.request.checkpoint) for job, each in state.awaited.items())
+    yield from ((job, each) for job, kept in state.parents.items() for each in kept)
+
+
 def jobs_using(state: Plan, checkpoint: str) -> tuple[str, ...]:
-    """Recoveries that read from a checkpoint, and searches that have yet to look at it."""
-    readers = (job for job, entry in state.recoveries.items() if entry.checkpoint == checkpoint)
-    searches = (job for job, kept in state.parents.items() if checkpoint in kept)
-    return (*readers, *searches)
+    """The jobs that need a checkpoint, which is neither deleted nor expires before they let go."""
+    return tuple(job for job, used in uses(state) if used == checkpoint)
 
 
 def evolve(state: Plan, event: Any) -> Plan:
@@ -347,7 +354,9 @@ def _search_requested(state: Plan, event: CleanPointSearchRequested) -> None:
 
 
 def _group_requested(state: Plan, event: RecoveryGroupRequested) -> None:
-    state.parents = {**state.parents, event.job: ()}
+    # A dry run holds nothing, like that of one plan.
+    latest = event.dry_run or event.checkpoint == "latest"
+    state.parents = {**state.parents, event.job: () if latest else (event.checkpoint,)}
 
 
 def _parent_ended(state: Plan, event: ParentJobEnded) -> None:

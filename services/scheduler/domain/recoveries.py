@@ -17,11 +17,10 @@ from schemas.common import HoldMode, Problem
 from schemas.directions import NameSources, in_parts, is_reverse
 from schemas.envelope import Received
 from schemas.recovery import EnrolVm, Member, StartRecovery
-from schemas.sync_state import SyncFacts
-from schemas.units import some_of
 from services.scheduler.domain import full_recoveries
 from services.scheduler.domain.answers import done
 from services.scheduler.domain.checkpoints import tidy
+from services.scheduler.domain.copies import check_copies
 from services.scheduler.domain.direction import (
     common,
     homeward,
@@ -35,14 +34,11 @@ from services.scheduler.domain.moves import check_quarantine
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
 from services.scheduler.domain.patience import NotYet, asked_at
 from services.scheduler.domain.plan import Plan, chosen_vms, standing
-from services.scheduler.domain.protected_vm import ProtectedVm, copy_is_coming, copy_taken_by
+from services.scheduler.domain.protected_vm import ProtectedVm, copy_taken_by
 from services.scheduler.domain.skipping import check_skipped
 from services.scheduler.domain.ticks import check_timer, start_queued
 from shared.decider import NOTHING, Decision, Send, Timer
 from shared.errors import Refused
-
-LATEST = "latest"
-NAMED_MAX = 10
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +65,7 @@ def recover(states: Mapping[str, Any], received: Received) -> Mapping[str, Decis
     full_recoveries.check(m, members)
     check_skipped(m.skip_scripts, header, members)
     reverse = _way(plan, m, members)
-    _check_copies(plan, m, members)
+    check_copies(plan, m, members)
     asked = _Asked(command=m, at=asked_at(received), actor=received.meta.actor)
     if not m.dry_run:
         _check_holds(plan, m, members)
@@ -104,7 +100,10 @@ def _way(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> boo
 
 
 def claim_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
-    """A recovery waits for iterations to let its VMs go: start it, refuse it, or wait on."""
+    """A recovery waits for iterations to let its VMs go: start it, refuse it, or wait on.
+
+    What it was granted on is asked again before anything is touched: copies may be lost meanwhile.
+    """
     job: str = received.body.job
     stream = received.stream
     plan: Plan = states[stream]
@@ -116,10 +115,15 @@ def claim_due(states: Mapping[str, Any], received: Received) -> Mapping[str, Dec
     if any(state.iteration for state in members.values()):
         if received.at < awaited.until:
             return {}
-        return full_recoveries.give_up(awaited, members, now=received.at)
+        return full_recoveries.give_up(plan, awaited, members, now=received.at)
+    try:
+        reverse = _way(plan, m, members)
+        check_copies(plan, m, members)
+    except Refused as refused:
+        problem = Problem(code=refused.code, message=refused.message, remedy=refused.remedy)
+        return full_recoveries.not_started(plan, awaited, members, problem, now=received.at)
     asked = _Asked(command=m, at=awaited.asked_at, actor=awaited.actor)
-    header = oriented(plan.header, reverse=_way(plan, m, members))
-    decisions = _begin(plan, header, members, asked)
+    decisions = _begin(plan, oriented(plan.header, reverse=reverse), members, asked)
     decisions[stream] = msgspec.structs.replace(
         decisions[stream],
         answers=(done(m.command_id, stream=stream, details={}),),
@@ -223,37 +227,6 @@ def recovery_ended(states: Mapping[str, Any], received: Received) -> Mapping[str
             checks.append(check_timer(state.queued_run, received.at))
         decisions[vm_stream(m.plan, vm)] = full_recoveries.move_out(state, m, vm=vm)
     return {stream: Decision(events=(recorded,), timers=tuple(checks)), **decisions}
-
-
-def _check_copies(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:
-    if m.mode == "reverse":
-        # It makes copies; it needs none.
-        return
-    if m.checkpoint == LATEST:
-        without_copy = [vm for vm, s in members.items() if not usable(s.sync)]
-    else:
-        entry = plan.checkpoints.get(m.checkpoint)
-        if entry is None or entry.state != "available":
-            found = "is not available" if entry is not None else "does not exist"
-            refusal = NotYet if entry is not None and entry.state == "creating" else Refused
-            raise refusal(
-                f"checkpoint {m.checkpoint!r} of plan {m.plan!r} {found}",
-                code="unknown-checkpoint",
-                remedy=f"`seawall checkpoint list {m.plan}` shows those that are available",
-            )
-        without_copy = sorted(set(members) - set(entry.vms))
-    if without_copy:
-        coming = m.checkpoint == LATEST and all(copy_is_coming(members[vm]) for vm in without_copy)
-        raise (NotYet if coming else Refused)(
-            f"no finished copy of VM {some_of(without_copy, NAMED_MAX)}",
-            code="no-copy",
-            remedy="let replication finish first, or choose other VMs with --vm",
-        )
-
-
-def usable(sync: SyncFacts) -> bool:
-    """Whether there is a copy to recover from. One to be made anew is still the last good one."""
-    return sync.has_copy
 
 
 def _check_holds(plan: Plan, m: said.Recover, members: Mapping[str, ProtectedVm]) -> None:

@@ -14,11 +14,12 @@ from schemas import scheduler as said
 from schemas.common import Problem
 from schemas.envelope import Received
 from schemas.recovery_steering import HoldAgain, HoldsAnswered, RecoveryHeldAgain
+from services.scheduler.domain.copies import LATEST, usable
 from services.scheduler.domain.holds import MODES
 from services.scheduler.domain.names import plan_stream, vm_stream, vm_streams
 from services.scheduler.domain.plan import Plan
 from services.scheduler.domain.protected_vm import ProtectedVm, holders
-from services.scheduler.domain.recoveries import LATEST, held_elsewhere, usable
+from services.scheduler.domain.recoveries import held_elsewhere
 from shared.decider import Decision, Send
 
 

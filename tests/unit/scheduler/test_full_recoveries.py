@@ -13,7 +13,13 @@ from schemas.common import CommandSettled, HoldMode
 from schemas.operations import LastSyncEnded
 from schemas.plans import CheckpointPolicy, ReplicationPolicy, ScriptDefinition, Targets
 from schemas.recovery import EnrolVm, StartRecovery
-from schemas.replicator import CancelIteration, RunMemberEnded, StartIteration, StartRun
+from schemas.replicator import (
+    CancelIteration,
+    DeleteCheckpoint,
+    RunMemberEnded,
+    StartIteration,
+    StartRun,
+)
 from services.scheduler.domain.full_recoveries import RELEASE_S_MAX
 from tests.unit.scheduler.desk import QUARTER_S, START, Desk, at, definition, desk_with
 
@@ -48,6 +54,17 @@ def ended(desk: Desk, *, moved: bool = True, stayed: tuple[str, ...] = (), job: 
 def code(answer: CommandSettled | None) -> str:
     assert answer is not None
     return answer.code or answer.outcome
+
+
+def checkpoint(desk: Desk, name: str, *vms: str, state: Any = "available") -> str:
+    """A PIT checkpoint is made of VMs that have a copy, or came to another end."""
+    if name not in desk.plan.checkpoints:
+        desk.command(said.CreateCheckpoint, plan="shop", job=name)
+    made = said.CheckpointEnded(
+        plan="shop", checkpoint=name, state=state, created_at=desk.now, vms=vms
+    )
+    desk.tell(made)
+    return name
 
 
 # ── Getting the VMs ──────────────────────────────────────────────────────────────────────────
@@ -173,19 +190,65 @@ def test_what_a_mode_cannot_be_is_refused(mode: str, fields: dict[str, Any]) -> 
 
 def test_a_point_in_time_is_recovered_without_a_last_sync_unless_asked_for() -> None:
     desk = ready("db")
-    desk.command(said.CreateCheckpoint, plan="shop", job="checkpoint:shop:a")
-    desk.tell(
-        said.CheckpointEnded(
-            plan="shop",
-            checkpoint="checkpoint:shop:a",
-            state="available",
-            created_at=desk.now,
-            vms=("db",),
-        )
-    )
-    recover(desk, checkpoint="checkpoint:shop:a")
+    recover(desk, checkpoint=checkpoint(desk, "checkpoint:shop:a", "db"))
     (start,) = desk.take(StartRecovery)
     assert not start.last_sync
+
+
+# ── The checkpoint of one that waits ─────────────────────────────────────────────────────────
+
+
+def waiting(desk: Desk) -> str:
+    """A failover to a checkpoint waits for the iteration of db; gives its command's id."""
+    name = checkpoint(desk, "checkpoint:shop:a", "db")
+    desk.until(at(15))
+    assert recover(desk, checkpoint=name) is None
+    desk.sent.clear()
+    return desk.plan.awaited[JOB].request.command_id
+
+
+def test_the_checkpoint_of_a_recovery_that_waits_is_neither_deleted_nor_expires() -> None:
+    desk = ready("db", checkpoints=CheckpointPolicy(every_s=86_400.0, keep_last=1))
+    waiting(desk)
+    gone: dict[str, Any] = {
+        "plan": "shop",
+        "checkpoint": "checkpoint:shop:a",
+        "action": "delete",
+    }
+    answer = desk.command(said.ChangeCheckpoint, **gone)
+    assert code(answer) == "in-use" and answer is not None and JOB in answer.message
+    checkpoint(desk, "checkpoint:shop:b", "db")
+    assert not desk.take(DeleteCheckpoint)
+    desk.end("db", "cancelled")
+    desk.until(desk.now)
+    (start,) = desk.take(StartRecovery)
+    assert start.checkpoint == "checkpoint:shop:a"
+    assert desk.plan.checkpoints["checkpoint:shop:a"].state == "available"
+
+
+def test_a_recovery_that_gave_up_waiting_lets_its_checkpoint_expire() -> None:
+    desk = ready("db", checkpoints=CheckpointPolicy(every_s=86_400.0, keep_last=1))
+    waiting(desk)
+    checkpoint(desk, "checkpoint:shop:b", "db")
+    desk.until(desk.now + dt.timedelta(seconds=RELEASE_S_MAX + 1))
+    assert not desk.plan.awaited
+    assert [m.checkpoint for m in desk.take(DeleteCheckpoint)] == ["checkpoint:shop:a"]
+
+
+def test_a_recovery_whose_checkpoint_is_gone_when_its_vms_are_free_is_refused() -> None:
+    desk = ready("db")
+    command = waiting(desk)
+    checkpoint(desk, "checkpoint:shop:a", state="deleted")
+    desk.end("db", "cancelled")
+    desk.until(desk.now)
+    answer = desk.answers[command]
+    assert (answer.outcome, answer.code) == ("refused", "unknown-checkpoint")
+    assert "checkpoint list" in answer.remedy
+    assert not desk.take(StartRecovery) and not desk.plan.awaited and not desk.plan.recoveries
+    assert desk.vm("db").claim == "" and desk.modes("db") == {}
+    assert not [timer for timer in desk.timers.values() if "claim" in timer.name]
+    desk.until(at(31))
+    assert desk.vm("db").iteration, "replication goes on"
 
 
 # ── The last sync ────────────────────────────────────────────────────────────────────────────

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
 
 from schemas import scheduler as said
+from schemas.children import ParentEnded
+from schemas.plans import CheckpointPolicy
 from schemas.recovery_groups import RecoverGroup, RecoveryGroupRequested, StartRecoveryGroup
+from schemas.replicator import DeleteCheckpoint
 from services.scheduler.domain.prerequisites import PLANS_MAX
 from tests.unit.scheduler.desk import Desk, definition
 
@@ -98,6 +102,88 @@ def test_a_prerequisite_that_was_deleted_meanwhile_is_refused_at_recover() -> No
     assert (answer.outcome, answer.code) == ("refused", "prerequisites")
     assert "'shop' comes after 'dns'" in answer.message
     assert found.take(StartRecoveryGroup) == []
+
+
+# ── The checkpoint of the plan itself ────────────────────────────────────────────────────────
+
+POINT = "checkpoint:shop:a"
+
+
+def with_checkpoint(state: Any = "available") -> Desk:
+    """A plan of two VMs that keeps one checkpoint; the one it has, or is making, is of vm-a."""
+    found = desk("vm-a", "vm-b")
+    policy = CheckpointPolicy(every_s=86_400.0, keep_last=1)
+    found.apply(definition("vm-a", "vm-b", checkpoints=policy))
+    found.copied("vm-a", "vm-b")
+    make(found, POINT, state)
+    found.sent.clear()
+    return found
+
+
+def make(found: Desk, name: str, state: Any = "available") -> None:
+    found.command(said.CreateCheckpoint, plan="shop", job=name)
+    if state != "creating":
+        made = said.CheckpointEnded(
+            plan="shop", checkpoint=name, state=state, created_at=found.now, vms=("vm-a",)
+        )
+        found.tell(made)
+
+
+def delete(found: Desk) -> str:
+    change: dict[str, Any] = {"plan": "shop", "checkpoint": POINT, "action": "delete"}
+    answer = found.command(said.ChangeCheckpoint, **change)
+    assert answer is not None
+    return answer.code or answer.outcome
+
+
+def test_the_checkpoint_of_a_group_is_kept_from_the_command_until_its_end() -> None:
+    found = with_checkpoint()
+    assert recover(found, vms=("vm-a",), checkpoint=POINT).outcome == "done"
+    assert delete(found) == "in-use"
+    found.now += dt.timedelta(minutes=1)
+    make(found, "checkpoint:shop:b")
+    assert not found.take(DeleteCheckpoint)
+    found.tell(ParentEnded(plan="shop", job=JOB, state="completed"))
+    assert [m.checkpoint for m in found.take(DeleteCheckpoint)] == [POINT]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"checkpoint": "checkpoint:shop:x"}, "unknown-checkpoint"),
+        ({"checkpoint": POINT}, "no-copy"),
+        ({"checkpoint": POINT, "vms": ("vm-x",)}, "unknown-vm"),
+        ({"vms": ("vm-x",)}, "unknown-vm"),
+    ],
+)
+def test_a_group_that_could_not_recover_its_own_plan_does_not_begin(
+    fields: dict[str, Any], code: str
+) -> None:
+    found = with_checkpoint()
+    answer = recover(found, **fields)
+    assert (answer.outcome, answer.code) == ("refused", code)
+    assert not found.take(StartRecoveryGroup) and not found.plan.parents
+
+
+def test_a_group_waits_a_little_for_a_checkpoint_that_is_being_made() -> None:
+    found = with_checkpoint("creating")
+    asked = said.Recover(
+        command_id="x", plan="shop", job=JOB, mode="test", vms=("vm-a",), checkpoint=POINT
+    )
+    found.command(RecoverGroup, patient=False, plan="shop", job=JOB, recover=asked)
+    assert not found.take(StartRecoveryGroup)
+    made = said.CheckpointEnded(
+        plan="shop", checkpoint=POINT, state="available", created_at=found.now, vms=("vm-a",)
+    )
+    found.tell(made)
+    found.until(found.now + dt.timedelta(seconds=1))
+    assert len(found.take(StartRecoveryGroup)) == 1
+
+
+def test_a_dry_run_of_a_group_keeps_no_checkpoint() -> None:
+    found = with_checkpoint()
+    assert recover(found, vms=("vm-a",), checkpoint=POINT, dry_run=True).outcome == "done"
+    assert delete(found) == "done"
 
 
 def test_an_unknown_plan_has_no_group() -> None:
