@@ -46,7 +46,7 @@ from services.scheduler.domain.plan import (
 from services.scheduler.domain.protected_vm import ProtectedVm, same_grid
 from services.scheduler.domain.rpo import RPO_TIMER, judge_rpo
 from services.scheduler.domain.site import Site
-from services.scheduler.domain.ticks import TICK_TIMER, tick_timer
+from services.scheduler.domain.ticks import TICK_TIMER, check_timer, tick_timer
 from shared.decider import NEW_STORY, Decision, Send, Timer
 from shared.errors import Refused
 
@@ -114,19 +114,18 @@ def apply_members(
     _check_turned(states, plan, definition)
     header = header_of(definition, refs)
     version = plan.version + 1
-    decisions = {stream: _plan_decision(plan, header, definition, pending, digest, now=now)}
+    own = _plan_decision(plan, header, definition, pending, digest, now=now)
+    names = {vm.name for vm in definition.vms}
+    left = tuple(vm for vm in plan.vms if vm not in names)
     details = {"changes": changes, "version": version, "unchanged": False, **fits}
-    decisions[stream] = msgspec.structs.replace(
-        decisions[stream],
+    own = msgspec.structs.replace(
+        own,
+        events=(*own.events, *quarantine_changes(states, plan, definition)),
+        timers=(*own.timers, *_runs_left(states, definition.name, left, now=now)),
         answers=(done(pending.command_id, stream=stream, details=details),),
         defer=True,
     )
-    decisions |= _site_decisions(states, plan, header, loads)
-    quarantined = quarantine_changes(states, plan, definition)
-    if quarantined:
-        decisions[stream] = msgspec.structs.replace(
-            decisions[stream], events=(*decisions[stream].events, *quarantined)
-        )
+    decisions = {stream: own, **_site_decisions(states, plan, header, loads)}
     decisions |= _member_decisions(states, plan, header, definition.vms, version=version, now=now)
     return decisions
 
@@ -158,6 +157,7 @@ def delete_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, D
         )
     }
     for used in (site, header.recovery_site.site):
+            timers=_runs_left(states, m.plan, plan.vms, now=received.at),
         decisions[site_stream(used)] = Decision(events=(said.SitePlanRemoved(plan=m.plan),))
     for vm in plan.vms:
         key = vm_stream(m.plan, vm)
@@ -443,6 +443,15 @@ def _let_go(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
     if not state.direction.instance:
         return ()
     left = FreeInstances(recovery=state.direction.made_by, by=plan_stream(plan), vms=(vm,))
+def _runs_left(
+    states: Mapping[str, Any], plan: str, vms: Sequence[str], *, now: dt.datetime
+) -> tuple[Timer, ...]:
+    """Looks at the runs in which leaving VMs waited for their turn: nothing else would end them
+    where all their members leave, and ticks of a synchronized plan wait for all runs."""
+    runs = dict.fromkeys(states[key].queued_run for key in vm_streams(plan, vms))
+    return tuple(check_timer(run, now) for run in runs if run)
+
+
     return (Send(to="recovery", key=plan, message=left),)
 
 

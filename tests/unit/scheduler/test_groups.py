@@ -211,3 +211,34 @@ def test_a_deleted_plan_lets_its_group_end() -> None:
     desk.settle_checks()
     assert desk.plan.runs == {}
     assert not desk.timers
+
+
+def test_a_run_that_waited_when_its_plan_was_deleted_holds_up_no_later_tick() -> None:
+    desk = together("db", "web")
+    desk.until(at(15))
+    desk.command(said.RunPlan, plan="shop", job="replication-run:shop:r1")
+    assert desk.vm("db").queued_run and desk.vm("web").queued_run
+    desk.command(said.DeletePlan, plan="shop")
+    desk.until(desk.now)
+    assert list(desk.plan.runs) == ["replication-run:shop:20261122T201500Z"]
+    for vm in ("db", "web"):
+        desk.end(vm, "cancelled")
+    desk.settle_checks()
+    assert desk.apply(definition("db", "web", replication=TOGETHER)).outcome == "done"
+    desk.started()
+    desk.until(at(30))
+    assert sorted(desk.started()) == ["db", "web"]
+
+
+def test_a_run_that_waited_for_a_vm_that_left_holds_up_no_later_tick() -> None:
+    desk = together("db", "web")
+    desk.until(at(15))
+    desk.command(said.RunPlan, plan="shop", job="replication-run:shop:r1", vms=("web",))
+    assert desk.vm("web").queued_run
+    assert desk.apply(definition("db", replication=TOGETHER)).outcome == "done"
+    desk.end("web", "cancelled")
+    ended(desk, "db")
+    assert desk.plan.runs == {}
+    desk.started()
+    desk.until(at(30))
+    assert desk.started() == ["db"]
