@@ -25,7 +25,12 @@ from services.scheduler.domain import capacity
 from services.scheduler.domain.answers import done, refused_by
 from services.scheduler.domain.checkpoints import CHECKPOINT_TIMER, policy_timers
 from services.scheduler.domain.grid import grid_for, next_tick
-from services.scheduler.domain.moves import ended_quarantines, quarantine_changes
+from services.scheduler.domain.moves import (
+    check_new_sites,
+    check_sites_kept,
+    ended_quarantines,
+    quarantine_changes,
+)
 from services.scheduler.domain.names import (
     plan_stream,
     recovery_of,
@@ -88,6 +93,7 @@ def apply_members(
             code="invalid",
             remedy="check the pattern against the VMs of the site",
         )
+    check_new_sites(states, plan, definition)
     old = _stands(states, plan)
     digest = hashlib.sha256(canonical(definition)).hexdigest()
     changes = _changes(old, definition)
@@ -111,7 +117,7 @@ def apply_members(
             )
         }
     _check_held(plan, definition)
-    _check_turned(states, plan, definition)
+    check_sites_kept(states, plan, definition)
     header = header_of(definition, refs)
     version = plan.version + 1
     own = _plan_decision(plan, header, definition, pending, digest, now=now)
@@ -151,13 +157,13 @@ def delete_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, D
     decisions = {
         stream: Decision(
             events=(said.PlanDeleted(plan=m.plan), *ended_quarantines(plan, m.plan)),
+            timers=_runs_left(states, m.plan, plan.vms, now=received.at),
             cancel_timers=(TICK_TIMER, CHECKPOINT_TIMER, "retention", "application"),
             release=tuple(vm_reservation(site, vm) for vm in plan.vms),
             answers=answers,
         )
     }
     for used in (site, header.recovery_site.site):
-            timers=_runs_left(states, m.plan, plan.vms, now=received.at),
         decisions[site_stream(used)] = Decision(events=(said.SitePlanRemoved(plan=m.plan),))
     for vm in plan.vms:
         key = vm_stream(m.plan, vm)
@@ -437,12 +443,6 @@ def _leave(state: ProtectedVm, plan: str, vm: str) -> Decision:
     )
 
 
-def _let_go(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
-    """The recovery that made what the VM runs as hears that nothing is replicated from it now:
-    whether it is still in production is for people to know."""
-    if not state.direction.instance:
-        return ()
-    left = FreeInstances(recovery=state.direction.made_by, by=plan_stream(plan), vms=(vm,))
 def _runs_left(
     states: Mapping[str, Any], plan: str, vms: Sequence[str], *, now: dt.datetime
 ) -> tuple[Timer, ...]:
@@ -452,6 +452,12 @@ def _runs_left(
     return tuple(check_timer(run, now) for run in runs if run)
 
 
+def _let_go(state: ProtectedVm, plan: str, vm: str) -> tuple[Send, ...]:
+    """The recovery that made what the VM runs as hears that nothing is replicated from it now:
+    whether it is still in production is for people to know."""
+    if not state.direction.instance:
+        return ()
+    left = FreeInstances(recovery=state.direction.made_by, by=plan_stream(plan), vms=(vm,))
     return (Send(to="recovery", key=plan, message=left),)
 
 
@@ -472,26 +478,6 @@ def _check_held(plan: Plan, definition: PlanDefinition) -> None:
                 f"VM {held[0]!r} is held by {job}",
                 code="busy",
                 remedy="let the job end and clean it up before the plan lets go of the VM",
-            )
-
-
-def _check_turned(states: Mapping[str, Any], plan: Plan, definition: PlanDefinition) -> None:
-    """A plan keeps its sites while VMs of it run, or were brought up, on the other side."""
-    before = plan.header
-    if before is None or (
-        before.protected.site == definition.protected_site
-        and before.recovery_site.site == definition.recovery_site
-    ):
-        return
-    for key in vm_streams(definition.name, plan.vms):
-        state: ProtectedVm = states[key]
-        if state.direction.reverse or state.direction.instance:
-            assert state.setup is not None, "it was protected before it turned"
-            raise Refused(
-                f"VM {state.setup.vm!r} runs as instance {state.direction.instance}, and is "
-                "replicated between the plan's sites as they are",
-                code="reversed",
-                remedy="keep the plan's sites as they are",
             )
 
 

@@ -106,14 +106,15 @@ def _seen(state: Site) -> str:
 
 
 def quarantine_plan(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
-    """One of the plan's sites is quarantined: its replication stops, what runs is cancelled."""
+    """One of the plan's sites is quarantined: its replication stops, what runs is cancelled.
+
+    An application may have heard of it first: the plan is marked then, and stops here.
+    """
     m: said.QuarantinePlan = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
     header = plan.header
-    if header is None or m.site in plan.quarantined:
-        return {}
-    if m.site not in (header.protected.site, header.recovery_site.site):
+    if header is None or m.site not in (header.protected.site, header.recovery_site.site):
         return {}
     checks: list[Timer] = []
     decisions: dict[str, Decision] = {}
@@ -122,8 +123,10 @@ def quarantine_plan(states: Mapping[str, Any], received: Received) -> Mapping[st
         if state.queued_run:
             checks.append(check_timer(state.queued_run, received.at))
         decisions[vm_stream(m.plan, vm)] = _stop(state, m.plan, vm)
-    event = said_ops.PlanQuarantined(plan=m.plan, site=m.site, job=m.job)
-    return {stream: Decision(events=(event,), timers=tuple(checks)), **decisions}
+    events: tuple[said_ops.PlanQuarantined, ...] = ()
+    if m.site not in plan.quarantined:
+        events = (said_ops.PlanQuarantined(plan=m.plan, site=m.site, job=m.job),)
+    return {stream: Decision(events=events, timers=tuple(checks)), **decisions}
 
 
 def end_plan_quarantine(state: Plan, received: Received) -> Decision:

@@ -102,9 +102,18 @@ def check_site(state: Site, received: Received) -> Decision:
 
 
 def remove_site(state: Site, received: Received) -> Decision:
-    """Forget a site that no plan uses."""
+    """Forget a site that no plan uses. Raises Refused: `unknown-site`, `in-use`; `quarantined`,
+    for whoever watches for its return would fall silent with it."""
     m: said.RemoveSite = received.body
     standing_site(state, m.site)
+    if state.quarantined:
+        raise Refused(
+            f"site {m.site!r} is quarantined: originals that a failover gave up there may run "
+            "again, and without the site nobody would be told",
+            code="quarantined",
+            remedy=f"make sure that they are off for good, then `seawall site release {m.site} "
+            f"--confirm {m.site}` first",
+        )
     if state.plans:
         raise Refused(
             f"site {m.site!r} is used by plan {', '.join(state.plans)}",
@@ -118,7 +127,6 @@ def remove_site(state: Site, received: Received) -> Decision:
             said.SiteRemoved(site=m.site),
         ),
         answers=tuple(refused_by(each, gone, stream=site_stream(m.site)) for each in state.checks),
-        sends=(watched_no_more(m.site),) if state.quarantined else (),
         cancel_timers=tuple(inspection_timer(each) for each in state.checks),
     )
 

@@ -332,6 +332,16 @@ def test_a_quarantined_site_is_neither_source_nor_target() -> None:
     assert refusal(desk, "reverse") == "quarantined"
 
 
+def test_a_plan_keeps_its_sites_while_its_vms_run_at_one_of_them() -> None:
+    desk = failed_over("db")
+    desk.add_sites(north=("db",))
+    answer = desk.apply(definition("db", recovery_site="north"))
+    assert answer.code == "failed-over"
+    assert "runs at west" in answer.message and "--mode reverse" in answer.remedy
+    assert desk.vm("db").moved_by == FAILOVER
+    assert code(recover(desk, "reverse", REVERSAL)) == "done"
+
+
 def test_a_plan_keeps_its_sites_while_it_is_reversed() -> None:
     desk = reversed_plan("db")
     desk.add_sites(north=("db",))
