@@ -19,7 +19,7 @@ from schemas.units import some_of
 from services.scheduler.domain.membership import cancel_running, drop_queued
 from services.scheduler.domain.names import plan_stream, recovery_of, vm_stream
 from services.scheduler.domain.plan import Plan
-from services.scheduler.domain.protected_vm import ProtectedVm
+from services.scheduler.domain.protected_vm import ProtectedVm, blocker
 from services.scheduler.domain.site import Site, standing_site, watched_no_more
 from services.scheduler.domain.ticks import TICK_TIMER, check_timer
 from shared.decider import NOTHING, Decision, Send, Timer
@@ -120,7 +120,7 @@ def quarantine_plan(states: Mapping[str, Any], received: Received) -> Mapping[st
     decisions: dict[str, Decision] = {}
     for vm in plan.vms:
         state: ProtectedVm = states[vm_stream(m.plan, vm)]
-        if state.queued_run:
+        if state.queued_run and not recovery_of(state.queued_run):
             checks.append(check_timer(state.queued_run, received.at))
         decisions[vm_stream(m.plan, vm)] = _stop(state, m.plan, vm)
     events: tuple[said_ops.PlanQuarantined, ...] = ()
@@ -138,10 +138,27 @@ def end_plan_quarantine(state: Plan, received: Received) -> Decision:
 
 
 def _stop(state: ProtectedVm, plan: str, vm: str) -> Decision:
-    sends = drop_queued(state, plan, vm)
+    """Replication is off. The last sync of a source that was reached and is off is no part of it:
+    one that runs goes on, one that waits for an iteration comes when that has ended."""
+    waiting = _last_sync_waiting(state)
+    sends = () if waiting else drop_queued(state, plan, vm)
     if not recovery_of(state.run):
-        # The last sync of a source that was reached and is off goes on: it is what is awaited.
         sends += cancel_running(state, plan, reason="its site is quarantined")
-    if not state.on and state.queued_at is None:
+    if not state.on and (waiting or state.queued_at is None):
         return Decision(sends=sends)
-    return Decision(events=(said.VmStopped(),), sends=sends, cancel_timers=(TICK_TIMER,))
+    # A stop lets go of whatever waits: what is still to come is queued again.
+    events = (said.VmStopped(), *waiting)
+    return Decision(events=events, sends=sends, cancel_timers=(TICK_TIMER,))
+
+
+def _last_sync_waiting(state: ProtectedVm) -> tuple[said.TickQueued, ...]:
+    """The last sync of a recovery that waits for its turn, as it was queued."""
+    if state.queued_at is None or not recovery_of(state.queued_run):
+        return ()
+    queued = said.TickQueued(
+        tick_at=state.queued_at,
+        behind=blocker(state),
+        run=state.queued_run,
+        gated=state.queued_gated,
+    )
+    return (queued,)

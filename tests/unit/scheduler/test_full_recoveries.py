@@ -512,7 +512,7 @@ def test_a_site_is_quarantined_once_whoever_says_so_how_often() -> None:
     assert len(desk.said(said_ops.PlanQuarantined)) == 1
 
 
-def test_plans_that_begin_to_use_a_quarantined_site_do_not_replicate() -> None:
+def test_a_vm_that_joins_a_plan_of_a_quarantined_site_does_not_replicate() -> None:
     desk = ready("db")
     lost(desk)
     desk.inventory["east"] = ("db", "web")
@@ -531,6 +531,29 @@ def test_a_last_sync_that_runs_is_not_cancelled_by_a_quarantine() -> None:
     assert not desk.take(CancelIteration)
     desk.end("db")
     assert [news.state for news in desk.take(LastSyncEnded)] == ["completed"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_last_sync_that_waits_for_its_turn_outlives_a_quarantine(stopped: bool) -> None:
+    desk = ready("db", "web")
+    desk.until(at(15))
+    if stopped:
+        desk.command(said.StopPlan, plan="shop")
+    recover(desk, source_gone=True)
+    sync(desk, "web")
+    assert desk.vm("web").queued_run == RUN
+    desk.sent.clear()
+    lost(desk)
+    assert not desk.take(LastSyncEnded) and not desk.take(RunMemberEnded)
+    assert not desk.vm("web").on
+    assert len(desk.said(said.VmStopped, "protected-vm:shop:web")) == 1
+    desk.end("db", "cancelled")
+    desk.end("web", "cancelled")
+    assert [(m.vm, m.run) for m in desk.take(StartIteration)] == [("web", RUN)]
+    desk.end("web")
+    assert [(m.vm, m.state) for m in desk.take(LastSyncEnded)] == [("web", "completed")]
+    desk.settle_checks()
+    assert desk.plan.runs == {}
 
 
 def test_another_plan_of_a_quarantined_site_can_still_fail_over() -> None:
