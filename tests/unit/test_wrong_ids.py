@@ -29,6 +29,7 @@ from schemas.notifier import ChangeAlert
 from schemas.recovery_groups import RecoverGroup
 from schemas.replicator import CancelJob
 from services.notifier.handlers import definition as notifier
+from services.recovery.domain.naming import NOWHERE
 from services.recovery.handlers import DEFINITION as RECOVERY
 from services.replicator.handlers import DEFINITION as REPLICATOR
 from shared.eventlog.port import Loaded, Step
@@ -158,13 +159,17 @@ ELSEWHERE: Final = {
 
 
 class Owner:
-    """A service that decides one command at a time over streams that are as they were given."""
+    """A service that decides one command at a time over streams that are as they were given.
+
+    `read` are those that the last one was decided over.
+    """
 
     def __init__(self, definition: ServiceDefinition) -> None:
         self._definition = definition
         self._cache = StateCache(definition)
         self._handlers = {handler.message: handler for handler in definition.handlers}
         self._streams: dict[str, list[Recorded]] = defaultdict(list)
+        self.read: tuple[str, ...] = ()
 
     def hold(self, stream: str, event: Any) -> None:
         """One more event of a stream."""
@@ -186,7 +191,9 @@ class Owner:
         )
         folder = Folder(self._definition, self._cache, self._handlers)
         self._load(folder.streams_of([each]))
-        (row,) = self._fold(folder, each).rows
+        step = self._fold(folder, each)
+        self.read = tuple(stream for stream, _ in step.read)
+        (row,) = step.rows
         answer = registry.decode(row.type, row.schema_version, row.data)
         assert isinstance(answer, CommandSettled)
         return answer
@@ -237,7 +244,10 @@ def is_refused(answer: CommandSettled | None, *, codes: tuple[str, ...]) -> None
 @pytest.mark.parametrize("wrong", WRONG_JOBS)
 @pytest.mark.parametrize("command", JOB_COMMANDS, ids=lambda kind: kind.__name__)
 def test_a_command_to_no_job_is_refused(command: type[Command], wrong: str, state: str) -> None:
-    answer = OWNERS[state].answer(JOB_COMMANDS[command](WRONG_JOBS[wrong]))
+    owner = OWNERS[state]
+    answer = owner.answer(JOB_COMMANDS[command](WRONG_JOBS[wrong]))
+    assert owner.read
+    assert all(each == NOWHERE or is_job_id(each, RECOVERY_JOBS) for each in owner.read)
     others = ("not-available", "not-cancellable", "no-question", "still-running")
     is_refused(answer, codes=("unknown-job", *others))
 
@@ -247,6 +257,12 @@ def test_a_command_to_no_job_is_refused(command: type[Command], wrong: str, stat
 def test_a_command_to_no_site_is_refused(command: type[Command], wrong: str) -> None:
     answer = OWNERS["ended"].answer(SITE_COMMANDS[command](WRONG_NAMES[wrong]))
     is_refused(answer, codes=("unknown-site",))
+
+
+def test_a_power_off_of_one_site_under_the_id_of_another_is_refused() -> None:
+    job = "site-power-off:west:p1"
+    asked_for = PowerOffOriginals(command_id="c", job=job, site="east", confirm="east")
+    is_refused(OWNERS["ended"].answer(asked_for), codes=("unknown-job",))
 
 
 @pytest.mark.parametrize("wrong", WRONG_JOBS)

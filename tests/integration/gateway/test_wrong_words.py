@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime as dt
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -126,7 +127,7 @@ async def test_a_cursor_that_no_page_gave_is_refused(desk: Desk, cursor: bytes) 
     assert answer.body["message"].startswith("cursor: ")
 
 
-@pytest.mark.parametrize("limit", ["0" * 8 + "1" * 30, "0", "-1", "1001", "1e3", "%00"])
+@pytest.mark.parametrize("limit", ["0" * 8 + "1" * 30, "9" * 5000, "0", "-1", "1001", "1e3"])
 async def test_a_limit_out_of_bounds_is_refused(desk: Desk, limit: str) -> None:
     answer = await desk.get(f"/v1/jobs?limit={limit}")
     assert (answer.status, answer.code) == (422, "invalid")
@@ -184,6 +185,15 @@ async def test_a_priority_that_is_none_is_refused(desk: Desk, priority: Any) -> 
     answer = await desk.command("/v1/plans/p/prioritise", {"priority": priority})
     assert (answer.status, answer.code) == (422, "invalid")
     assert answer.body["message"].startswith("priority: ")
+    assert answer.body["remedy"] == "priority is 1 (highest) to 5 (lowest)"
+
+
+async def test_a_vm_that_no_plan_can_have_was_not_there(desk: Desk) -> None:
+    assert (await desk.plan("then", "then-db")).status == 200
+    at = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+    answer = await desk.get(f"/v1/plans/then?at={at}&vm=a:b")
+    assert (answer.status, answer.code) == (404, "not-found"), answer
+    assert "'a:b'" in answer.body["message"]
 
 
 async def test_names_without_end_are_refused_and_one_given_twice_counts_once(desk: Desk) -> None:
