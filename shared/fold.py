@@ -45,6 +45,16 @@ history of a stream that it concerns. A build that can takes it up."""
 EVENT_BYTES_MAX = 64 * 1024
 """A fact is small: content belongs in blobs, rosters in streams of their own."""
 
+REFUSAL_CHARS_MAX = 4_000
+"""Of a refusal's message and of its remedy: both fit an event, whatever their letters take there.
+They quote what was asked, which may be as long as a message."""
+
+
+class TooLarge(InvariantBroken):
+    """A fact or message does not fit. Where a command leads to it, the command is refused."""
+
+    code = "too-large"
+
 
 class Tried(NamedTuple):
     """How one try of an effect went, for whoever counts."""
@@ -359,7 +369,9 @@ class Folder:
     ) -> None:
         name, schema_version, data = registry.encode(body)
         if len(data) > EVENT_BYTES_MAX:
-            raise InvariantBroken(f"{name} of {stream} has {len(data)} bytes")
+            raise TooLarge(
+                f"{name} of {stream} has {len(data)} bytes; the most is {EVENT_BYTES_MAX}"
+            )
         partition = partition_of(key)
         self._rows.append(
             NewRow(topic, partition, stream, version, name, schema_version, data, meta)
@@ -417,14 +429,18 @@ class Folder:
 
 
 def refusal(command_id: str, refused: Refused) -> CommandSettled:
-    """The answer to a command that its owner refused."""
+    """The answer to a command that its owner refused, its words cut where they are too long."""
     return CommandSettled(
         command_id=command_id,
         outcome="refused",
         code=refused.code,
-        message=refused.message,
-        remedy=refused.remedy,
+        message=_cut(refused.message),
+        remedy=_cut(refused.remedy),
     )
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= REFUSAL_CHARS_MAX else f"{words[: REFUSAL_CHARS_MAX - 2]} …"
 
 
 def _meta(received: Received) -> Meta:

@@ -39,6 +39,7 @@ from shared.fold import (
     NeedStreams,
     ServiceDefinition,
     StateCache,
+    TooLarge,
     refusal,
 )
 from shared.news import WORK_TOPIC, timers_topic
@@ -219,9 +220,9 @@ class Stepper:
                 if not inputs:
                     return ()
                 continue
-            except NameTaken as taken:
+            except (NameTaken, TooLarge) as unfit:
                 if len(inputs) == 1:
-                    await self._refuse(inputs[0], taken)
+                    await self._refuse(inputs[0], unfit)
                     return ()
                 break
             except Transient:
@@ -326,17 +327,14 @@ class Stepper:
             self.reachable = True
             return result
 
-    async def _refuse(self, each: Input, taken: NameTaken) -> None:
-        """Answer a command whose reservation is taken; anything else of that kind is a bug."""
+    async def _refuse(self, each: Input, unfit: NameTaken | TooLarge) -> None:
+        """Answer a command whose reservation is taken, or that leads to what no event can hold;
+        anything else of that kind is a bug."""
         received = each.received
         if received is None or not isinstance(received.body, Command):
-            await self._set_aside(each, taken)
+            await self._set_aside(each, unfit)
             return
-        refused = Refused(
-            f"{taken.name.replace(':', ' ', 1)} belongs to {taken.holder.replace(':', ' ')}",
-            code="name-taken",
-            remedy="choose another name, or remove it there first",
-        )
+        refused = _too_large(unfit) if isinstance(unfit, TooLarge) else _name_taken(unfit)
         folder = Folder(self._definition, self.cache, self._handlers)
         step = folder.refuse(each, refusal(received.body.command_id, refused))
         await self._write(step)
@@ -385,6 +383,22 @@ class Stepper:
 def told_type(unknown: registry.UnknownType) -> str:
     """The type and version that a newer build knows, as parked messages and health tell them."""
     return f"{unknown.name} version {unknown.version}"
+
+
+def _name_taken(taken: NameTaken) -> Refused:
+    return Refused(
+        f"{taken.name.replace(':', ' ', 1)} belongs to {taken.holder.replace(':', ' ')}",
+        code="name-taken",
+        remedy="choose another name, or remove it there first",
+    )
+
+
+def _too_large(large: TooLarge) -> Refused:
+    return Refused(
+        f"the command leads to more than an event can hold: {large.message}",
+        code=large.code,
+        remedy="ask for less at once: fewer names, or shorter ones",
+    )
 
 
 def park(

@@ -20,6 +20,7 @@ from schemas.envelope import Meta, commands_topic, events_topic
 from schemas.gateway import CommandAccepted
 from schemas.ids import partition_of, stream_id
 from services.gateway.ids import new_id
+from services.gateway.problems import Invalid
 from services.gateway.pulse import POLL_S, Pulse, wait
 from shared.clock import Clock
 from shared.errors import Refused, Transient
@@ -87,7 +88,11 @@ class CommandBus:
         self._news = news
 
     async def accept(self, asked: Asked) -> Accepted:
-        """Append the command; durable when this returns. Raises Refused for a reused key."""
+        """Append the command; durable when this returns.
+
+        Raises Refused for a reused key and for what is too large, Invalid for a command that its
+        owner could not read.
+        """
         command_id = asked.body.command_id
         stream = stream_id("command", asked.key, command_id)
         rows = self._rows(asked, stream)
@@ -169,7 +174,26 @@ def _row(
             remedy="split the plan into several, or shorten names and descriptions",
             code="too-large",
         )
+    _check_readable(name, schema_version, data)
     return NewRow(topic, partition_of(key), stream, version, name, schema_version, data, meta)
+
+
+def _check_readable(name: str, schema_version: int, data: bytes) -> None:
+    """Raise Invalid, with the field, for a message that its own published type cannot hold.
+
+    Its owner could not decode it, and would set it aside with all that comes for its key: what a
+    route forgot to check ends here, some microseconds per message.
+    """
+    try:
+        registry.decode(name, schema_version, data)
+    except msgspec.DecodeError as broken:
+        problem, _, place = str(broken).partition(" - at `$")
+        field = place.rstrip("`").removeprefix(".")
+        raise Invalid(
+            f"{field or name}: {problem[:1].lower()}{problem[1:]}",
+            remedy="send a value of that kind; see /openapi.json",
+            details={"field": field},
+        ) from broken
 
 
 async def wait_for(

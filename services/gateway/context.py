@@ -17,8 +17,8 @@ from services.gateway.auth import ACTOR
 from services.gateway.commands import Accepted, Asked, CommandBus, request_digest, wait_for
 from services.gateway.following import COMMAND, JOB, TRACEPARENT
 from services.gateway.forecasts import Forecasts
-from services.gateway.names import is_plain
 from services.gateway.owners import Owners
+from services.gateway.parameters import is_plain
 from services.gateway.past import Past
 from services.gateway.problems import Invalid, problem, status_of
 from services.gateway.pulse import POLL_S, Pulse, wait
@@ -29,6 +29,12 @@ from shared.settings import Settings
 POSITION_HEADER = "Seawall-Position"
 POSITION_WAIT_S = 2.0
 IDEMPOTENCY_KEY_MAX = 200
+TEXT_CHARS_MAX = 4096
+"""Of a text in a body: the longest path of a file."""
+
+NAME_CHARS_MAX = 255
+"""Of a name in a list: longer than any name and any `HOOK:VM`."""
+
 VERSION_DIGITS_MAX = 9
 
 
@@ -91,8 +97,17 @@ def text(document: dict[str, Any], field: str, default: str | None = None) -> st
     if not isinstance(value, str) or (default is None and not value):
         found = "nothing" if value is None else repr(value)
         raise Invalid(f"{field}: found {found}", remedy=f"{field} is a non-empty text")
+    _check_length(field, value, chars_max=TEXT_CHARS_MAX)
     _check_plain(field, value)
     return value
+
+
+def _check_length(field: str, value: str, *, chars_max: int) -> None:
+    if len(value) > chars_max:
+        raise Invalid(
+            f"{field}: found {value[:60]!r} and more, {len(value)} characters",
+            remedy=f"{field} has at most {chars_max} characters",
+        )
 
 
 def _check_plain(field: str, value: str) -> None:
@@ -112,13 +127,14 @@ def flag(document: dict[str, Any], field: str) -> bool:
 
 
 def names(document: dict[str, Any], field: str) -> tuple[str, ...]:
-    """An optional list of texts."""
+    """An optional list of names; one that is there twice counts once."""
     value = document.get(field, [])
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise Invalid(f"{field}: found {value!r}", remedy=f"{field} is a list of names")
     for each in value:
+        _check_length(field, each, chars_max=NAME_CHARS_MAX)
         _check_plain(field, each)
-    return tuple(value)
+    return tuple(dict.fromkeys(value))
 
 
 def texts(document: dict[str, Any], field: str) -> dict[str, str]:

@@ -9,16 +9,16 @@ import re
 
 from aiohttp import web
 
+from schemas.rules import NAME_PATTERN
 from services.gateway.parameters import check_parameters
 from services.gateway.problems import Handler, Invalid, NotFound
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def checked_name(value: str, field: str) -> str:
     """`value` if it may name a site, plan or VM; Invalid otherwise."""
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise Invalid(
             f"{field}: found {value!r}",
             remedy=f"{field} is 1 to 63 letters, digits, dots, dashes and underscores, "
@@ -27,9 +27,24 @@ def checked_name(value: str, field: str) -> str:
     return value
 
 
-def checked_key(value: str) -> str:
-    """A name out of a path: whatever cannot be a name names nothing."""
-    return value if _NAME.fullmatch(value) else "-"
+def is_name(value: str) -> bool:
+    """Whether a site, plan or VM may have the name."""
+    return NAME_PATTERN.fullmatch(value) is not None
+
+
+def name_in_path(request: web.Request, kind: str) -> str:
+    """The `{name}` of the request's path, for a command to the `kind` of that name: its key.
+
+    Raises NotFound, with the owner's own code, for what can be the name of none.
+    """
+    value = request.match_info["name"]
+    if not is_name(value):
+        raise NotFound(
+            f"no {kind} is named {value!r}",
+            code=f"unknown-{kind}",
+            remedy=f"see GET /v1/{kind}s",
+        )
+    return value
 
 
 @web.middleware
@@ -43,8 +58,3 @@ async def ids_in_paths(request: web.Request, handler: Handler) -> web.StreamResp
             )
     check_parameters(request)
     return await handler(request)
-
-
-def is_plain(value: str) -> bool:
-    """Whether a text is without control characters and lone surrogates."""
-    return value.isprintable()

@@ -80,11 +80,13 @@ def allowed(method: str, path: str) -> tuple[str, ...]:
 
 
 def check_parameters(request: web.Request) -> None:
-    """Raise Invalid for parameters that the request's path does not take."""
+    """Raise Invalid for parameters that the request's path does not take, or values that they
+    cannot have."""
     resource = request.match_info.route.resource
     if resource is None or not resource.canonical.startswith(_PREFIX):
         return
     known = allowed(request.method, resource.canonical)
+    _check_plain(request)
     _check_values(request, resource.canonical.removeprefix(_PREFIX))
     unknown = sorted(set(request.query) - set(known))
     if unknown:
@@ -94,6 +96,24 @@ def check_parameters(request: web.Request) -> None:
             remedy=f"allowed: {', '.join(known)}" if known else "this path takes none",
             details={"unknown": unknown[:10]},
         )
+
+
+def is_plain(value: str) -> bool:
+    """Whether a text is without control characters and lone surrogates.
+
+    The database holds neither, so that nothing can have them.
+    """
+    return value.isprintable()
+
+
+def _check_plain(request: web.Request) -> None:
+    """Raise Invalid for a value that no text of ours can have."""
+    for name, value in request.query.items():
+        if not is_plain(value):
+            raise Invalid(
+                f"{name[:60]}: found {value[:60]!r}",
+                remedy=f"{name[:60]} is a text in UTF-8 without control characters",
+            )
 
 
 def _check_values(request: web.Request, view: str) -> None:

@@ -20,12 +20,14 @@ from schemas.envelope import Recorded
 from schemas.folds.folded import Folded
 from schemas.folds.jobs import SERVICES
 from schemas.ids import family_of, key_of, parts_of, stream_id
+from schemas.job_ids import is_job_id
 from schemas.joins import job_now, plan_now
 from schemas.language import import_all
 from schemas.recovery_groups import GroupCleanupStarted, GroupMemberAsked
 from schemas.replicator import RunStarted
 from schemas.units import format_moment
 from schemas.views import Job, Vm
+from services.gateway.names import is_name
 from services.gateway.problems import Invalid, NotFound
 from shared.clock import Clock
 from shared.errors import Refused
@@ -48,7 +50,7 @@ AT_ONCE_MAX: Final = 2
 """Answers being folded at once: each has a connection of the gateway's few for as long."""
 
 JOB_PARTS: Final = 3
-"""Parts of a job's id at least: family, plan, and what tells it from others."""
+"""Parts of the id of a job with children: family, plan, and what tells it from others."""
 
 _PLANS: Final = "scheduler"
 
@@ -70,8 +72,10 @@ class Past:
         """
         self._check(at)
         folded, cut = Folded(("plans", "vms")), Cut(at)
-        if ":" in name:
+        if not is_name(name):
             raise _not_then("plan", name, at, cut, remedy="see GET /v1/plans")
+        if vm and not is_name(vm):
+            raise _not_then("VM", vm, at, cut, remedy=f"see `vm_names` of plan {name}")
         async with self._reader() as reader:
             await reader.fold(stream_of(_PLANS, stream_id("plan", name)), folded, cut)
             found = folded.tables["plans"].get(name)
@@ -105,8 +109,7 @@ class Past:
         self._check(at)
         folded, cut = Folded(("jobs", "job_requests")), Cut(at)
         jobs: dict[str, Job] = folded.tables["jobs"]
-        parts = parts_of(job)
-        if len(parts) < JOB_PARTS or not all(parts):
+        if not is_job_id(job):
             raise _not_then("job", job, at, cut, remedy="see GET /v1/jobs")
         async with self._reader() as reader:
             for stretch in await _own_streams(reader, job):

@@ -7,8 +7,8 @@ Rows are documents of `schemas.views`; what joins several families or the time o
 from __future__ import annotations
 
 import asyncio
-import base64
 import datetime as dt
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from schemas.views import (
     Progress,
     Vm,
 )
+from services.gateway.cursors import Sort, cursor, read_cursor
 from services.gateway.owners import Owners
 from services.gateway.parameters import LISTINGS
 from services.gateway.problems import Invalid
@@ -60,6 +61,9 @@ _TIMES: Final[Mapping[str, str]] = {
     "alerts": "last_at",
     "events": "occurred_at",
 }
+
+_PLACE: Final = re.compile(r"([a-z]{1,20})/([0-9]{1,2})/([0-9]{1,17})")
+"""Where a fact stands: `source/partition/seq`, as `Seawall-Position` tells it."""
 
 Row = asyncpg.Record
 
@@ -129,12 +133,13 @@ class Queries:
 
     async def has_reached(self, token: str) -> bool:
         """Whether the fact at `source/partition/seq` is in the read models."""
-        source, _, rest = token.partition("/")
-        partition, _, seq = rest.partition("/")
-        if not (partition.isdigit() and seq.isdigit() and len(partition) < 3 and len(seq) < 18):
+        place = _PLACE.fullmatch(token)
+        if place is None:
             raise Invalid(
-                f"Seawall-Position: found {token!r}", remedy="send the header as you received it"
+                f"Seawall-Position: found {token[:60]!r}",
+                remedy="send the header as you received it",
             )
+        source, partition, seq = place.groups()
         rows = await self._fetch(
             "SELECT seq FROM read.cursors WHERE source = $1 AND topic = $2 AND partition = $3",
             source,
@@ -255,7 +260,7 @@ class Queries:
         following = None
         if len(rows) > page.limit:
             rows = rows[: page.limit]
-            following = _cursor(rows[-1]["sort"], rows[-1]["id"])
+            following = cursor(rows[-1]["sort"], rows[-1]["id"])
         return await self._documents(view, rows), following
 
     async def prep_nodes(self) -> dict[str, PrepNode]:
@@ -284,7 +289,7 @@ class Queries:
                 where += f" AND {_TIMES[view]} {sign} ${len(arguments)}"
         newest = view in _TIMES and not page.oldest_first
         if page.cursor:
-            after_sort, after_id = _read_cursor(page.cursor, view)
+            after_sort, after_id = read_cursor(page.cursor, _sort_of(view))
             arguments += [after_sort, after_id]
             sign = "<" if newest else ">"
             where += f" AND ({sort}, {identity}) {sign} (${len(arguments) - 1}, ${len(arguments)})"
@@ -337,23 +342,12 @@ def _conditions(view: str, filters: Mapping[str, str]) -> tuple[str, list[Any]]:
     return " AND ".join(parts), arguments
 
 
+def _sort_of(view: str) -> Sort:
+    if view == "events":
+        return "position"
+    return "moment" if view in _TIMES else "name"
+
+
 def _plain(document: msgspec.Struct) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(document)
     return plain
-
-
-def _cursor(sort: Any, identity: str) -> str:
-    value = sort.isoformat() if isinstance(sort, dt.datetime) else sort
-    return base64.urlsafe_b64encode(orjson.dumps([value, identity])).decode()
-
-
-def _read_cursor(cursor: str, view: str) -> tuple[Any, str]:
-    try:
-        sort, identity = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if view == "events":
-            return int(sort), str(identity)
-        return (dt.datetime.fromisoformat(sort) if view in _TIMES else str(sort)), str(identity)
-    except (ValueError, TypeError) as error:
-        raise Invalid(
-            f"cursor: found {cursor[:40]!r}", remedy="send `next` of the page before as it came"
-        ) from error

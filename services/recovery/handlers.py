@@ -22,7 +22,7 @@ from schemas.children import (
 )
 from schemas.directions import DirectionMarked, FreeInstances, NameSources, TakeInstances
 from schemas.envelope import Received, commands_topic
-from schemas.ids import family_of
+from schemas.job_ids import is_job_id
 from schemas.reversals import StartReversal
 from services.recovery.domain import (
     clean_point,
@@ -33,6 +33,7 @@ from services.recovery.domain import (
     group_cleanup,
     instances,
     lost_site,
+    naming,
     parents,
     prep_pool,
     recovery,
@@ -59,7 +60,16 @@ from services.recovery.domain.reversal import Reversal
 from services.recovery.domain.rollback import Rollback
 from services.recovery.domain.site_power_off import SitePowerOff
 from services.recovery.domain.vm_state import VmRecovery, vm_stream
-from shared.decider import NOTHING, Decide, Decision, Family, Handler, on, on_many
+from shared.decider import (
+    NOTHING,
+    Decide,
+    DecideMany,
+    Decision,
+    Family,
+    Handler,
+    on,
+    on_many,
+)
 from shared.errors import Refused
 from shared.fold import ServiceDefinition
 from shared.scripts import stored
@@ -95,13 +105,18 @@ def _to_job(received: Received) -> str:
     return str(received.body.job)
 
 
+def _to_asked_job(received: Received) -> str:
+    """The job that a person names; one that is none of ours is found unknown."""
+    return naming.stream_of_job(received.body.job)
+
+
 def _to_recovery(received: Received) -> str:
     return str(received.body.recovery)
 
 
 def _both(received: Received) -> tuple[str, ...]:
     m: said.StartCleanup | said.BeginCleanup | said_ops.StartCommit = received.body
-    if family_of(m.recovery) != "recovery":
+    if not is_job_id(m.recovery, ("recovery",)):
         return (m.job,)
     return (m.job, m.recovery)
 
@@ -116,7 +131,11 @@ def _to_watched_site(received: Received) -> str:
 
 def _with_lost_site(received: Received) -> tuple[str, ...]:
     m: lost_sites.PowerOffOriginals = received.body
-    return (m.job, lost_site_stream(m.site))
+    return (m.job, lost_site_stream(naming.site_or_none(m.site)))
+
+
+def _to_pool(received: Received) -> str:
+    return pool_stream(naming.site_or_none(received.body.site))
 
 
 def _to_parent(received: Received) -> str:
@@ -129,9 +148,25 @@ def _to_parent_only(received: Received) -> tuple[str, ...]:
 
 def _with_group(received: Received) -> tuple[str, ...]:
     m: CleanupGroup = received.body
-    if family_of(m.group) != "recovery-group":
+    if not is_job_id(m.group, ("recovery-group",)):
         return (m.job,)
     return (m.job, m.group)
+
+
+def _named(
+    check: Callable[[str], None], field: str, decide: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`decide`, for a command whose `field` is checked first: it was routed by what it names."""
+
+    def check_and_decide(states: Any, received: Received) -> Any:
+        check(getattr(received.body, field))
+        return decide(states, received)
+
+    return check_and_decide
+
+
+def _of_recovery(begin: DecideMany) -> DecideMany:
+    return _named(naming.check_recovery, "recovery", begin)
 
 
 def cancel_job(state: Any, received: Received) -> Decision:
@@ -219,21 +254,21 @@ answer_due = _by_job(
 STEERING: Final[tuple[Handler, ...]] = (
     on(
         steer.PauseJob,
-        route=_to_job,
+        route=_to_asked_job,
         decide=_by_job(
             of_recovery=steering.pause, of_vm=vm_steering.pause, of_cleanup=cleanup.pause
         ),
     ),
     on(
         steer.ResumeJob,
-        route=_to_job,
+        route=_to_asked_job,
         decide=_by_job(
             of_recovery=steering.resume, of_vm=vm_steering.resume, of_cleanup=cleanup.resume
         ),
     ),
     on(
         steer.AnswerQuestion,
-        route=_to_job,
+        route=_to_asked_job,
         decide=_by_job(
             of_recovery=steering.answer,
             of_vm=vm_steering.answer,
@@ -265,12 +300,16 @@ HANDLERS: Final[tuple[Handler, ...]] = (
         decide=vm_recovery.enrol,
     ),
     on(said.StartRecovery, route=_to_job, decide=recovery.start),
-    on(said.CancelRecoveryJob, route=_to_job, decide=cancel_job),
-    on_many(said.StartCleanup, route=_both, decide=cleanup.begin),
-    on_many(said_ops.StartCommit, route=_both, decide=commit.begin),
-    on_many(said_ops.StartRollback, route=_both, decide=rollback.begin),
+    on(said.CancelRecoveryJob, route=_to_asked_job, decide=cancel_job),
+    on_many(said.StartCleanup, route=_both, decide=_of_recovery(cleanup.begin)),
+    on_many(said_ops.StartCommit, route=_both, decide=_of_recovery(commit.begin)),
+    on_many(said_ops.StartRollback, route=_both, decide=_of_recovery(rollback.begin)),
     on_many(said_ops.BeginRollback, route=_both, decide=rollback.begin),
-    on_many(lost_sites.PowerOffOriginals, route=_with_lost_site, decide=site_power_off.begin),
+    on_many(
+        lost_sites.PowerOffOriginals,
+        route=_with_lost_site,
+        decide=_named(naming.check_site, "site", site_power_off.begin),
+    ),
     on(lost_sites.WatchLostSite, route=_to_watched_site, decide=lost_site.watch),
     on(lost_sites.LookAtLostSite, route=_to_lost_site, decide=lost_site.look_now),
     on(lost_sites.SiteReleased, route=_to_lost_site, decide=lost_site.released),
@@ -280,7 +319,11 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(DirectionMarked, route=_to_job, decide=reversal.direction_marked),
     on(TakeInstances, route=_to_recovery, decide=instances.take),
     on(FreeInstances, route=_to_recovery, decide=instances.free),
-    on_many(CleanupGroup, route=_with_group, decide=group_cleanup.begin),
+    on_many(
+        CleanupGroup,
+        route=_with_group,
+        decide=_named(naming.check_group, "group", group_cleanup.begin),
+    ),
     on(clean_points.StartCleanPointSearch, route=_to_job, decide=clean_point.start),
     on(recovery_groups.StartRecoveryGroup, route=_to_job, decide=group.start),
     # Between jobs and the recoveries and cleanups that they ask for.
@@ -315,7 +358,11 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on(prep.LeaveSeat, route=lambda r: pool_stream(r.body.site), decide=prep_pool.leave),
     on(prep.SeatGranted, route=_to_stream, decide=vm_recovery.seat_granted),
     on(prep.SeatRefused, route=_to_stream, decide=vm_recovery.seat_refused),
-    on(prep.DrainNode, route=lambda r: pool_stream(r.body.site), decide=prep_pool.drain),
+    on(
+        prep.DrainNode,
+        route=_to_pool,
+        decide=_named(naming.check_site, "site", prep_pool.drain),
+    ),
     on_many(said.BeginCleanup, route=_both, decide=cleanup.begin),
     on(said.CleanupNews, route=_to_recovery, decide=recovery.cleanup_news),
     on(said_ops.SecureSource, route=_to_stream, decide=source.secure),

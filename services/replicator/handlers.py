@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from schemas import replicator as said
 from schemas.envelope import Received, commands_topic
-from schemas.ids import family_of
+from schemas.job_ids import REPLICATION_JOBS, is_job_id
 from services.replicator.domain import (
     checkpoint,
     inspection,
@@ -36,7 +36,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     checkpoint.FAMILY,
     throttling.FAMILY,
 )
-_OURS: Final = frozenset(family.name for family in FAMILIES)
 _NOWHERE: Final = "iteration:unknown:unknown:unknown"
 
 
@@ -59,7 +58,7 @@ def _to_checkpoint(received: Received) -> str:
 def _to_job(received: Received) -> str:
     """The job's stream; an id that is none of ours goes where it is found unknown."""
     job = str(received.body.job)
-    return job if family_of(job) in _OURS and job.count(":") >= 2 else _NOWHERE
+    return job if is_job_id(job, REPLICATION_JOBS) else _NOWHERE
 
 
 def cancel_job(state: Any, received: Received) -> Decision:

@@ -13,7 +13,7 @@ from schemas.ids import stream_id
 from services.gateway.commands import Asked, new_command_id
 from services.gateway.context import ask, body_of, flag, names, text
 from services.gateway.ids import new_id
-from services.gateway.names import checked_key
+from services.gateway.names import name_in_path
 from services.gateway.problems import Invalid
 from services.gateway.routes.plans import OWNER, invalid_document, script_parts
 
@@ -22,7 +22,7 @@ FIELDS = ("verdict", "order", "vms", "limit", "keep", "skip_scripts")
 
 async def find_clean_point(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/find-clean-point {verdict, …}: test checkpoints until one is clean."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(request, *FIELDS)
     order = text(document, "order", "newest-first")
     if order not in SEARCH_ORDERS:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
 from aiohttp import web
 
 from schemas.children import CleanupGroup
 from schemas.common import Command
-from schemas.ids import family_of, parts_of, stream_id
+from schemas.ids import family_of, key_of, parts_of, stream_id
+from schemas.job_ids import JOBS, RECOVERY_JOBS, REPLICATION_JOBS, expected_shape, is_job_id
 from schemas.notifier import ChangeAlert
 from schemas.operations import StartCommit, StartRollback
 from schemas.recovery import CancelRecoveryJob, StartCleanup
@@ -34,26 +36,14 @@ from services.gateway.context import (
     text,
 )
 from services.gateway.ids import new_id
-from services.gateway.names import checked_key
+from services.gateway.names import is_name
 from services.gateway.problems import Invalid, NotFound
 from shared.errors import Refused
 
-RECOVERY_FAMILIES = frozenset(
-    {
-        "recovery",
-        "vm-recovery",
-        "cleanup",
-        "commit",
-        "rollback",
-        "find-clean-point",
-        "recovery-group",
-        "group-cleanup",
-        "site-power-off",
-        "reversal",
-    }
-)
-STEERED_FAMILIES = frozenset({"recovery", "vm-recovery", "cleanup"})
-REPLICATION_FAMILIES = frozenset({"iteration", "replication-run", "checkpoint"})
+STEERED_FAMILIES: Final = ("recovery", "vm-recovery", "cleanup")
+ALERT_PARTS: Final = 4
+"""Of an alert's id: alert:PLAN:CONDITION:SUBJECT."""
+
 ALERT_ACTIONS = ("ack", "snooze", "resolve")
 CHECKPOINT_ACTIONS = ("preserve", "unpreserve")
 
@@ -62,10 +52,17 @@ def _job_of(request: web.Request) -> str:
     return request.match_info["job"]
 
 
-def _plan_of(stream: str, *, parts_min: int = 3) -> str | None:
-    """The plan that an id names; None for what has not the shape of an id."""
-    parts = parts_of(stream)
-    return checked_key(parts[1]) if len(parts) >= parts_min and all(parts) else None
+def _plan_of(job: str, families: Collection[str] = JOBS) -> str | None:
+    """The plan or site that a job's id names; None for what is no id of one of the families."""
+    return key_of(job) if is_job_id(job, families) and is_name(key_of(job)) else None
+
+
+def _plan_of_alert(alert: str) -> str | None:
+    """The plan or site that an alert's id names; None for what is no id of an alert."""
+    parts = parts_of(alert)
+    if parts[0] != "alert" or len(parts) != ALERT_PARTS or not all(parts):
+        return None
+    return parts[1] if is_name(parts[1]) else None
 
 
 async def show(request: web.Request) -> web.Response:
@@ -81,8 +78,9 @@ async def show(request: web.Request) -> web.Response:
     return answer(await forecasts.of_running(await forecasts.of_dry_run(found)))
 
 
-def _no_job(job: str) -> NotFound:
-    return NotFound(f"no job has the id {job!r}", remedy="see GET /v1/jobs")
+def _no_job(job: str, families: Collection[str] = JOBS) -> NotFound:
+    shape = "" if is_job_id(job) else f"an id is {expected_shape(job, families)}; "
+    return NotFound(f"no job has the id {job!r}", remedy=f"{shape}see GET /v1/jobs")
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -92,12 +90,10 @@ async def cancel(request: web.Request) -> web.Response:
     command: Any
     if plan is None:
         raise _no_job(job)
-    if family in RECOVERY_FAMILIES:
+    if family in RECOVERY_JOBS:
         owner, command = "recovery", CancelRecoveryJob(command_id=new_command_id(), job=job)
-    elif family in REPLICATION_FAMILIES:
-        owner, command = "replicator", CancelJob(command_id=new_command_id(), job=job)
     else:
-        raise _no_job(job)
+        owner, command = "replicator", CancelJob(command_id=new_command_id(), job=job)
     asked = Asked(to=owner, key=plan, body=command)
     return await ask(request, asked, resource=f"jobs/{job}")
 
@@ -105,12 +101,12 @@ async def cancel(request: web.Request) -> web.Response:
 def _recovery_of(request: web.Request) -> tuple[str, str | None]:
     """The job that the path names, and its plan if it is a recovery."""
     job = _job_of(request)
-    return job, _plan_of(job) if family_of(job) == "recovery" else None
+    return job, _plan_of(job, ("recovery",))
 
 
 async def _no_recovery(request: web.Request, job: str) -> Exception:
     if await gateway_of(request).queries.job(job) is None:
-        return _no_job(job)
+        return _no_job(job, ("recovery",))
     return Invalid(f"{job!r} is not a recovery", remedy="name the job of a recovery")
 
 
@@ -118,9 +114,9 @@ def _steered(request: web.Request, action: str) -> tuple[str, str]:
     """The job to steer and its plan. Raises NotFound, and Refused for what cannot be steered."""
     job = _job_of(request)
     plan = _plan_of(job)
-    if plan is None or family_of(job) not in RECOVERY_FAMILIES | REPLICATION_FAMILIES:
-        raise _no_job(job)
-    if family_of(job) in REPLICATION_FAMILIES:
+    if plan is None:
+        raise _no_job(job, STEERED_FAMILIES)
+    if family_of(job) in REPLICATION_JOBS:
         raise Refused(
             f"{job} is a job of replication: `{action}` is for recoveries and cleanups",
             code="not-available",
@@ -205,9 +201,9 @@ async def cleanup(request: web.Request) -> web.Response:
 
 
 async def _cleanup_group(request: web.Request, group: str) -> web.Response:
-    plan = _plan_of(group)
+    plan = _plan_of(group, ("recovery-group",))
     if plan is None:
-        raise _no_job(group)
+        raise _no_job(group, ("recovery-group",))
     await body_of(request, "confirm")  # tests alone are cleaned by their group
     job = stream_id("group-cleanup", plan, new_id())
     command = CleanupGroup(command_id=new_command_id(), job=job, group=group)
@@ -269,8 +265,8 @@ def _no_checkpoint(checkpoint: str) -> NotFound:
 
 async def _change_checkpoint(request: web.Request, action: Any) -> web.Response:
     checkpoint = request.match_info["checkpoint"]
-    plan = _plan_of(checkpoint)
-    if plan is None or family_of(checkpoint) != "checkpoint":
+    plan = _plan_of(checkpoint, ("checkpoint",))
+    if plan is None:
         raise _no_checkpoint(checkpoint)
     command = ChangeCheckpoint(
         command_id=new_command_id(), plan=plan, checkpoint=checkpoint, action=action
@@ -304,10 +300,12 @@ async def change_alert(request: web.Request) -> web.Response:
     if action == "snooze":
         until = moment("until", text(document, "until"))
     change: Any = action
-    plan = _plan_of(alert, parts_min=4)
-    if plan is None or family_of(alert) != "alert":
+    plan = _plan_of_alert(alert)
+    if plan is None:
         raise NotFound(
-            f"no alert has the id {alert!r}", code="unknown-alert", remedy="see GET /v1/alerts"
+            f"no alert has the id {alert!r}",
+            code="unknown-alert",
+            remedy="an id is alert:PLAN:CONDITION:SUBJECT; see GET /v1/alerts",
         )
     command = ChangeAlert(command_id=new_command_id(), alert=alert, action=change, until=until)
     asked = Asked(to="notifier", key=plan, body=command)

@@ -13,9 +13,9 @@ import orjson
 from aiohttp import web
 
 from schemas.ids import family_of
+from schemas.job_ids import RECOVERY_JOBS
 from services.gateway.context import answer, gateway_of, stand_at
 from services.gateway.problems import NotFound
-from services.gateway.routes.jobs import RECOVERY_FAMILIES
 from services.gateway.routes.lists import limit_of, offset_of
 
 
@@ -29,7 +29,7 @@ async def _job(request: web.Request) -> dict[str, Any]:
 
 
 async def _blob(request: web.Request, sha256: str) -> bytes | None:
-    recovers = family_of(request.match_info["job"]) in RECOVERY_FAMILIES
+    recovers = family_of(request.match_info["job"]) in RECOVERY_JOBS
     owner = "recovery" if recovers else "replicator"
     return await gateway_of(request).owners.blob(owner, sha256) if sha256 else None
 

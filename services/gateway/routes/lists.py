@@ -41,8 +41,9 @@ def _page(request: web.Request, view: str) -> Page:
 def limit_of(request: web.Request) -> int:
     """How many items a page is to hold."""
     value = request.query.get("limit", str(LIMIT_DEFAULT))
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= LIMIT_MAX:
-        raise Invalid(f"limit: found {value!r}", remedy=f"limit is 1 to {LIMIT_MAX}")
+    is_number = value.isascii() and value.isdigit() and len(value) <= len(str(LIMIT_MAX))
+    if not is_number or not 1 <= int(value) <= LIMIT_MAX:
+        raise Invalid(f"limit: found {value[:40]!r}", remedy=f"limit is 1 to {LIMIT_MAX}")
     return int(value)
 
 

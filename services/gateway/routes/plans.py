@@ -38,7 +38,7 @@ from services.gateway.context import (
     text,
 )
 from services.gateway.ids import new_id
-from services.gateway.names import checked_key
+from services.gateway.names import name_in_path
 from services.gateway.problems import Invalid, NotFound
 
 OWNER = "scheduler"
@@ -126,14 +126,14 @@ async def show(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """DELETE /v1/plans/NAME: stop protecting; copies at the target stay."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     command = DeletePlan(command_id=new_command_id(), plan=plan)
     return await ask(request, Asked(to=OWNER, key=plan, body=command))
 
 
 async def start(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/start {vms}."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(request, "vms")
     command = StartPlan(command_id=new_command_id(), plan=plan, vms=names(document, "vms"))
     return await ask(request, Asked(to=OWNER, key=plan, body=command), resource=f"plans/{plan}")
@@ -141,7 +141,7 @@ async def start(request: web.Request) -> web.Response:
 
 async def stop(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/stop {vms, cancel}."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(request, "vms", "cancel")
     command = StopPlan(
         command_id=new_command_id(),
@@ -154,7 +154,7 @@ async def stop(request: web.Request) -> web.Response:
 
 async def run(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/run {vms}: replicate now."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(request, "vms")
     job = stream_id("replication-run", plan, new_id())
     command = RunPlan(command_id=new_command_id(), plan=plan, job=job, vms=names(document, "vms"))
@@ -163,10 +163,10 @@ async def run(request: web.Request) -> web.Response:
 
 async def prioritise(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/prioritise {priority, vms}."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(request, "priority", "vms")
     priority = document.get("priority")
-    if not isinstance(priority, int) or not 1 <= priority <= 5:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 1 <= priority <= 5:
         raise Invalid(
             f"priority: found {priority!r}", remedy="priority is 1 (highest) to 5 (lowest)"
         )
@@ -178,7 +178,7 @@ async def prioritise(request: web.Request) -> web.Response:
 
 async def reset_vm(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/vms/VM/reset: force a resync."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     vm = request.match_info["vm"]
     command = ResetVm(command_id=new_command_id(), plan=plan, vm=vm)
     return await ask(request, Asked(to=OWNER, key=plan, body=command), resource=f"plans/{plan}")
@@ -186,7 +186,7 @@ async def reset_vm(request: web.Request) -> web.Response:
 
 async def checkpoint(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/checkpoints {preserved}: make a PIT checkpoint now."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(request, "preserved")
     job = stream_id("checkpoint", plan, new_id())
     command = CreateCheckpoint(
@@ -197,7 +197,7 @@ async def checkpoint(request: web.Request) -> web.Response:
 
 async def recover(request: web.Request) -> web.Response:
     """POST /v1/plans/NAME/recover {mode, vms, checkpoint, …}, perhaps with its prerequisites."""
-    plan = checked_key(request.match_info["name"])
+    plan = name_in_path(request, "plan")
     document = await body_of(
         request,
         "mode",

@@ -20,7 +20,7 @@ from services.gateway.context import (
     texts,
 )
 from services.gateway.ids import new_id
-from services.gateway.names import checked_name
+from services.gateway.names import checked_name, name_in_path
 from services.gateway.problems import NotFound
 
 OWNER = "scheduler"
@@ -44,7 +44,7 @@ async def add(request: web.Request) -> web.Response:
 
 async def check(request: web.Request) -> web.Response:
     """POST /v1/sites/NAME/check {list_owned}: call the platform."""
-    name = request.match_info["name"]
+    name = name_in_path(request, "site")
     document = await body_of(request, "list_owned")
     command = CheckSite(
         command_id=new_command_id(), site=name, list_owned=flag(document, "list_owned")
@@ -55,7 +55,7 @@ async def check(request: web.Request) -> web.Response:
 async def release(request: web.Request) -> web.Response:
     """POST /v1/sites/NAME/release {confirm, originals_running}: end its quarantine; confirm is
     the site's name, originals_running the second word where some were seen to run."""
-    name = request.match_info["name"]
+    name = name_in_path(request, "site")
     document = await body_of(request, "confirm", "originals_running")
     command = ReleaseSite(
         command_id=new_command_id(),
@@ -69,7 +69,7 @@ async def release(request: web.Request) -> web.Response:
 async def power_off(request: web.Request) -> web.Response:
     """POST /v1/sites/NAME/power-off {confirm, vms}: power off originals that run at a quarantined
     site; confirm is its name. A job."""
-    name = checked_name(request.match_info["name"], "name")
+    name = name_in_path(request, "site")
     document = await body_of(request, "confirm", "vms")
     job = stream_id("site-power-off", name, new_id())
     command = PowerOffOriginals(
@@ -84,7 +84,7 @@ async def power_off(request: web.Request) -> web.Response:
 
 async def remove(request: web.Request) -> web.Response:
     """DELETE /v1/sites/NAME."""
-    name = request.match_info["name"]
+    name = name_in_path(request, "site")
     command = RemoveSite(command_id=new_command_id(), site=name)
     return await ask(request, Asked(to=OWNER, key=name, body=command))
 

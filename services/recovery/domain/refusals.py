@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from schemas.job_ids import JOBS, RECOVERY_JOBS, expected_shape, is_job_id
 from shared.errors import Refused
 
 
 def no_job(job: str) -> Refused:
-    """For a job that is none of ours."""
-    return Refused(f"there is no job {job}", code="unknown-job", remedy="see `job list`")
+    """For a job that is none of ours. Where its id is malformed, says what one looks like."""
+    shape = "" if is_job_id(job, JOBS) else f"its id is {expected_shape(job, RECOVERY_JOBS)}; "
+    return Refused(f"there is no job {job}", code="unknown-job", remedy=f"{shape}see `job list`")
 
 
 def check_goes_on(job: str, *, begun: bool, over: bool) -> None:

@@ -76,7 +76,11 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     """
     m: said.PowerOffOriginals = received.body
     if family_of(m.job) != "site-power-off" or key_of(m.job) != m.site:
-        raise Refused(f"{m.job} is no power-off of {m.site}", code="unknown-job")
+        raise Refused(
+            f"{m.job} is no power-off of {m.site}",
+            code="unknown-job",
+            remedy=f"its id is site-power-off:{m.site}:KEY",
+        )
     state: SitePowerOff = states[m.job]
     watcher: LostSite = states[lost_site_stream(m.site)]
     if state.started is not None:

@@ -18,7 +18,7 @@ from schemas.common import CommandSettled
 from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.units import some_of
-from services.recovery.domain import commit_window, prompts, refusals, vm_steering
+from services.recovery.domain import commit_window, naming, prompts, refusals, vm_steering
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery import AUTO_CLEANUP_TIMER, proceed
 from services.recovery.domain.recovery_state import (
@@ -155,11 +155,11 @@ def _with_vms(state: Recovery, decision: Decision, message: type) -> Decision:
 
 def route(received: Received) -> tuple[str, ...]:
     """A recovery alone, or a VM's recovery and the one it belongs to; the job asked for first."""
-    job: str = received.body.job
-    parts = parts_of(job)
-    if family_of(job) == "vm-recovery" and len(parts) == 4 and all(parts):
-        return job, stream_id("recovery", parts[1], parts[2])
-    return (job,)
+    job = naming.stream_of_job(received.body.job)
+    if family_of(job) != "vm-recovery":
+        return (job,)
+    _, plan, key, _ = parts_of(job)
+    return job, stream_id("recovery", plan, key)
 
 
 def retry(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
@@ -228,17 +228,20 @@ def holds_answered(state: Recovery, received: Received) -> Decision:
 
 
 def _streams(states: Mapping[str, Any], job: str, what: str) -> tuple[str, str]:
-    """The job's own stream and its recovery's. A cleanup is repeated as a new job."""
+    """The job's own stream and its recovery's. Raises Refused for all that is neither a recovery
+    nor a VM's; a cleanup is repeated as a new job."""
     if family_of(job) == "cleanup":
         raise Refused(
             f"a cleanup is not {what}",
             code="not-available",
             remedy="`seawall cleanup RECOVERY` cleans what is left",
         )
-    if not isinstance(states[job], Recovery | VmRecovery):
+    parent = tuple(states)[-1]
+    if not isinstance(states.get(job), Recovery | VmRecovery):
         raise refusals.no_job(job)
-    streams = tuple(states)
-    return job, streams[-1]
+    if not isinstance(states[parent], Recovery):
+        raise refusals.no_job(job)
+    return job, parent
 
 
 def _check_may_go_on(state: Recovery, job: str) -> None:

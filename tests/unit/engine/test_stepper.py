@@ -12,10 +12,11 @@ from schemas.common import CommandSettled
 from schemas.envelope import Meta, Received, commands_topic, events_topic
 from schemas.ids import PARTITIONS, partition_of
 from shared.clock import SystemClock
-from shared.decider import NOTHING, on
+from shared.decider import NOTHING, Decision, on
 from shared.effects.memory import MemoryWork
+from shared.errors import Refused
 from shared.eventlog.memory import MemoryStore
-from shared.fold import Input, ServiceDefinition
+from shared.fold import EVENT_BYTES_MAX, Input, ServiceDefinition
 from shared.stepper import Stepper
 from shared.testing.counter import DEFINITION, Begin, CounterStarted, StartCounter
 from tests.failures import failure_mode
@@ -136,3 +137,56 @@ def test_a_started_counter_is_a_published_fact() -> None:
     name, version, data = registry.encode(CounterStarted(steps=1))
     assert registry.decode(name, version, data) == CounterStarted(steps=1)
     assert NOTHING.events == ()
+
+
+def leading_to(needs: tuple[str, ...]) -> ServiceDefinition:
+    """A counter whose every command and timer leads to an event with these needs."""
+
+    def decide(state: object, received: Received) -> Decision:
+        return Decision(events=(CounterStarted(steps=1, needs=needs),))
+
+    return ServiceDefinition(
+        name="counter",
+        families=DEFINITION.families,
+        handlers=tuple(
+            on(kind, route=lambda r: "counter:a:1", decide=decide)
+            for kind in (StartCounter, Begin)
+        ),
+        subscriptions=DEFINITION.subscriptions,
+    )
+
+
+async def test_a_command_that_leads_to_too_large_an_event_is_refused_and_a_message_parked() -> (
+    None
+):
+    bench = Bench(leading_to(("n" * EVENT_BYTES_MAX,)))
+    running = asyncio.create_task(bench.stepper.run())
+    await bench.stepper.submit([bench.start(1), bench.start(2, key="b")])
+    await bench.stepper.submit([bench.command(Begin(), "c", stream="command:c:1")])
+    running.cancel()
+    answers = await bench.answers()
+    assert [(a.command_id, a.code) for a in answers] == [("c1", "too-large"), ("c2", "too-large")]
+    assert "counter.started" in answers[0].message and answers[0].remedy
+    assert [parked.key for parked in await bench.store.parked()] == ["c"]
+
+
+@pytest.mark.parametrize("letter", ["x", "\\", "\x00", "😀"])
+async def test_a_refusal_fits_an_event_however_long_its_words_are(letter: str) -> None:
+    def refuse(state: object, received: Received) -> Decision:
+        words = letter * EVENT_BYTES_MAX
+        raise Refused(f"no {words}", code="no", remedy=f"not {words}")
+
+    bench = Bench(
+        ServiceDefinition(
+            name="counter",
+            families=DEFINITION.families,
+            handlers=(on(StartCounter, route=lambda r: "counter:a:1", decide=refuse),),
+            subscriptions=DEFINITION.subscriptions,
+        )
+    )
+    running = asyncio.create_task(bench.stepper.run())
+    await bench.stepper.submit([bench.start(1)])
+    running.cancel()
+    (answer,) = await bench.answers()
+    assert answer.code == "no" and answer.message.startswith("no ") and answer.remedy
+    assert not await bench.store.parked()
