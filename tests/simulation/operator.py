@@ -250,8 +250,15 @@ class Operator(Story):
         plan = view.start.plan
         job = self._job("rollback", plan)
         confirm = "" if self._seldom() else plan
+        # Whoever was told what to type for VMs that cannot come back types it.
         await self._ask(
-            "recovery", plan, ops.StartRollback, new=job, recovery=view.start.job, confirm=confirm
+            "recovery",
+            plan,
+            ops.StartRollback,
+            new=job,
+            recovery=view.start.job,
+            confirm=confirm,
+            leave_off=view.incomplete,
         )
 
     def _quarantined(self, site: str) -> bool:

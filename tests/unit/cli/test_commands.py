@@ -201,6 +201,14 @@ def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, action: st
     assert stub.bodies(path) == [{"confirm": ""}, {"confirm": "shop"}]
 
 
+def test_leaving_sources_off_is_a_word_beside_the_plans_name(stub: Stub) -> None:
+    path = "/v1/jobs/recovery:shop:r1/rollback"
+    stub.tell("POST", path, (202, job("queued")))
+    said = say("rollback", "recovery:shop:r1", "--confirm", "shop", "--leave-off")
+    assert said.exit_code == 0
+    assert stub.bodies(path) == [{"confirm": "shop", "leave_off": True}]
+
+
 def test_powering_originals_off_wants_the_sites_name_and_may_name_vms(stub: Stub) -> None:
     path = "/v1/sites/east/power-off"
     stub.tell("POST", path, (409, refusal("confirm", "db runs BESIDE it")), (202, job("queued")))
