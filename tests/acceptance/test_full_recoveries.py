@@ -270,7 +270,7 @@ def test_a_roll_back_to_a_deleted_original_touches_nothing_but_by_the_word(shop:
     nameless = shop.plane.say("rollback", job, "--leave-off")
     assert nameless.code == 3 and f"--confirm {shop.name} --leave-off" in nameless.err
     undone = decide(shop, "rollback", job, "--confirm", shop.name, "--leave-off")
-    assert undone.code == 4, undone
+    assert undone.code == 6, undone
     assert job_of(undone)["facts"]["left_off"] == ["db"]
     assert shop.instances() == [] and power(shop) == {"app": "on", "web": "on"}
 

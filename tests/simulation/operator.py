@@ -250,7 +250,8 @@ class Operator(Story):
         plan = view.start.plan
         job = self._job("rollback", plan)
         confirm = "" if self._seldom() else plan
-        # Whoever was told what to type for VMs that cannot come back types it.
+        # Who was told what to type for VMs that cannot come back types it; some know it already.
+        away = not self._world.sites[view.start.header.protected.site].is_there
         await self._ask(
             "recovery",
             plan,
@@ -258,7 +259,7 @@ class Operator(Story):
             new=job,
             recovery=view.start.job,
             confirm=confirm,
-            leave_off=view.incomplete,
+            leave_off=view.incomplete or (away and not self.travels),
         )
 
     def _quarantined(self, site: str) -> bool:
