@@ -252,10 +252,14 @@ def _back(facts: Facts, found: Powered, job: str, vm: str, at: dt.datetime) -> l
 def _looked_first(world: Plane, facts: Facts, found: Powered) -> list[str]:
     """A roll back that says that it touched nothing did not; nor does one by which VMs would have
     nothing to come back to, their site being away from its beginning to its end."""
+    starts = {
+        row.stream: (row.meta.occurred_at, start) for row, start in facts.of(ops.RollbackStarted)
+    }
     broken: list[str] = []
     for row, end in facts.of(ops.RollbackFinished):
-        first, start = facts.by_stream[row.stream][0]
-        begun, over = first.meta.occurred_at, row.meta.occurred_at
+        if row.stream not in starts:
+            continue
+        (begun, start), over = starts[row.stream], row.meta.occurred_at
         removed = [
             life.vm
             for life in found.of(end.recovery)
