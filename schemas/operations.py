@@ -103,11 +103,15 @@ class StartCommit(Command, frozen=True, kw_only=True):
 
 @published("recovery.rollback")
 class StartRollback(Command, frozen=True, kw_only=True):
-    """Undo a full recovery. `confirm` must be the plan's name: what instances wrote is lost."""
+    """Undo a full recovery. `confirm` must be the plan's name: what instances wrote is lost.
+
+    `leave_off`: sources that cannot come back may stay off, and keep nothing from being undone.
+    """
 
     job: str
     recovery: str
     confirm: str = ""
+    leave_off: bool = False
 
 
 @published("recovery.begin-rollback")
@@ -116,6 +120,24 @@ class BeginRollback(Fact, frozen=True, kw_only=True):
 
     job: str
     recovery: str
+
+
+@published("recovery.look-at-sources")
+class LookAtSources(SiteWork, frozen=True, kw_only=True):
+    """Look whether the site has what the VMs would come back as: all of them in one listing.
+
+    `instances` (by VM) are what they run as there, where that is no VM of the site's own.
+    """
+
+    vms: tuple[str, ...]
+    instances: dict[str, str] = {}
+
+
+@published("recovery.sources-listed")
+class SourcesListed(Fact, frozen=True, kw_only=True):
+    """The site answered; `missing` are the VMs that it has nothing of."""
+
+    missing: tuple[str, ...] = ()
 
 
 @published("recovery.measure-written")
@@ -154,11 +176,15 @@ class RollbackCleaned(Fact, frozen=True, kw_only=True):
 
 @published("recovery.rollback-ended")
 class RollbackEnded(Fact, frozen=True, kw_only=True):
-    """Roll back to recovery: it ended, `done` or to be asked for again."""
+    """Roll back to recovery: it ended, `done` or to be asked for again.
+
+    `untouched`: it ended before anything was undone, so that all may be decided as before it.
+    """
 
     recovery: str
     rollback: str
     done: bool
+    untouched: bool = False
 
 
 @published("recovery.commit-reminder")
@@ -283,14 +309,18 @@ class RecoveryRollingBack(Fact, frozen=True, kw_only=True):
 
 @published("recovery.rollback-incomplete")
 class RecoveryRollbackIncomplete(Fact, frozen=True, kw_only=True):
-    """A roll back ended and something is left to undo: it may be repeated."""
+    """A roll back ended and something is left to undo: it may be repeated.
+
+    `untouched`: it had not undone anything, the window is as it was.
+    """
 
     rollback: str
+    untouched: bool = False
 
 
 @published("recovery.recovery-rolled-back")
 class RecoveryRolledBack(Fact, frozen=True, kw_only=True):
-    """The instances are gone and the sources are as they were."""
+    """The instances are gone and the sources are as they were, or stay off by a person's word."""
 
     plan: str
     rollback: str
@@ -410,7 +440,8 @@ class RollbackStarted(Fact, frozen=True, kw_only=True):
     """A roll back of `recovery` began, with the data it discards.
 
     `cleanup` is the job that removes the instances; empty where there are none. `vms` are those
-    whose sources are restored. `automatic`: nobody asked for it, the plan did.
+    whose sources are restored, at `source_site`. `automatic`: nobody asked for it, the plan did.
+    `leave_off`: sources that cannot come back count as settled.
     """
 
     job: str
@@ -423,6 +454,8 @@ class RollbackStarted(Fact, frozen=True, kw_only=True):
     steps: tuple[str, ...] = ()
     definition_version: int = 1
     automatic: bool = False
+    leave_off: bool = False
+    source_site: str = ""
 
 
 @published("recovery.rollback-unconfirmed")
@@ -435,11 +468,23 @@ class RollbackUnconfirmed(Fact, frozen=True, kw_only=True):
     plan: str
     recovery: str
     discards: tuple[Discard, ...] = ()
+    leave_off: bool = False
 
 
 @published("recovery.rollback-not-confirmed")
 class RollbackNotConfirmed(Fact, frozen=True, kw_only=True):
     """That was answered; nothing was done."""
+
+
+@published("recovery.rollback-sources-seen")
+class RollbackSourcesSeen(Fact, frozen=True, kw_only=True):
+    """The sources were looked at before anything was undone. `missing` VMs have nothing to come
+    back to as far as was seen, and `problem` says why; without the word for it, that is the end.
+    """
+
+    timing: StepTiming
+    missing: tuple[str, ...] = ()
+    problem: Problem | None = None
 
 
 @published("recovery.rollback-measured")
@@ -476,10 +521,16 @@ class RollbackSourceEnded(Fact, frozen=True, kw_only=True):
 
 @published("recovery.rollback-finished")
 class RollbackFinished(Fact, frozen=True, kw_only=True):
-    """A roll back ended."""
+    """A roll back ended. `untouched`: before anything was undone.
+
+    `left_off` are VMs that stay off by the operator's word, the first of them by name: nothing of
+    the recovery is left to undo.
+    """
 
     plan: str
     recovery: str
     state: RecoveryState
     steps: tuple[StepTiming, ...] = ()
     problem: Problem | None = None
+    untouched: bool = False
+    left_off: tuple[str, ...] = ()

@@ -6,19 +6,22 @@ that every row folds one stream family.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from schemas import operations as said
+from schemas.common import StepTiming
 from schemas.envelope import Recorded
 from schemas.folds import steps
 from schemas.folds.base import Route, at, error_of
-from schemas.views import Job, JobKind
+from schemas.views import Job, JobKind, Step
 
 _replace = msgspec.structs.replace
 SYNC = "last-sync"
 RESTORE = "restore-sources"
+NAMED_MAX: Final = 150
+"""VMs without a source that a job's facts name, as many as they name discards."""
 
 
 # ── The sources of a recovery ────────────────────────────────────────────────────────────────
@@ -122,7 +125,31 @@ def _rollback_started(
     facts: dict[str, Any] = {"discards": discards, "cleanup": event.cleanup}
     if event.automatic:
         facts["automatic"] = True
+    if event.leave_off:
+        facts["leave_off"] = True
     return _job(event, recorded, row, "rollback", **facts)
+
+
+def _sources_seen(
+    doc: Job | None, event: said.RollbackSourcesSeen, recorded: Recorded, row: str
+) -> Job | None:
+    if doc is None:
+        return None
+    facts = doc.facts
+    if event.missing:
+        facts = {**facts, "nothing_to_come_back_to": list(event.missing[:NAMED_MAX])}
+        if "leave_off" in facts:
+            # They are settled with that: nobody tries to switch them on.
+            facts["source_stays_off"] = len(event.missing)
+    return steps.moved(doc, _looked_and_measured(doc, event.timing, recorded), facts=facts)
+
+
+def _looked_and_measured(doc: Job, timing: StepTiming, recorded: Recorded) -> tuple[Step, ...]:
+    """Both go on at once. A look that failed is the last step, unless sources may stay off."""
+    after = steps.ended(doc.steps, timing)
+    if "leave_off" not in doc.facts and any(step.state == "failed" for step in after):
+        return after
+    return steps.next_begun(after, at(recorded))
 
 
 def _measured(
@@ -136,8 +163,7 @@ def _measured(
         "discarded_bytes": event.total,
         "discarded_unknown": event.unknown,
     }
-    after = steps.next_begun(steps.ended(doc.steps, event.timing), at(recorded))
-    return steps.moved(doc, after, facts=facts)
+    return steps.moved(doc, _looked_and_measured(doc, event.timing, recorded), facts=facts)
 
 
 def _instances_removed(
@@ -162,6 +188,7 @@ def _finished(
     event: said.CommitFinished | said.RollbackFinished,
     recorded: Recorded,
     row: str,
+    **changes: Any,
 ) -> Job | None:
     return doc and steps.closed(
         doc,
@@ -169,7 +196,19 @@ def _finished(
         when=at(recorded),
         timings=event.steps,
         error=error_of(event.problem),
+        **changes,
     )
+
+
+def _rollback_finished(
+    doc: Job | None, event: said.RollbackFinished, recorded: Recorded, row: str
+) -> Job | None:
+    facts: dict[str, Any] = doc.facts if doc is not None else {}
+    if event.untouched:
+        facts = {**facts, "untouched": True}
+    if event.left_off:
+        facts = {**facts, "left_off": list(event.left_off)}
+    return _finished(doc, event, recorded, row, facts=facts)
 
 
 ROUTES: dict[type, tuple[Route, ...]] = {
@@ -188,8 +227,9 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.CommitStarted: (Route(_commit_started),),
     said.CommitFinished: (Route(_finished),),
     said.RollbackStarted: (Route(_rollback_started),),
+    said.RollbackSourcesSeen: (Route(_sources_seen),),
     said.RollbackMeasured: (Route(_measured),),
     said.RollbackInstancesRemoved: (Route(_instances_removed),),
     said.RollbackSourceEnded: (Route(_source_ended),),
-    said.RollbackFinished: (Route(_finished),),
+    said.RollbackFinished: (Route(_rollback_finished),),
 }

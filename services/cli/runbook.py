@@ -141,6 +141,10 @@ def _with_seawall(plan: Document) -> Iterator[str]:
     yield _command("seawall job retry JOB --wait", "do again what failed")
     yield _command("seawall commit JOB", "keep what came up")
     yield _command(f"seawall rollback JOB --confirm {name}", "back again; new data is lost")
+    yield _command(
+        f"seawall rollback JOB --confirm {name} --leave-off",
+        f"the same, where VMs have nothing to come back to at {east}: they run nowhere then",
+    )
 
 
 def _by_hand(plan: Document, sites: Mapping[str, Document]) -> Iterator[str]:

@@ -46,7 +46,8 @@ MEASURE_S_MAX: Final = 6.0
 one."""
 
 LOOK_S_MAX: Final = 30.0
-"""Of a look at a quarantined site: it, and what took its VMs' place, have 10 s each to answer."""
+"""Of a look at a quarantined site: it, and what took its VMs' place, have 10 s each to answer.
+Of a roll back's look at its sources, which is tried again: a site that is away is soon known."""
 
 SHUT_DOWN_S_MAX: Final = driving.SHUT_DOWN_WITHIN_S + CALL_S_MAX
 """The guest's own time is the platform's to keep; this bounds a platform that does not."""
@@ -212,6 +213,7 @@ def handlers(tools: Tools) -> dict[str, EffectHandler]:
         "release-copy": step(platform_work.release_copy, policy=UNTIL_DONE),
         "poll-site": step(polling.poll_site, limit_s=POLL_S_MAX, policy=ONCE, resumable=True),
         "look-at-source": step(source_work.look, resumable=True),
+        "look-at-sources": step(source_work.look_at_all, limit_s=LOOK_S_MAX, resumable=True),
         "shut-down-source": step(source_work.shut_down, limit_s=SHUT_DOWN_S_MAX, resumable=True),
         "power-off-source": step(source_work.power_off),
         "power-on-source": step(source_work.power_on),

@@ -1,4 +1,4 @@
-"""The steps of a source at its platform: look, shut down, power off, power on.
+"""The steps of a source at its platform: look, shut down, power off, power on; all at a glance.
 
 Each carries the effect's id as its key, so that a repeat after a crash does nothing twice.
 """
@@ -6,8 +6,10 @@ Each carries the effect's id as its key, so that a repeat after a crash does not
 from __future__ import annotations
 
 from schemas import recovery_work as work
+from schemas.operations import LookAtSources, SourcesListed
 from services.recovery.platform_work import Tools, call_of
 from shared.effects.running import EffectRun
+from shared.platforms.pacing import paced
 
 
 async def look(tools: Tools, effect: EffectRun) -> work.SourceState:
@@ -19,6 +21,24 @@ async def look(tools: Tools, effect: EffectRun) -> work.SourceState:
 async def _state(tools: Tools, payload: work.LookAtSource) -> str:
     power = tools.open_site(payload.site).power
     return await power.state(vm=payload.vm, instance=payload.instance)
+
+
+async def look_at_all(tools: Tools, effect: EffectRun) -> SourcesListed:
+    """Which VMs the site has nothing of: one listing of its own VMs, one of instances.
+
+    Raises Transient where the site does not answer; the engine asks again.
+    """
+    payload: LookAtSources = effect.payload
+    inventory = tools.open_site(payload.site).inventory
+    own = [vm for vm in payload.vms if vm not in payload.instances]
+    made = {payload.instances[vm]: vm for vm in payload.vms if vm in payload.instances}
+    there: set[str] = set()
+    if own:
+        there.update(vm.name for vm in await paced(lambda: inventory.list_vms(own)))
+    if made:
+        listed = await paced(lambda: inventory.list_made(list(made)))
+        there.update(made[vm.instance] for vm in listed)
+    return SourcesListed(missing=tuple(vm for vm in payload.vms if vm not in there))
 
 
 async def shut_down(tools: Tools, effect: EffectRun) -> work.WorkDone:

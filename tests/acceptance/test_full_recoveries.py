@@ -255,3 +255,26 @@ def test_a_site_that_is_gone_needs_the_operators_word_and_is_quarantined(shop: S
     wait_until(lambda: plan_of(shop)["quarantined"] == [], "the plan may go on")
     assert shop.plane.say("plan", "start", shop.name).code == 0
     shop.replicate()
+
+
+def test_a_roll_back_to_a_deleted_original_touches_nothing_but_by_the_word(shop: Sites) -> None:
+    job = job_of(recover(shop, "failover"))["id"]
+    before = recovered(shop)
+    (shop.east / "vms" / "db").rename(shop.east / "deleted")
+    refused = decide(shop, "rollback", job, "--confirm", shop.name)
+    assert refused.code == 5, refused
+    problem = job_of(refused)["error"]
+    assert problem["code"] == "nothing-to-come-back-to" and "VM db " in problem["message"]
+    assert recovered(shop) == before and power(shop) == {"app": "off", "web": "off"}
+
+    nameless = shop.plane.say("rollback", job, "--leave-off")
+    assert nameless.code == 3 and f"--confirm {shop.name} --leave-off" in nameless.err
+    undone = decide(shop, "rollback", job, "--confirm", shop.name, "--leave-off")
+    assert undone.code == 6, undone
+    assert job_of(undone)["facts"]["left_off"] == ["db"]
+    assert shop.instances() == [] and power(shop) == {"app": "on", "web": "on"}
+
+    # Nobody holds it any more: it is had again from its copy.
+    again = recover(shop, "failover", "--vm", "db", "--source-gone")
+    assert again.code == 0, again
+    assert set(recovered(shop)) == {"db"} and power(shop) == {"app": "on", "web": "on"}

@@ -116,6 +116,8 @@ def _told(facts: Facts) -> dict[str, str | int]:
     return told | {
         "committed": len(facts.of(ops.RecoveryCommitted)),
         "rolled_back": len(facts.of(ops.RecoveryRolledBack)),
+        "untouched": sum(end.untouched for _, end in facts.of(ops.RollbackFinished)),
+        "left_off": sum(len(end.left_off) for _, end in facts.of(ops.RollbackFinished)),
         "retried": len(facts.of(steer.RecoveryReopened)) + len(facts.of(steer.MemberRetried)),
         "left_out": sum(b.state == "failed" for _, b in facts.of(ops.MemberSecured)),
         "turned": len(facts.of(directions.VmTurned)),

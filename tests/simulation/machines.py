@@ -34,6 +34,7 @@ def judged(world: Plane, facts: Facts) -> list[str]:
     broken += _never_twice(world, facts, found)
     broken += _one_instance(found, facts)
     broken += _sources(world, facts, found)
+    broken += _looked_first(world, facts, found)
     broken += _off_for_good(world, facts, line)
     broken += _together_or_not(facts, found, line)
     broken += _nothing_lost(world, facts, found, line)
@@ -216,12 +217,15 @@ def _sources(world: Plane, facts: Facts, found: Powered) -> list[str]:
 
 
 def _off_for_good(world: Plane, facts: Facts, line: Lineage) -> list[str]:
-    """When all is decided what a VM runs as is on, unless a later commit left it out, or a
-    cleanup by the plan's name did not get to its end."""
+    """When all is decided what a VM runs as is on, unless a later commit left it out, a roll back
+    left it off by word, or a cleanup by the plan's name did not get to its end."""
     members: dict[str, list[dt.datetime]] = {}
     for row, _ in facts.of(ops.RecoveryCommitted):
         for member in facts.by_stream[row.stream][0][1].members:
             members.setdefault(member.vm, []).append(row.meta.occurred_at)
+    for row, end in facts.of(ops.RollbackFinished):
+        for name in end.left_off:
+            members.setdefault(name, []).append(row.meta.occurred_at)
     broken: list[str] = []
     for name, vm in world.sites["east"].vms.items():
         since, life = line.now(name)
@@ -243,6 +247,31 @@ def _back(facts: Facts, found: Powered, job: str, vm: str, at: dt.datetime) -> l
     )
     left = [life for life in found.of(job, "" if over else vm) if life.there(at)]
     return [f"source: {vm} comes back beside {len(left)} instances of {job}"] if left else []
+
+
+def _looked_first(world: Plane, facts: Facts, found: Powered) -> list[str]:
+    """A roll back that says that it touched nothing did not; nor does one by which VMs would have
+    nothing to come back to, their site being away from its beginning to its end."""
+    starts = {
+        row.stream: (row.meta.occurred_at, start) for row, start in facts.of(ops.RollbackStarted)
+    }
+    broken: list[str] = []
+    for row, end in facts.of(ops.RollbackFinished):
+        if row.stream not in starts:
+            continue
+        (begun, start), over = starts[row.stream], row.meta.occurred_at
+        removed = [
+            life.vm
+            for life in found.of(end.recovery)
+            if life.there(begun) and not life.there(over)
+        ]
+        if end.untouched and removed:
+            broken.append(f"untouched: {row.stream} removed {removed}, and says it did not")
+        site = world.lost[start.source_site]
+        away_all_along = any(a <= begun and (b is None or b >= over) for a, b in site)
+        if away_all_along and removed and not start.leave_off:
+            broken.append(f"blind: {row.stream} removed {removed}, {start.source_site} being away")
+    return broken
 
 
 def _together_or_not(facts: Facts, found: Powered, line: Lineage) -> list[str]:

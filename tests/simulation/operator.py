@@ -122,6 +122,8 @@ class Operator(Story):
         if view.window:
             acts.append((14 if self.travels else 3, lambda: self._commit(view)))
             acts.append((2 if self.travels else 5, lambda: self._roll_back(view)))
+            if not self.travels:
+                acts.append((3, lambda: self._roll_back_to_nothing(view)))
             acts.append((1, lambda: self._clean_one(view)))
         if view.to_delete or view.taken:
             acts.append((5 if view.freed else 1, lambda: self._clean_one(view)))
@@ -250,9 +252,21 @@ class Operator(Story):
         plan = view.start.plan
         job = self._job("rollback", plan)
         confirm = "" if self._seldom() else plan
+        # Whoever was told what to type for VMs that cannot come back types it.
         await self._ask(
-            "recovery", plan, ops.StartRollback, new=job, recovery=view.start.job, confirm=confirm
+            "recovery",
+            plan,
+            ops.StartRollback,
+            new=job,
+            recovery=view.start.job,
+            confirm=confirm,
+            leave_off=view.incomplete,
         )
+
+    async def _roll_back_to_nothing(self, view: RecoveryView) -> None:
+        """Of all moments when the site of the sources is away."""
+        self._world.lose_site(view.start.header.protected.site, lost=True)
+        await self._roll_back(view)
 
     def _quarantined(self, site: str) -> bool:
         begun = sum(body.site == site for _, body in self.facts.of(sch_ops.SiteQuarantined))

@@ -339,6 +339,17 @@ def another_answer_counts(life: Lived) -> bool:
     return any(changed)
 
 
+def it_says_that_it_touched_nothing(life: Lived) -> bool:
+    return tell(life, ops.RollbackFinished, lambda end: replace(end, untouched=True))
+
+
+def nobody_could_have_looked(life: Lived) -> bool:
+    kind = ops.RollbackStarted
+    away = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    life.world.lost["east"].append((away, None))
+    return tell(life, kind, lambda start: replace(start, source_site="east", leave_off=False))
+
+
 def a_question_ends_early(life: Lived) -> bool:
     kinds = (steer.RecoveryAnswered, steer.VmAnswered)
     actor, at = steer.TIME_OUT, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -439,6 +450,8 @@ def the_site_took_less(life: Lived) -> bool:
         (a_source_runs_while_it_migrates, "source: "),
         (a_last_write_is_missing, "lost: "),
         (a_source_was_left_off, "source: vm0 is off"),
+        (it_says_that_it_touched_nothing, "untouched: "),
+        (nobody_could_have_looked, "blind: "),
         (another_end_is_told, "outcome: "),
         (one_more_is_called_ready, "outcome: "),
         (a_script_had_failed, "outcome: "),

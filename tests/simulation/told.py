@@ -253,18 +253,21 @@ def _decided(facts: Facts, found: Powered, line: Lineage) -> list[str]:
             if not any(life.there(_at(row)) for life in found.of(row.stream, vm)):
                 broken.append(f"told: {row.stream} is committed without {vm}")
     for row, undone in facts.of(ops.RollbackFinished):
-        if undone.state == "completed":
-            broken += _back_again(facts, line, undone.recovery, _at(row))
+        if undone.state == "completed" or undone.left_off:
+            broken += _back_again(facts, line, undone, _at(row))
     return broken
 
 
-def _back_again(facts: Facts, line: Lineage, job: str, at: dt.datetime) -> list[str]:
-    """Sources that this recovery switched off are on again."""
+def _back_again(
+    facts: Facts, line: Lineage, end: ops.RollbackFinished, at: dt.datetime
+) -> list[str]:
+    """Sources that this recovery switched off are on again, but for those left off by word."""
+    job = end.recovery
     off = {
         body.vm
         for _, body in facts.by_stream[job]
         if isinstance(body, ops.MemberSecured) and body.state == "off"
-    }
+    }.difference(end.left_off)
     _, plan, key = parts_of(job)
     broken: list[str] = []
     for vm in sorted(off):

@@ -21,7 +21,8 @@ from tests.simulation.operations import Where
 
 class RecoveryView(msgspec.Struct, kw_only=True):
     """A recovery. `deciding`: a job commits it or rolls it back. `taken`: VMs are replicated
-    from its instances. `freed`: they went home since."""
+    from its instances. `freed`: they went home since. `incomplete`: a roll back could not end
+    what it began, or did not begin."""
 
     start: rec.RecoveryStarted
     end: rec.RecoveryFinished | None = None
@@ -33,6 +34,7 @@ class RecoveryView(msgspec.Struct, kw_only=True):
     deciding: bool = False
     committed: bool = False
     rolled_back: bool = False
+    incomplete: bool = False
     taken: frozenset[str] = frozenset()
     freed: bool = False
 
@@ -111,6 +113,7 @@ def _fold(view: RecoveryView, body: Any) -> None:
             view.deciding = True
         case ops.RecoveryCommitRefuted() | ops.RecoveryRollbackIncomplete():
             view.deciding = False
+            view.incomplete |= isinstance(body, ops.RecoveryRollbackIncomplete)
         case ops.RecoveryCommitted():
             view.deciding, view.committed = False, True
         case ops.RecoveryRolledBack():

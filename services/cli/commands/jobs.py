@@ -391,23 +391,40 @@ def commit(
     run(work)
 
 
+LeaveOff = Annotated[
+    bool,
+    typer.Option(
+        "--leave-off", help="VMs that have nothing to come back to, or cannot, may run nowhere"
+    ),
+]
+
+
 def rollback(
     job: JobId,
     confirmation: Confirmation = None,
+    leave_off: LeaveOff = False,
     wait: Wait = False,
     timeout: Timeout = "10m",
     output: Output = Format.TABLE,
 ) -> None:
     """Undo a failover, migration or failback: sources come back, replication goes on."""
-    _decide(job, "rollback", confirmation, wait=wait, within=timeout, form=output)
+    body = {"leave_off": True} if leave_off else None
+    _decide(job, "rollback", confirmation, body=body, wait=wait, within=timeout, form=output)
 
 
 def _decide(
-    job: str, action: str, confirmation: str | None, *, wait: bool, within: str, form: Format
+    job: str,
+    action: str,
+    confirmation: str | None,
+    *,
+    body: Mapping[str, Any] | None = None,
+    wait: bool,
+    within: str,
+    form: Format,
 ) -> None:
     async def work(client: Client) -> int:
         path, within_s = job_path(job, action), patience_s(wait, within)
-        answer = await confirmed(client, path, confirmation, within_s=within_s)
+        answer = await confirmed(client, path, confirmation, body=body, within_s=within_s)
         return await follow(client, answer, wait=wait, within=within, form=form)
 
     run(work)

@@ -105,9 +105,22 @@ def _script_outputs(jobs: Sequence[Part]) -> Iterator[Advice]:
 
 def _once_more(job: Part) -> Iterator[Advice]:
     kind = job["kind"]
-    if kind in ("cleanup", "rollback", "commit") and job.get("recovery"):
+    if kind == "rollback":
+        yield from _roll_back_again(job)
+    elif kind in ("cleanup", "commit") and job.get("recovery"):
         yield Advice("to try again", f"seawall {kind} {job['recovery']} --wait")
     elif kind in ("iteration", "replication-run"):
         yield Advice("to replicate now", f"seawall plan run {job['plan']} --wait")
     elif kind == "checkpoint":
         yield Advice("to make another", f"seawall checkpoint create {job['plan']} --wait")
+
+
+def _roll_back_again(job: Part) -> Iterator[Advice]:
+    """Nothing where VMs were left off by word: that is done."""
+    facts = job.get("facts") or {}
+    if "left_off" in facts or not job.get("recovery"):
+        return
+    again = f"seawall rollback {job['recovery']}"
+    yield Advice("to try again", f"{again} --wait")
+    if "leave_off" not in facts and ("untouched" in facts or facts.get("source_stays_off")):
+        yield Advice("only if those VMs may stay off", f"{again} --leave-off --wait")

@@ -221,17 +221,21 @@ async def commit(request: web.Request) -> web.Response:
 
 
 async def rollback(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/rollback {confirm}: undo a full recovery; confirm is the plan's name."""
+    """POST /v1/jobs/ID/rollback {confirm, leave_off}: undo a full recovery, its plan's name typed.
+
+    `leave_off`: VMs that have nothing to come back to, or cannot, may run nowhere.
+    """
     recovery, plan = _recovery_of(request)
     if plan is None:
         raise await _no_recovery(request, recovery)
-    document = await body_of(request, "confirm")
+    document = await body_of(request, "confirm", "leave_off")
     job = stream_id("rollback", plan, new_id())
     command = StartRollback(
         command_id=new_command_id(),
         job=job,
         recovery=recovery,
         confirm=text(document, "confirm", ""),
+        leave_off=flag(document, "leave_off"),
     )
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
 

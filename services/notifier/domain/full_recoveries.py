@@ -66,18 +66,27 @@ def _decided(received: Received) -> tuple[Finding, ...]:
 
 
 def _rolled_back(received: Received) -> tuple[Finding, ...]:
-    """A roll back that could not end what it began leaves VMs that run nowhere, or instances."""
+    """A roll back that could not end what it began leaves VMs that run nowhere, or instances.
+
+    One that touched nothing leaves all as it was; one that left VMs off by word is not repeated.
+    """
     body: RollbackFinished = received.body
     problem = body.problem
+    remedy = problem.remedy if problem is not None else ""
+    settled = body.untouched or bool(body.left_off)
+    if not settled:
+        remedy = (
+            f"{remedy}; see `seawall job show {received.stream}`, then: seawall rollback "
+            f"{body.recovery}".removeprefix("; ")
+        )
     return job_ended(
         received,
         plan=body.plan,
         subject="rollback",
-        severity="critical",
+        severity="major" if settled else "critical",
         title=f"the roll back of a recovery of {body.plan} {body.state.replace('-', ' ')}",
         text=problem.message if problem is not None else "",
-        remedy=f"{problem.remedy if problem is not None else ''}; see `seawall job show "
-        f"{received.stream}`, then: seawall rollback {body.recovery}".removeprefix("; "),
+        remedy=remedy,
     )
 
 

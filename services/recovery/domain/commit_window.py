@@ -65,7 +65,8 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
         raise Refused(
             f"a roll back of {job} undid a part of it: sources may run, instances may be gone",
             code="half-undone",
-            remedy=f"`seawall rollback {job}` undoes the rest",
+            remedy=f"`seawall rollback {job}` undoes the rest; with --leave-off also where a "
+            "source cannot come back",
         )
     if not state.finished.awaits_commit:
         test = of(state.started.mode).ends_with == "cleanup"
@@ -157,7 +158,8 @@ def rollback_ended(state: Recovery, received: Received) -> Decision:
     if state.window.rolling_back != m.rollback:
         return NOTHING
     if not m.done:
-        return Decision(events=(said.RecoveryRollbackIncomplete(rollback=m.rollback),))
+        incomplete = said.RecoveryRollbackIncomplete(rollback=m.rollback, untouched=m.untouched)
+        return Decision(events=(incomplete,))
     event = said.RecoveryRolledBack(plan=told(state).plan, rollback=m.rollback)
     sends: tuple[Send, ...] = (given_back(state),)
     if securing.gives_up_unreached(state.source):

@@ -1,10 +1,11 @@
 """Roll back: the instances of a full recovery go, its sources come back, replication goes on.
 
-Saga. Decides the order: what is discarded is measured while it is there; instances are off and
-proven gone before any source is switched on, so that no VM runs twice. Removing them is a
-cleanup's, switching a source on is the source's own undo (`operations.source`), replicating again
-is the scheduler's. What could not be undone may be tried again by another roll back, which finds
-done what was done.
+Saga. Decides the order: sources are looked at, and what is discarded is measured, while all is as
+it was; instances are off and proven gone before any source is switched on, so that no VM runs
+twice. Removing them is a cleanup's, switching a source on is the source's own undo
+(`operations.source`), replicating again is the scheduler's. Where VMs have nothing to come back to
+it ends before anything is undone, unless they may stay off by word (`comeback`). What could not be
+undone may be tried again by another roll back, which finds done what was done.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.recovery import BeginCleanup, RecoveryState
 from schemas.scheduler import ReturnVms
-from services.recovery.domain import commit_window, discards, refusals
+from services.recovery.domain import comeback, commit_window, discards, refusals
+from services.recovery.domain.comeback import LOOK
 from services.recovery.domain.operations import securing
 from services.recovery.domain.operations.source import source_stream
 from services.recovery.domain.recovery_state import Recovery, told
@@ -31,8 +33,9 @@ from shared.errors import Refused
 
 # ── Parameters ───────────────────────────────────────────────────────────────────────────────
 
-DEFINITION_VERSION: Final = 2
-"""2: measures what is discarded; a list of steps without that is continued as it is."""
+DEFINITION_VERSION: Final = 3
+"""2: measures what is discarded; 3: looks at sources. A list without these is continued as it
+is."""
 
 MEASURE: Final = "measure-discards"
 REMOVE: Final = "remove-instances"
@@ -43,10 +46,13 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     """A roll back. `remaining` None: whether the instances are gone is not known yet.
 
     `unconfirmed`: it was asked for without the word that it wants; the answer says what is lost.
+    `untouched`: the look at the sources ends it. `returned` has those that it settled as off.
     """
 
     started: said.RollbackStarted | None = None
     unconfirmed: said.RollbackUnconfirmed | None = None
+    looked: bool = False
+    untouched: bool = False
     measured: bool = False
     remaining: int | None = None
     returned: dict[str, said.Returned] = {}
@@ -86,7 +92,8 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     start = told(parent)
     removes = parent.made and not parent.cleaned
     _, plan, key = parts_of(m.job)
-    steps = (*((MEASURE,) if lost else ()), *((REMOVE,) if removes else ()), POWER_ON)
+    before = (*((LOOK,) if removes else ()), *((MEASURE,) if lost else ()))
+    steps = (*before, *((REMOVE,) if removes else ()), POWER_ON)
     event = said.RollbackStarted(
         job=m.job,
         plan=start.plan,
@@ -99,20 +106,38 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         steps=steps,
         definition_version=DEFINITION_VERSION,
         automatic=by_itself,
+        leave_off=isinstance(m, said.StartRollback) and m.leave_off,
+        source_site=start.header.protected.site,
     )
     marked = Decision(events=(said.RecoveryRollingBack(rollback=m.job),))
-    decision = _step(state, (event,), received.at)
-    if MEASURE in steps:
-        asked = _measure(parent, lost, received.at)
-        decision = msgspec.structs.replace(decision, effects=(asked,))
+    asked = {
+        LOOK: comeback.look(parent, vms=event.vms, now=received.at),
+        MEASURE: _measure(parent, lost, received.at),
+    }
+    decision = msgspec.structs.replace(
+        _step(state, (event,), received.at), effects=tuple(asked[step] for step in before)
+    )
     return {m.job: decision, m.recovery: marked}
 
 
 def outcome(state: Rollback, received: Received) -> Decision:
-    """What is discarded was measured, or could not be: that keeps nobody from rolling back."""
+    """The sources were looked at, or what is discarded was measured; or neither could be."""
     ended: EffectOutcome = received.body
-    if ended.part != MEASURE or state.finished:
+    if state.finished:
         return NOTHING
+    if ended.part == LOOK:
+        return _looked(state, ended, received.at)
+    return _measured(state, ended, received.at) if ended.part == MEASURE else NOTHING
+
+
+def _looked(state: Rollback, ended: EffectOutcome, now: dt.datetime) -> Decision:
+    if state.started is None or state.looked:
+        return NOTHING
+    return _step(state, (comeback.seen(state.started, ended),), now)
+
+
+def _measured(state: Rollback, ended: EffectOutcome, now: dt.datetime) -> Decision:
+    """What is discarded is not known where it could not be measured: that keeps nobody back."""
     measured: said.WrittenMeasured | None = ended.result if ended.ok else None
     if state.unconfirmed is not None:
         return _say_what_is_lost(state.unconfirmed, measured)
@@ -127,7 +152,7 @@ def outcome(state: Rollback, received: Received) -> Decision:
         unknown=len(state.started.discards) if measured is None else measured.unknown,
         timing=timing,
     )
-    return _step(state, (event,), received.at)
+    return _step(state, (event,), now)
 
 
 def cleaned(state: Rollback, received: Received) -> Decision:
@@ -156,11 +181,17 @@ def source_news(state: Rollback, received: Received) -> Decision:
 
 
 def _phase(state: Rollback) -> str:
-    """`measure`, `remove`, `power-on`, or `over`: nothing is to be waited for any more."""
+    """`look`, `remove`, `power-on`, or `over`: nothing is to be waited for any more.
+
+    While it looks it measures as well: both only read.
+    """
     start = state.started
     assert start is not None, "started before anything else"
-    if MEASURE in start.steps and not state.measured:
-        return "measure"
+    over = {LOOK: state.looked, MEASURE: state.measured}
+    if any(step in start.steps and not done for step, done in over.items()):
+        return "look"
+    if state.untouched:
+        return "over"
     if start.cleanup and state.remaining is None:
         return "remove"
     if state.remaining:
@@ -178,6 +209,8 @@ def evolve(state: Rollback, event: Any) -> Rollback:
             return replace(state, unconfirmed=event)
         case said.RollbackNotConfirmed():
             return replace(state, finished=True)
+        case said.RollbackSourcesSeen():
+            return _sources_seen(state, event)
         case said.RollbackMeasured():
             return replace(state, measured=True, steps=(*state.steps, event.timing))
         case said.RollbackInstancesRemoved():
@@ -191,6 +224,20 @@ def evolve(state: Rollback, event: Any) -> Rollback:
         case said.RollbackFinished():
             return replace(state, finished=True)
     raise AssertionError(f"{type(event).__name__} is no event of a roll back")
+
+
+def _sources_seen(state: Rollback, event: said.RollbackSourcesSeen) -> Rollback:
+    assert state.started is not None, "started before it looks"
+    leaves = state.started.leave_off
+    settled: dict[str, said.Returned] = dict.fromkeys(event.missing if leaves else (), "stays-off")
+    return msgspec.structs.replace(
+        state,
+        looked=True,
+        untouched=event.problem is not None and not leaves,
+        returned={**state.returned, **settled},
+        problem=event.problem,
+        steps=(*state.steps, event.timing),
+    )
 
 
 FAMILY = Family(
@@ -216,7 +263,7 @@ def _step(state: Rollback, events: tuple[Any, ...], now: dt.datetime) -> Decisio
     if phase == "over":
         end, sends = _finish(after, now)
         return Decision(events=(*events, end), sends=sends)
-    if phase in (before, "measure"):
+    if phase in (before, "look"):
         return Decision(events=events)
     messages: list[Any] = []
     if phase == "remove":
@@ -227,6 +274,7 @@ def _step(state: Rollback, events: tuple[Any, ...], now: dt.datetime) -> Decisio
         messages += [
             said.RestoreSource(stream=source_stream(start.recovery, vm), by=start.job)
             for vm in start.vms
+            if vm not in after.returned
         ]
     sends = tuple(Send(to="recovery", key=start.plan, message=each) for each in messages)
     return Decision(events=events, sends=sends)
@@ -236,16 +284,26 @@ def _finish(state: Rollback, now: dt.datetime) -> tuple[said.RollbackFinished, t
     start = state.started
     assert start is not None, "started before anything else"
     steps, problem = state.steps, state.problem
+    off = _staying_off(state)
     if state.remaining:
         problem = _left_over(start, state.remaining)
-    else:
+    elif not state.untouched:
+        problem = comeback.staying_off(start, off, problem) if off else None
         steps = (*steps, _timing(POWER_ON, _removed_at(state), now, problem))
     outcome = _outcome(state)
+    done = outcome == "completed" or (outcome == "partially-completed" and start.leave_off)
     end = said.RollbackFinished(
-        plan=start.plan, recovery=start.recovery, state=outcome, steps=steps, problem=problem
+        plan=start.plan,
+        recovery=start.recovery,
+        state=outcome,
+        steps=steps,
+        problem=problem,
+        untouched=state.untouched,
+        left_off=off[: comeback.KEPT_MAX] if done else (),
     )
-    done = outcome == "completed"
-    ended = said.RollbackEnded(recovery=start.recovery, rollback=start.job, done=done)
+    ended = said.RollbackEnded(
+        recovery=start.recovery, rollback=start.job, done=done, untouched=state.untouched
+    )
     sends = [Send(to="recovery", key=start.plan, message=ended)]
     if done:
         # Before the recovery gives its holds back: until then nobody else may have the VMs.
@@ -266,12 +324,19 @@ def _removed_at(state: Rollback) -> dt.datetime | None:
 
 
 def _outcome(state: Rollback) -> RecoveryState:
-    if state.remaining:
+    start = state.started
+    assert start is not None, "started before anything else"
+    if state.remaining or state.untouched:
         return "failed"
-    stays = sum(each == "stays-off" for each in state.returned.values())
-    if not stays:
+    off = _staying_off(state)
+    if not off:
         return "completed"
-    return "failed" if stays == len(state.returned) else "partially-completed"
+    none = len(off) == len(state.returned) and not start.leave_off
+    return "failed" if none else "partially-completed"
+
+
+def _staying_off(state: Rollback) -> tuple[str, ...]:
+    return tuple(vm for vm, how in state.returned.items() if how == "stays-off")
 
 
 def _timing(
@@ -308,15 +373,15 @@ def _unconfirmed(
     """The plan's name is missing: say what is lost, after having asked how much that is."""
     plan = told(parent).plan
     if not lost:
-        raise _wants_confirmation(
-            m.recovery, plan, "no instance was powered on, so nothing that was written is lost"
-        )
+        nothing = "no instance was powered on, so nothing that was written is lost"
+        raise _wants_confirmation(m.recovery, plan, nothing, leave_off=m.leave_off)
     event = said.RollbackUnconfirmed(
         command_id=m.command_id,
         job=m.job,
         plan=plan,
         recovery=m.recovery,
         discards=lost[: discards.KEPT_MAX],
+        leave_off=m.leave_off,
     )
     return Decision(events=(event,), effects=(_measure(parent, lost, now),), defer=True)
 
@@ -325,7 +390,7 @@ def _say_what_is_lost(
     asked: said.RollbackUnconfirmed, measured: said.WrittenMeasured | None
 ) -> Decision:
     lost = discards.in_words(asked.discards, measured)
-    refusal = _wants_confirmation(asked.recovery, asked.plan, lost)
+    refusal = _wants_confirmation(asked.recovery, asked.plan, lost, leave_off=asked.leave_off)
     found = discards.with_bytes(asked.discards, measured)
     answer = CommandSettled(
         command_id=asked.command_id,
@@ -339,9 +404,11 @@ def _say_what_is_lost(
     return Decision(events=(said.RollbackNotConfirmed(),), answers=(answer,))
 
 
-def _wants_confirmation(recovery: str, plan: str, lost: str) -> Refused:
+def _wants_confirmation(recovery: str, plan: str, lost: str, *, leave_off: bool) -> Refused:
+    word = "; VMs whose sources cannot come back run nowhere then" if leave_off else ""
     return Refused(
-        f"rolling back {recovery} deletes its instances; {lost}",
+        f"rolling back {recovery} deletes its instances{word}; {lost}",
         code="confirm",
-        remedy=f"type the plan's name to go on: `seawall rollback {recovery} --confirm {plan}`",
+        remedy="type the plan's name to go on: "
+        f"`{comeback.command(recovery, plan, leave_off=leave_off)}`",
     )

@@ -29,6 +29,7 @@ QUOTAS: Final[dict[str, str]] = {
     "power-off-node": "StopInstances",
     "list-owned": "DescribeTags",
     "look-at-source": "DescribeInstances",
+    "look-at-sources": "DescribeInstances",
     "shut-down-source": "StopInstances",
     "power-off-source": "StopInstances",
     "power-on-source": "StartInstances",

@@ -190,15 +190,16 @@ def test_recover_sends_every_choice(stub: Stub) -> None:
     assert stub.asked[0].query == {"wait": "10s"}
 
 
-@pytest.mark.parametrize("action", ["rollback", "cleanup"])
-def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, action: str) -> None:
+@pytest.mark.parametrize("words", ["rollback", "rollback --leave-off", "cleanup"])
+def test_what_discards_data_sends_the_name_that_was_typed(stub: Stub, words: str) -> None:
+    action, *word = words.split()
     path = f"/v1/jobs/recovery:shop:r1/{action}"
     stub.tell("POST", path, (409, refusal("confirm", "all is lost")), (202, job("queued")))
-    nobody = say(action, "recovery:shop:r1")
-    assert nobody.exit_code == 3
-    assert "all is lost" in nobody.stderr
-    assert say(action, "recovery:shop:r1", "--confirm", "shop").exit_code == 0
-    assert stub.bodies(path) == [{"confirm": ""}, {"confirm": "shop"}]
+    nobody = say(action, "recovery:shop:r1", *word)
+    assert nobody.exit_code == 3 and "all is lost" in nobody.stderr
+    assert say(action, "recovery:shop:r1", *word, "--confirm", "shop").exit_code == 0
+    more = {"leave_off": True} if word else {}
+    assert stub.bodies(path) == [{**more, "confirm": ""}, {**more, "confirm": "shop"}]
 
 
 def test_powering_originals_off_wants_the_sites_name_and_may_name_vms(stub: Stub) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -119,6 +120,24 @@ def test_showing_a_job_without_its_parts_says_where_their_questions_are() -> Non
 def test_what_is_undone_by_itself_asks_for_nothing_but_watching() -> None:
     job = {**SCENES["window"]().job, "facts": {"undone_by": "rollback:shop:auto-r1"}}
     assert [each.command for each in advice(job)] == ["seawall job watch rollback:shop:auto-r1"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "offered"),
+    [
+        ({"untouched": True}, ["--wait", "--leave-off --wait"]),
+        ({"source_stays_off": 1}, ["--wait", "--leave-off --wait"]),
+        ({}, ["--wait"]),
+        ({"leave_off": True}, ["--wait"]),
+        ({"leave_off": True, "left_off": ["db"]}, []),
+    ],
+)
+def test_a_roll_back_is_offered_again_with_the_word_where_that_may_help(
+    facts: dict[str, Any], offered: list[str]
+) -> None:
+    job = {**SCENES["rolled-back"]().job, "state": "partially-completed", "facts": facts}
+    commands = [each.command for each in advice(job)]
+    assert commands == [f"seawall rollback {job['recovery']} {each}" for each in offered]
 
 
 def test_a_recovery_that_took_its_sources_back_is_not_offered_a_retry() -> None:

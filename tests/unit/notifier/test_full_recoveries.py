@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from schemas.common import Problem
 from schemas.notifier import AlertOpened
 from schemas.operations import (
@@ -81,6 +85,24 @@ def test_a_roll_back_that_failed_is_a_critical_alert_until_one_is_done() -> None
         RollbackFinished(plan="shop", recovery=JOB, state="completed"), stream="rollback:shop:b2"
     )
     assert desk.open_alerts() == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "fields"),
+    [
+        ("failed", {"untouched": True}),
+        ("partially-completed", {"left_off": ("db",)}),
+    ],
+)
+def test_what_is_said_of_a_roll_back_is_not_to_repeat_what_was_done_or_cannot_be(
+    state: Any, fields: dict[str, Any]
+) -> None:
+    desk = Desk()
+    problem = Problem(code="x", message="db runs nowhere", remedy="do this, and only this")
+    end = RollbackFinished(plan="shop", recovery=JOB, state=state, problem=problem, **fields)
+    desk.hear(end, stream="rollback:shop:b1")
+    (opened,) = desk.events(AlertOpened)
+    assert (opened.severity, opened.remedy) == ("major", "do this, and only this")
 
 
 def test_a_recovery_that_is_undone_by_itself_says_by_which_job_in_its_mail() -> None:

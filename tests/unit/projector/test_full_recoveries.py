@@ -71,6 +71,7 @@ def test_a_roll_back_is_a_job_that_names_what_it_discards() -> None:
     job = found[ROLLBACK]
     assert (job.kind, job.state, job.recovery) == ("rollback", "completed", JOB)
     assert steps(job) == {
+        "look-at-sources": "completed",
         "measure-discards": "completed",
         "remove-instances": "completed",
         "power-on-sources": "completed",
@@ -79,6 +80,37 @@ def test_a_roll_back_is_a_job_that_names_what_it_discards() -> None:
     assert found[job.facts["cleanup"]].kind == "cleanup"
     assert not found[JOB].awaits_commit
     assert found[JOB].facts["rolled_back_by"] == ROLLBACK
+
+
+def test_a_roll_back_that_touched_nothing_shows_what_it_did_not_find() -> None:
+    world = SiteWorld("failover").begin().live()
+    del world.sites.sources["web"]
+    found = jobs(world.roll_back())
+    job = found[ROLLBACK]
+    assert (job.state, job.facts["untouched"]) == ("failed", True)
+    assert job.facts["nothing_to_come_back_to"] == ["web"]
+    assert steps(job) == {
+        "look-at-sources": "failed",
+        "measure-discards": "completed",
+        "remove-instances": "skipped",
+        "power-on-sources": "skipped",
+    }
+    assert job.error is not None and "--leave-off" in job.error.remedy
+    assert "leave_off" not in job.facts and "source_stays_off" not in job.facts
+    assert found[JOB].awaits_commit
+
+
+def test_a_roll_back_by_the_word_shows_what_is_left_off() -> None:
+    world = SiteWorld("failover").begin().live()
+    del world.sites.sources["web"]
+    found = jobs(world.roll_back(leave_off=True))
+    job = found[ROLLBACK]
+    assert (job.state, job.percent) == ("partially-completed", 100.0)
+    facts = {name: job.facts.get(name) for name in ("leave_off", "left_off", "untouched")}
+    assert facts == {"leave_off": True, "left_off": ["web"], "untouched": None}
+    assert (job.facts["source_on"], job.facts["source_stays_off"]) == (2, 1)
+    assert steps(job)["remove-instances"] == "completed"
+    assert found[JOB].facts["rolled_back_by"] == ROLLBACK and not found[JOB].awaits_commit
 
 
 def test_a_commit_is_a_job_and_its_instances_stand_until_they_are_cleaned() -> None:

@@ -57,7 +57,7 @@ def test_its_events_are_about_a_job_and_no_plan() -> None:
 
 def test_a_roll_back_shows_in_bytes_what_it_discards() -> None:
     job = jobs(SiteWorld("failover").begin().live().roll_back())["rollback:shop:b1"]
-    assert shown(job)[0] == ("measure-discards", "completed")
+    assert shown(job)[1] == ("measure-discards", "completed")
     assert (job.facts["discarded_bytes"], job.facts["discarded_unknown"]) == (3 * 4096, 0)
     assert {each["vm"]: each["bytes"] for each in job.facts["discards"]} == {
         "app": 4096, "db": 4096, "web": 4096,

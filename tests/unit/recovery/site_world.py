@@ -56,6 +56,9 @@ class Sites:
                 self.made["instance", payload.instance_id] = (payload.vm, True)
             case work.RemoveObject():
                 self._remove(payload)
+            case said_ops.LookAtSources():
+                gone = tuple(vm for vm in payload.vms if vm not in self.sources)
+                return said_ops.SourcesListed(missing=gone)
             case said_ops.MeasureWritten():
                 there = {
                     owner for (kind, _), (owner, _) in self.made.items() if kind == "instance"
@@ -83,7 +86,8 @@ class Sites:
     def check(self) -> None:
         """No VM runs twice on a production network."""
         for (kind, name), (owner, on) in self.made.items():
-            assert not (kind == "instance" and on and self.sources[owner] and self.watching), (
+            home = self.sources.get(owner, False)
+            assert not (kind == "instance" and on and home and self.watching), (
                 f"{owner} runs at its site and as {name}"
             )
 
@@ -139,6 +143,11 @@ class SiteWorld(World):
             self.settle(effect_id, code="cancelled")
             return
         effect = self.effects[effect_id]
+        if isinstance(effect.payload, work.SourcePower) and (
+            effect.payload.vm not in self.sites.sources
+        ):
+            self.settle(effect_id, code="no-such-vm")
+            return
         self.count += 1
         failing = self.count == self.fail_at
         result = None
@@ -178,11 +187,15 @@ class SiteWorld(World):
         found: said.RecoveryFinished = self.event(said.RecoveryFinished)
         return found
 
-    def roll_back(self, number: int = 1, *, confirm: str = "shop") -> SiteWorld:
+    def roll_back(
+        self, number: int = 1, *, confirm: str = "shop", leave_off: bool = False
+    ) -> SiteWorld:
         """A person rolls it back."""
         job = f"rollback:shop:b{number}"
         self.deliver(
-            said_ops.StartRollback(command_id="c", job=job, recovery=JOB, confirm=confirm)
+            said_ops.StartRollback(
+                command_id="c", job=job, recovery=JOB, confirm=confirm, leave_off=leave_off
+            )
         )
         return self.live()
 

@@ -262,13 +262,13 @@ def test_what_cannot_be_measured_is_said_to_be_unknown_and_stops_nothing() -> No
     world = SiteWorld("failover", fail_at=before + 1).begin().live()
     world.roll_back(7, confirm="")
     assert "how much is not known" in world.answers[-1].message
-    world = SiteWorld("failover", fail_at=before + 1).begin().live().roll_back()
+    world = SiteWorld("failover", fail_at=before + 2).begin().live().roll_back()
     measured = world.event(said_ops.RollbackMeasured)
     assert (measured.total, measured.unknown, measured.timing.state) == (None, 3, "skipped")
     assert world.event(said_ops.RollbackFinished).state == "completed"
 
 
-def test_a_roll_back_measures_before_it_removes() -> None:
+def test_a_roll_back_looks_and_measures_before_it_removes() -> None:
     world = SiteWorld("failover").begin().live()
     world.deliver(
         said_ops.StartRollback(
@@ -276,7 +276,14 @@ def test_a_roll_back_measures_before_it_removes() -> None:
         )
     )
     world.deliver_all()
-    assert kinds(world) == ["measure-written"]
+    assert kinds(world) == ["look-at-sources", "measure-written"]
+    # In whichever order they end, nothing is removed before both have.
+    world.act("rollback:shop:b1/measure-discards")
+    world.deliver_all()
+    assert kinds(world) == ["look-at-sources"]
+    world.act("rollback:shop:b1/look-at-sources")
+    world.deliver_all()
+    assert kinds(world) == ["list-owned"]
 
 
 # ── Automatic roll back ──────────────────────────────────────────────────────────────────────

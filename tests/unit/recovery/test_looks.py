@@ -183,7 +183,7 @@ async def test_the_digest_changes_with_whatever_a_person_would_be_told(
     await look()
     del platforms.running["app"]
     await look()
-    platforms.world.roll_back()
+    platforms.world.roll_back(leave_off=True)
     await look()
     assert len(digests) == 5
 

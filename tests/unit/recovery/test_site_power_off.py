@@ -213,11 +213,15 @@ def test_a_roll_back_switches_on_what_was_powered_off_and_leaves_what_was_off() 
     world.check_log()
 
 
-def test_a_roll_back_of_originals_that_nobody_touched_calls_no_lost_site() -> None:
+def test_originals_that_nobody_touched_are_looked_for_and_not_called_one_by_one() -> None:
     world = LostWorld().lost()
     world.roll_back()
-    assert world.event(said_ops.RollbackFinished).state == "completed"
-    assert world.sites.sources == ALL_ON
+    end = world.event(said_ops.RollbackFinished)
+    assert (end.state, end.untouched) == ("failed", True) and world.sites.made
+    world.roll_back(2, leave_off=True)
+    assert world.events(said_ops.RollbackFinished)[-1].left_off == tuple(ALL_ON)
+    assert world.sites.made == {} and world.sites.sources == ALL_ON
+    assert not [key for key in world.keys if key.startswith("vm-source:")]
 
 
 def test_a_failover_that_is_cancelled_before_it_built_switches_on_what_was_powered_off() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from schemas import operations, reversals
 from schemas import recovery as said
 from schemas import recovery_steering as steer
 from schemas import recovery_work as work
-from schemas import reversals
 from schemas.common import Problem, ScriptReport
 from schemas.ids import family_of
 from schemas.plans import (
@@ -116,6 +116,8 @@ def answer(effect: Effect, now: dt.datetime) -> Any:
             return work.WindowsPrepared(target="lab", changes=("viostor: Start 3 → 0",))
         case work.ValidateWindows():
             return work.WindowsValidated(disks_online=payload.disks)
+        case operations.LookAtSources():
+            return operations.SourcesListed()
         case reversals.LookAtInstances():
             return reversals.InstancesSeen(facts={"vms": len(payload.sources)})
         case reversals.VerifyCopies():

@@ -43,7 +43,8 @@ def fold(window: Window, event: Any) -> Window:
         case said.RecoveryRollingBack():
             return replace(window, rolling_back=event.rollback)
         case said.RecoveryRollbackIncomplete():
-            return replace(window, rolling_back="", half_undone=True)
+            half = window.half_undone or not event.untouched
+            return replace(window, rolling_back="", half_undone=half)
         case said.RecoveryRolledBack():
             return replace(window, rolling_back="", rolled_back=True)
         case said.CommitOverdue():
