@@ -115,6 +115,7 @@ def _told(facts: Facts) -> dict[str, str | int]:
     }
     return told | {
         "committed": len(facts.of(ops.RecoveryCommitted)),
+        "without": sum(len(b.without) for _, b in facts.of(ops.RecoveryCommitted)),
         "rolled_back": len(facts.of(ops.RecoveryRolledBack)),
         "retried": len(facts.of(steer.RecoveryReopened)) + len(facts.of(steer.MemberRetried)),
         "left_out": sum(b.state == "failed" for _, b in facts.of(ops.MemberSecured)),
