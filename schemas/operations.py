@@ -95,10 +95,15 @@ class LastSyncEnded(Fact, frozen=True, kw_only=True):
 
 @published("recovery.commit")
 class StartCommit(Command, frozen=True, kw_only=True):
-    """Close a full recovery's commit window for good; `job` is the commit's own stream id."""
+    """Close a full recovery's commit window for good; `job` is the commit's own stream id.
+
+    `without_failed`: what was made of VMs that are not ready is removed first, and they are given
+    back; without that word such a commit is refused.
+    """
 
     job: str
     recovery: str
+    without_failed: bool = False
 
 
 @published("recovery.rollback")
@@ -280,9 +285,10 @@ class SourcesRestored(Fact, frozen=True, kw_only=True):
 
 @published("recovery.recovery-committing")
 class RecoveryCommitting(Fact, frozen=True, kw_only=True):
-    """A commit of the recovery began."""
+    """A commit of the recovery began; what was made of the VMs `without` is being removed."""
 
     commit: str
+    without: tuple[str, ...] = ()
 
 
 @published("recovery.commit-refuted")
@@ -294,10 +300,14 @@ class RecoveryCommitRefuted(Fact, frozen=True, kw_only=True):
 
 @published("recovery.recovery-committed")
 class RecoveryCommitted(Fact, frozen=True, kw_only=True):
-    """The instances are the VMs from now on; the sources stay off."""
+    """The instances are the VMs from now on; the sources stay off.
+
+    Nothing was made, or is left, of the VMs `without`: they are what they were before.
+    """
 
     plan: str
     commit: str
+    without: tuple[str, ...] = ()
 
 
 @published("recovery.recovery-rolling-back")
@@ -410,7 +420,11 @@ class SourceRestored(Fact, frozen=True, kw_only=True):
 
 @published("recovery.commit-started")
 class CommitStarted(Fact, frozen=True, kw_only=True):
-    """A commit of `recovery` began; `instances` (vm, id) are what must be there."""
+    """A commit of `recovery` began; `instances` (vm, id) are what must be there.
+
+    `without` are VMs that are not ready: `cleanup` is the job that removes what was made of them,
+    `note` says where they are afterwards.
+    """
 
     job: str
     plan: str
@@ -419,17 +433,31 @@ class CommitStarted(Fact, frozen=True, kw_only=True):
     instances: tuple[tuple[str, str], ...]
     steps: tuple[str, ...] = ()
     definition_version: int = 1
+    without: tuple[str, ...] = ()
+    cleanup: str = ""
+    note: str = ""
+    at: dt.datetime | None = None
+
+
+@published("recovery.commit-vms-removed")
+class CommitVmsRemoved(Fact, frozen=True, kw_only=True):
+    """The cleanup of the VMs that are left out ended; `remaining` objects are not proven gone."""
+
+    remaining: int
+    timing: StepTiming
+    problem: Problem | None = None
 
 
 @published("recovery.commit-finished")
 class CommitFinished(Fact, frozen=True, kw_only=True):
-    """A commit ended."""
+    """A commit ended; `note` says where VMs are that it left out."""
 
     plan: str
     recovery: str
     state: RecoveryState
     steps: tuple[StepTiming, ...] = ()
     problem: Problem | None = None
+    note: str = ""
 
 
 # ── Events of a roll back ────────────────────────────────────────────────────────────────────

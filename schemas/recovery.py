@@ -140,7 +140,7 @@ class MemberNews(Fact, frozen=True, kw_only=True):
 
     `stop`: the operation must stop. `degraded`: usable, but something of it failed. `made`:
     something may exist on the platform that cleanup must remove. `again`: something failed that
-    can be done again. `round` counts the VM's retries.
+    can be done again. `round` counts the VM's retries. `failed_step` is what failed the VM.
     """
 
     job: str
@@ -156,17 +156,20 @@ class MemberNews(Fact, frozen=True, kw_only=True):
     problem: Problem | None = None
     again: bool = False
     round: int = 0
+    failed_step: str = ""
 
 
 @published("recovery.begin-cleanup")
 class BeginCleanup(Fact, frozen=True, kw_only=True):
     """A recovery's own cleanup: `auto_cleanup_after` is over, it is undone by itself, a `rollback`
-    needs it, or another job, `parent`, asks for it and is told of its end."""
+    needs it, or another job, `parent`, asks for it and is told of its end. With `vms` only what
+    was made of these is removed, for a commit: the recovery is not cleaned by that."""
 
     job: str
     recovery: str
     rollback: str = ""
     parent: str = ""
+    vms: tuple[str, ...] = ()
 
 
 @published("recovery.cleanup-news")
@@ -350,7 +353,8 @@ class MemberReady(Fact, frozen=True, kw_only=True):
 
 @published("recovery.member-ended")
 class MemberEnded(Fact, frozen=True, kw_only=True):
-    """A VM's recovery ended; `degraded`, `stop`, `made` and `again` as in MemberNews."""
+    """A VM's recovery ended; `degraded`, `stop`, `made`, `again` and `failed_step` as in
+    MemberNews."""
 
     vm: str
     at: dt.datetime
@@ -360,6 +364,7 @@ class MemberEnded(Fact, frozen=True, kw_only=True):
     made: bool = False
     problem: Problem | None = None
     again: bool = False
+    failed_step: str = ""
 
 
 @published("recovery.cancel-requested")

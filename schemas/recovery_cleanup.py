@@ -9,7 +9,7 @@ from schemas.scheduler import SiteRef
 
 @published("recovery.cleanup-started")
 class CleanupStarted(Fact, frozen=True, kw_only=True):
-    """A cleanup of `recovery` began."""
+    """A cleanup of `recovery` began; with `vms` of what was made of these alone."""
 
     job: str
     plan: str
@@ -18,6 +18,7 @@ class CleanupStarted(Fact, frozen=True, kw_only=True):
     steps: tuple[str, ...] = ()
     definition_version: int = 1
     parent: str = ""
+    vms: tuple[str, ...] = ()
 
 
 @published("recovery.cleanup-listed")

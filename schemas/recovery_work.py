@@ -200,9 +200,10 @@ class SitePolled(Fact, frozen=True, kw_only=True):
 
 @published("recovery.list-owned")
 class ListOwned(SiteWork, frozen=True, kw_only=True):
-    """List what carries the job's tag."""
+    """List what carries the job's tag; with `vms` of that what is of one of these."""
 
     count_max: int
+    vms: tuple[str, ...] = ()
 
 
 @published("recovery.owned-listed")

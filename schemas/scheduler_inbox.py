@@ -293,10 +293,14 @@ class SyncLast(Fact, frozen=True, kw_only=True):
 
 @published("scheduler.return-vms")
 class ReturnVms(Fact, frozen=True, kw_only=True):
-    """A recovery was rolled back: its VMs are replicated again."""
+    """A recovery was rolled back, or committed without some of its VMs: they are replicated again.
+
+    `vms` are those; empty: all that it moved and that have not turned.
+    """
 
     plan: str
     job: str
+    vms: tuple[str, ...] = ()
 
 
 @published("scheduler.site-lost")

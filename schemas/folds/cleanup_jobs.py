@@ -28,6 +28,7 @@ def _started(doc: Job | None, event: said.CleanupStarted, recorded: Recorded, ro
         started_at=at(recorded),
         steps=steps.next_begun(steps.listed(event.steps), at(recorded)),
         recovery=event.recovery,
+        facts={"vms": list(event.vms)} if event.vms else {},
     )
 
 

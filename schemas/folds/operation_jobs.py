@@ -77,6 +77,8 @@ def _committed(
     doc: Job | None, event: said.RecoveryCommitted, recorded: Recorded, row: str
 ) -> Job | None:
     facts = {**doc.facts, "committed_by": event.commit} if doc else {}
+    if event.without:
+        facts["committed_without"] = list(event.without)
     return doc and _replace(doc, awaits_commit=False, committed=True, facts=facts)
 
 
@@ -115,7 +117,10 @@ def _job(
 def _commit_started(
     doc: Job | None, event: said.CommitStarted, recorded: Recorded, row: str
 ) -> Job:
-    return _job(event, recorded, row, "commit", instances=len(event.instances))
+    facts: dict[str, Any] = {"instances": len(event.instances)}
+    if event.without:
+        facts |= {"without": list(event.without), "cleanup": event.cleanup}
+    return _job(event, recorded, row, "commit", **facts)
 
 
 def _rollback_started(
@@ -167,7 +172,10 @@ def _measured(
 
 
 def _instances_removed(
-    doc: Job | None, event: said.RollbackInstancesRemoved, recorded: Recorded, row: str
+    doc: Job | None,
+    event: said.RollbackInstancesRemoved | said.CommitVmsRemoved,
+    recorded: Recorded,
+    row: str,
 ) -> Job | None:
     if doc is None:
         return None
@@ -190,12 +198,16 @@ def _finished(
     row: str,
     **changes: Any,
 ) -> Job | None:
-    return doc and steps.closed(
+    if doc is None:
+        return None
+    note = event.note if isinstance(event, said.CommitFinished) else doc.note
+    return steps.closed(
         doc,
         state=event.state,
         when=at(recorded),
         timings=event.steps,
         error=error_of(event.problem),
+        note=note,
         **changes,
     )
 
@@ -225,6 +237,7 @@ ROUTES: dict[type, tuple[Route, ...]] = {
     said.RecoveryCommitted: (Route(_committed),),
     said.RecoveryRolledBack: (Route(_rolled_back),),
     said.CommitStarted: (Route(_commit_started),),
+    said.CommitVmsRemoved: (Route(_instances_removed),),
     said.CommitFinished: (Route(_finished),),
     said.RollbackStarted: (Route(_rollback_started),),
     said.RollbackSourcesSeen: (Route(_sources_seen),),

@@ -114,6 +114,7 @@ BODIES: Final[Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]]] = {
         ("verdict",),
     ),
     "/v1/jobs/{job}/cleanup": ({"confirm": TEXT}, ()),
+    "/v1/jobs/{job}/commit": ({"without_failed": FLAG}, ()),
     "/v1/jobs/{job}/rollback": ({"confirm": TEXT, "leave_off": FLAG}, ()),
     "/v1/sites/{name}/release": ({"confirm": TEXT, "originals_running": FLAG}, ()),
     "/v1/sites/{name}/power-off": ({"confirm": TEXT, "vms": NAMES}, ()),

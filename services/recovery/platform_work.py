@@ -191,11 +191,19 @@ async def release_copy(tools: Tools, effect: EffectRun) -> work.WorkDone:
 
 
 async def list_owned(tools: Tools, effect: EffectRun) -> work.OwnedListed:
-    """What carries the recovery's tag: instances first, then what they use, then held copies."""
+    """What carries the recovery's tag: instances first, then what they use, then held copies.
+
+    Of some VMs alone it is chosen before the listing is cut: what is not shown is not there.
+    """
     payload: work.ListOwned = effect.payload
     site = tools.open_site(payload.site)
     every = (*await site.compute.list_owned(), *await site.target.list_generations())
-    found = {(each.kind, each.object_id): each for each in every if each.job == payload.job}
+    wanted = frozenset(payload.vms)
+    found = {
+        (each.kind, each.object_id): each
+        for each in every
+        if each.job == payload.job and (not wanted or each.vm in wanted)
+    }
     order = {"instance": 0, "disk": 1, "network": 2}
     listed = sorted(found.values(), key=lambda o: (order.get(o.kind, 3), o.vm, o.object_id))
     objects = tuple((each.kind, each.object_id, each.vm) for each in listed)

@@ -278,3 +278,32 @@ def test_a_roll_back_to_a_deleted_original_touches_nothing_but_by_the_word(shop:
     again = recover(shop, "failover", "--vm", "db", "--source-gone")
     assert again.code == 0, again
     assert set(recovered(shop)) == {"db"} and power(shop) == {"app": "on", "web": "on"}
+
+
+def test_who_did_not_come_up_is_left_out_of_the_commit_and_recovered_again(shop: Sites) -> None:
+    nobody_listens = {"name": "web", "ready": {"tcp": 1, "within": "3s"}}
+    _apply(shop, nobody_listens)
+    job = job_of(recover(shop, "failover"))
+    assert job["state"] == "partially-completed", job
+    refused = decide(shop, "commit", job["id"])
+    assert refused.code == 3 and "web" in refused.err and "--without-failed" in refused.err
+    assert len(shop.instances()) == 3, "refused, it has touched nothing"
+    kept = decide(shop, "commit", job["id"], "--without-failed")
+    assert kept.code == 0, kept
+    assert job_of(kept)["note"].startswith("web not brought up")
+    assert set(recovered(shop)) == {"db", "app"}
+    assert set(power(shop).values()) == {"off"}
+    # Its name is free, its copies are there: nothing need be deleted by hand.
+    _apply(shop, {"name": "web"})
+    again = recover(shop, "failover", "--vm", "web")
+    assert again.code == 0, again
+    assert decide(shop, "commit", job_of(again)["id"]).code == 0
+    assert set(recovered(shop)) == set(VMS)
+
+
+def _apply(shop: Sites, *changed: dict[str, Any]) -> None:
+    """The plan with other definitions of some of its VMs."""
+    members = {vm: {"name": vm} for vm in VMS} | {each["name"]: each for each in changed}
+    document = {**shop.plan(), "vms": list(members.values())}
+    applied = shop.plane.command("/v1/plans", {"plan": document, "scripts": {}})
+    assert applied.status == 200, applied

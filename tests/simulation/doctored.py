@@ -16,6 +16,7 @@ import msgspec
 from shared.testing.sites import Turn
 from shared.testing.virtual import run_virtual
 from tests.simulation import (
+    commits,
     drills,
     issued,
     journeys,
@@ -85,6 +86,7 @@ def everything(life: Lived) -> list[str]:
         *machines.judged(world, facts),
         *outcomes.judged(world, facts, temper),
         *told.judged(world, facts, temper),
+        *commits.judged(world, facts),
         *issued.judged(world, calm=temper.calm),
         *journeys.judged(world, facts, temper),
         *reversed_ends.judged(world, facts, temper),

@@ -115,6 +115,7 @@ def _told(facts: Facts) -> dict[str, str | int]:
     }
     return told | {
         "committed": len(facts.of(ops.RecoveryCommitted)),
+        "without": sum(len(b.without) for _, b in facts.of(ops.RecoveryCommitted)),
         "rolled_back": len(facts.of(ops.RecoveryRolledBack)),
         "untouched": sum(end.untouched for _, end in facts.of(ops.RollbackFinished)),
         "left_off": sum(len(end.left_off) for _, end in facts.of(ops.RollbackFinished)),

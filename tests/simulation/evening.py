@@ -104,7 +104,7 @@ class Evening(Traveller):
             if view.window:
                 usable = view.end is not None and view.end.ready
                 commits = usable and self._chance.random() < (0.8 if self.travels else 0.5)
-                acts.append(self._commit(view) if commits else self._roll_back(view))
+                acts.append(self._commit(view, certain=True) if commits else self._roll_back(view))
             elif view.to_clean or (view.to_delete and (view.freed or not keeps)):
                 acts.append(self._clean_one(view))
         for act in acts:

@@ -27,7 +27,16 @@ from shared.platforms.lab.limits import LabLimits
 from shared.platforms.ports import Instance
 from shared.testing.scripts import Run
 from shared.testing.sites import Shot
-from tests.simulation import issued, journeys, machines, outcomes, reversed_ends, strangers, told
+from tests.simulation import (
+    commits,
+    issued,
+    journeys,
+    machines,
+    outcomes,
+    reversed_ends,
+    strangers,
+    told,
+)
 from tests.simulation.contract import contract_kept
 from tests.simulation.facts import Facts
 from tests.simulation.lives import HOME, OTHER, unprepared
@@ -56,6 +65,7 @@ async def judge(world: Plane, facts: Facts, temper: Temper) -> list[str]:
     broken += machines.judged(world, facts)
     broken += outcomes.judged(world, facts, temper)
     broken += told.judged(world, facts, temper)
+    broken += commits.judged(world, facts)
     broken += journeys.judged(world, facts, temper)
     broken += reversed_ends.judged(world, facts, temper)
     broken += issued.judged(world, calm=temper.calm)

@@ -243,10 +243,19 @@ class Operator(Story):
             "recovery", plan, rec.StartCleanup, new=job, recovery=view.start.job, confirm=confirm
         )
 
-    async def _commit(self, view: RecoveryView) -> None:
+    async def _commit(self, view: RecoveryView, *, certain: bool = False) -> None:
+        """With the word that leaves out who did not come up, `certain` or as it happens."""
         plan = view.start.plan
         job = self._job("commit", plan)
-        await self._ask("recovery", plan, ops.StartCommit, new=job, recovery=view.start.job)
+        word = certain or self._world.chance(f"word of {job}").random() < 0.6
+        await self._ask(
+            "recovery",
+            plan,
+            ops.StartCommit,
+            new=job,
+            recovery=view.start.job,
+            without_failed=word,
+        )
 
     async def _roll_back(self, view: RecoveryView) -> None:
         plan = view.start.plan

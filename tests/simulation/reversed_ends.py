@@ -19,7 +19,7 @@ from schemas.envelope import Recorded
 from schemas.ids import parts_of
 from tests.simulation import operations
 from tests.simulation.facts import Facts
-from tests.simulation.lives import Lineage, Powered
+from tests.simulation.lives import Lineage, Powered, ready_of
 from tests.simulation.outcomes import Happened
 from tests.simulation.plane import Plane
 from tests.simulation.plans import Temper
@@ -116,6 +116,9 @@ def _given_up(facts: Facts, job: str, at: dt.datetime) -> list[str]:
                 found.append(body.vm)
             case ops.RecoveryRollingBack() | ops.RecoveryRolledBack():
                 return []
+            case ops.RecoveryCommitted():
+                # Who was left out is its original again.
+                found = [vm for vm in found if vm in ready_of(facts, job)]
     return found
 
 

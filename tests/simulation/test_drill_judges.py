@@ -15,7 +15,8 @@ import pytest
 from schemas import operations as ops
 from schemas import recovery as rec
 from schemas import recovery_steering as steer
-from schemas.common import Problem, StepTiming
+from schemas import scheduler_operations as sch_ops
+from schemas.common import CommandSettled, Problem, StepTiming
 from schemas.ids import parts_of
 from schemas.plans import RECOVERY_OPERATIONS, ManualStep
 from shared.platforms.lab.settings import Quota
@@ -34,7 +35,7 @@ from tests.simulation.doctored import (
 )
 from tests.simulation.drills import Lived
 
-SEEDS: Final = (5, 25, 46, 36, 37, 54, 41)
+SEEDS: Final = (5, 25, 46, 36, 37, 54, 41, 71)
 """Worlds of few seconds in which, together, everything happens that a test below looks for."""
 
 replace = msgspec.structs.replace
@@ -419,6 +420,41 @@ def it_was_stopped_before(life: Lived) -> bool:
     return False
 
 
+# ── Commits ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _without(life: Lived) -> bool:
+    return any(body.without for _, body in life.facts.of(ops.RecoveryCommitted))
+
+
+def nobody_said_the_word(life: Lived) -> bool:
+    for number, asked in enumerate(life.world.asked):
+        if isinstance(asked.body, ops.StartCommit):
+            body = replace(asked.body, without_failed=False)
+            life.world.asked[number] = replace(asked, body=body)
+    return _without(life)
+
+
+def nobody_was_given_back(life: Lived) -> bool:
+    return _without(life) and tell(life, sch_ops.VmReturned, lambda _: None)
+
+
+def an_instance_of_who_was_left_out_stays(life: Lived) -> bool:
+    for row, body in life.facts.of(ops.RecoveryCommitted):
+        for each in lives.Powered(life.world).of(row.stream):
+            if each.vm in body.without:
+                turns = life.world.sites[each.site].turns
+                turns[:] = [t for t in turns if (t.machine, t.what) != (each.machine, "gone")]
+                return True
+    return False
+
+
+def all_had_come_up(life: Lived) -> bool:
+    refused = [b for _, b in life.facts.of(CommandSettled) if b.code == "not-ready"]
+    tell(life, rec.RecoveryFinished, lambda end: replace(end, ready=len(end.steps) + 100))
+    return bool(refused)
+
+
 # ── Budgets ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -480,6 +516,10 @@ def the_site_took_less(life: Lived) -> bool:
         (scripts_begin_at_the_end, "script: pre-script"),
         (scripts_begin_at_once, "script: post-script"),
         (it_was_stopped_before, "stop: "),
+        (nobody_said_the_word, "commit: "),
+        (nobody_was_given_back, "commit: "),
+        (an_instance_of_who_was_left_out_stays, "commit: "),
+        (all_had_come_up, "commit: "),
         (a_call_was_made_twice, "budget: "),
         (the_site_took_less, "budget: "),
     ],

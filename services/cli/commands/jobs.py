@@ -379,13 +379,29 @@ def cleanup(
     _decide(job, "cleanup", confirmation, wait=wait, within=timeout, form=output)
 
 
+WithoutFailed = Annotated[
+    bool,
+    typer.Option(
+        "--without-failed",
+        help="leave out the VMs that did not come up: what was made of them is deleted, and they "
+        "may be recovered again",
+    ),
+]
+
+
 def commit(
-    job: JobId, wait: Wait = False, timeout: Timeout = "10m", output: Output = Format.TABLE
+    job: JobId,
+    without_failed: WithoutFailed = False,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    output: Output = Format.TABLE,
 ) -> None:
     """Keep what a failover, migration or failback brought up: these are the VMs for good."""
 
     async def work(client: Client) -> int:
-        answer = await client.command(job_path(job, "commit"), within_s=patience_s(wait, timeout))
+        body = {"without_failed": True} if without_failed else None
+        path, within_s = job_path(job, "commit"), patience_s(wait, timeout)
+        answer = await client.command(path, body, within_s=within_s)
         return await follow(client, answer, wait=wait, within=timeout, form=output)
 
     run(work)

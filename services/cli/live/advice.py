@@ -71,7 +71,7 @@ def _after(job: Part, parts: Sequence[Part]) -> Iterator[Advice]:
     yield from _script_outputs((job, *parts))
     if job.get("awaits_commit"):
         if (job.get("vms") or {}).get("ready", 1):
-            yield Advice("to keep what came up", f"seawall commit {name}")
+            yield _keep(job)
         yield Advice("to take it back, losing what it wrote", f"seawall rollback {name}")
     elif job.get("awaits_cleanup"):
         yield Advice("to remove what it made", f"seawall cleanup {name} --wait")
@@ -82,6 +82,18 @@ def _after(job: Part, parts: Sequence[Part]) -> Iterator[Advice]:
         )
     if job["state"] in ("failed", "partially-completed"):
         yield from _once_more(job)
+
+
+def _keep(job: Part) -> Advice:
+    """The commit; where VMs did not come up, with the word that leaves them out."""
+    vms = job.get("vms") or {}
+    stayed = int((job.get("facts") or {}).get("source_failed", 0))
+    if vms.get("total", 0) - stayed <= vms.get("ready", 0):
+        return Advice("to keep what came up", f"seawall commit {job['id']}")
+    return Advice(
+        "to keep what came up, deleting what was made of the others",
+        f"seawall commit {job['id']} --without-failed",
+    )
 
 
 def _can_be_retried(job: Part) -> bool:
@@ -105,8 +117,13 @@ def _script_outputs(jobs: Sequence[Part]) -> Iterator[Advice]:
 
 def _once_more(job: Part) -> Iterator[Advice]:
     kind = job["kind"]
+    facts = job.get("facts") or {}
     if kind == "rollback":
         yield from _roll_back_again(job)
+    elif (kind == "commit" and facts.get("without")) or (kind == "cleanup" and facts.get("vms")):
+        # What a commit leaves out is cleaned by the commit alone.
+        again = f"seawall commit {job['recovery']} --without-failed --wait"
+        yield Advice("to try again", again)
     elif kind in ("cleanup", "commit") and job.get("recovery"):
         yield Advice("to try again", f"seawall {kind} {job['recovery']} --wait")
     elif kind in ("iteration", "replication-run"):

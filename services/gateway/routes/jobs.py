@@ -211,12 +211,20 @@ async def _cleanup_group(request: web.Request, group: str) -> web.Response:
 
 
 async def commit(request: web.Request) -> web.Response:
-    """POST /v1/jobs/ID/commit: close a full recovery's commit window for good."""
+    """POST /v1/jobs/ID/commit {without_failed}: close a full recovery's commit window for good.
+
+    `without_failed` removes what was made of VMs that did not come up, and gives them back."""
     recovery, plan = _recovery_of(request)
     if plan is None:
         raise await _no_recovery(request, recovery)
+    document = await body_of(request, "without_failed")
     job = stream_id("commit", plan, new_id())
-    command = StartCommit(command_id=new_command_id(), job=job, recovery=recovery)
+    command = StartCommit(
+        command_id=new_command_id(),
+        job=job,
+        recovery=recovery,
+        without_failed=flag(document, "without_failed"),
+    )
     return await ask(request, Asked(to="recovery", key=plan, body=command, job=job))
 
 

@@ -1,7 +1,8 @@
 """Cleanup: list what a recovery made, remove it, and prove by listing that it is gone.
 
 Saga. Decides what is removed in which order and when to list again. Removes only what carries the
-recovery's own tag. Does not decide whether a recovery may be cleaned (`recovery`).
+recovery's own tag; for a commit, of some of its VMs alone, which does not clean the recovery. Does
+not decide whether a recovery may be cleaned (`recovery`, `stranded`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from schemas.common import Problem, StepTiming
 from schemas.envelope import Received
 from schemas.ids import family_of, key_of
 from schemas.recovery_work import ListOwned, OwnedListed, RemoveObject
-from services.recovery.domain import recovery, refusals
+from services.recovery.domain import recovery, refusals, stranded
 from services.recovery.domain.recovery_state import Recovery, told
 from services.recovery.domain.work import (
     CLEANUP_PRIORITY,
@@ -85,7 +86,8 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     """Start cleaning a recovery. Decides over the cleanup and the recovery together.
 
     Raises Refused: `unknown-job`, `still-running`, `already-cleaned`, `nothing-to-clean`,
-    `being-cleaned`; for a full recovery as `commit_window.check_cleanup`.
+    `being-cleaned`; for a full recovery as `commit_window.check_cleanup`. What a job asked for
+    is not refused: the job is told.
     """
     m: said.StartCleanup | said.BeginCleanup = received.body
     if family_of(m.recovery) != "recovery" or family_of(m.job) != "cleanup":
@@ -96,13 +98,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         return {}
     asker = m.parent if isinstance(m, said.BeginCleanup) else ""
     try:
-        marked = recovery.begin_cleanup(
-            parent,
-            job=m.recovery,
-            cleanup=m.job,
-            confirm=m.confirm if isinstance(m, said.StartCleanup) else "",
-            rollback=m.rollback if isinstance(m, said.BeginCleanup) else "",
-        )
+        marked = _marked(m, parent)
     except Refused as refused:
         if not isinstance(m, said.BeginCleanup):
             raise
@@ -117,8 +113,23 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         steps=STEPS,
         definition_version=DEFINITION_VERSION,
         parent=asker,
+        vms=m.vms if isinstance(m, said.BeginCleanup) else (),
     )
     return {m.job: _step(state, (event,), received.at), m.recovery: marked}
+
+
+def _marked(m: said.StartCleanup | said.BeginCleanup, parent: Recovery) -> Decision:
+    """The recovery's part. One that is cleaned of some VMs for its commit stays as it is."""
+    if isinstance(m, said.BeginCleanup) and m.vms:
+        stranded.check_removal(parent, m.recovery, commit=m.parent)
+        return NOTHING
+    return recovery.begin_cleanup(
+        parent,
+        job=m.recovery,
+        cleanup=m.job,
+        confirm=m.confirm if isinstance(m, said.StartCleanup) else "",
+        rollback=m.rollback if isinstance(m, said.BeginCleanup) else "",
+    )
 
 
 def _not_begun(m: said.BeginCleanup, refused: Refused) -> tuple[Send, ...]:
@@ -252,10 +263,12 @@ def _finish(state: Cleanup) -> said.CleanupFinished:
     start = _started(state)
     problem = state.problem
     if state.left and problem is None and not state.cancelling:
+        commit = f"`seawall commit {start.recovery} --without-failed`"
+        again = commit if start.vms else "the cleanup"
         problem = Problem(
             code="left-over",
             message=f"{len(state.left)} objects are still listed by the platform",
-            remedy="look at them on the platform, then run the cleanup again",
+            remedy=f"look at them on the platform, then run {again} again",
         )
     done = {step.name: step for step in merged_steps(state.steps)}
     return said.CleanupFinished(
@@ -399,16 +412,21 @@ def _step(state: Cleanup, events: tuple[Any, ...], now: dt.datetime) -> Decision
         end = _finish(after)
         events = (*events, end)
         start = _started(after)
-        news = said.CleanupNews(
-            recovery=start.recovery, cleanup=start.job, remaining=_unproven(end)
-        )
-        sends = (Send(to="recovery", key=start.plan, message=news), *_told_parent(end, start))
+        sends = (*_told_recovery(end, start), *_told_parent(end, start))
     return Decision(events=events, effects=effects, sends=sends)
 
 
 def _unproven(end: said.CleanupFinished) -> int:
     """Objects that may be left: a cleanup that could not look, or was stopped, proves nothing."""
     return 0 if end.state == "completed" else max(1, len(end.remaining))
+
+
+def _told_recovery(end: said.CleanupFinished, start: said.CleanupStarted) -> tuple[Send, ...]:
+    """The news to the recovery: one that was cleaned of some VMs alone is none the cleaner."""
+    if start.vms:
+        return ()
+    news = said.CleanupNews(recovery=start.recovery, cleanup=start.job, remaining=_unproven(end))
+    return (Send(to="recovery", key=start.plan, message=news),)
 
 
 def _told_parent(end: said.CleanupFinished, start: said.CleanupStarted) -> tuple[Send, ...]:
@@ -435,7 +453,7 @@ def _effect(state: Cleanup, part: str, now: dt.datetime) -> Effect:
         "priority": CLEANUP_PRIORITY,
     }
     if part.startswith("list/"):
-        payload = ListOwned(count_max=OBJECTS_MAX, **tags)
+        payload = ListOwned(count_max=OBJECTS_MAX, vms=start.vms, **tags)
         return recovery_effect(part, "list-owned", payload, **common)
     action, kind, object_id = part.split("/", 2)
     vm = next(vm for listed, other, vm in state.todo if (listed, other) == (kind, object_id))

@@ -16,7 +16,7 @@ from schemas.lost_sites import LookAtLostSite
 from schemas.recovery import RecoveryFinished
 from schemas.scheduler import ReleaseHolds
 from schemas.units import some_of
-from services.recovery.domain import instances
+from services.recovery.domain import instances, stranded
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery_state import Recovery, told
 from shared.decider import NOTHING, Decision, Send, Timer
@@ -121,7 +121,7 @@ def given_up(state: Recovery) -> tuple[str, ...]:
     """The VMs whose originals a failover could not reach and that it replaced all the same.
 
     None of one whose instances a roll back removed or is removing, or that ended without having
-    made anything: its originals are the VMs (again).
+    made anything, and none that it was committed without: their originals are the VMs (again).
     """
     window = state.window
     gone = window.half_undone and (state.cleaned or not state.made)
@@ -130,26 +130,32 @@ def given_up(state: Recovery) -> tuple[str, ...]:
         return ()
     if state.finished is not None and not state.finished.awaits_commit:
         return ()
+    back = stranded.left_out(state)
     if state.source.lost:
-        return tuple(state.roster)
-    return tuple(vm for vm, secured in state.source.states.items() if secured == "gone")
+        return tuple(vm for vm in state.roster if vm not in back)
+    return tuple(
+        vm for vm, secured in state.source.states.items() if secured == "gone" and vm not in back
+    )
 
 
 # ── What became of it ────────────────────────────────────────────────────────────────────────
 
 
 def commit_ended(state: Recovery, received: Received) -> Decision:
-    """A commit ended: the window closes for good, or stays open."""
+    """A commit ended: the window closes for good, or stays open.
+
+    VMs that it left out are given back before the holds are.
+    """
     m: said.CommitEnded = received.body
     if state.window.committing != m.commit:
         return NOTHING
     if not m.done:
         return Decision(events=(said.RecoveryCommitRefuted(commit=m.commit),))
-    event = said.RecoveryCommitted(plan=told(state).plan, commit=m.commit)
-    facts, sends = instances.committed(state, commit=m.commit)
-    return Decision(
-        events=(event, *facts), sends=(*sends, given_back(state)), cancel_timers=(REMINDER,)
-    )
+    without = stranded.not_ready(state)
+    event = said.RecoveryCommitted(plan=told(state).plan, commit=m.commit, without=without)
+    facts, sends = instances.committed(state, commit=m.commit, without=without)
+    sends += (given_back(state), *(_look_again(state) if without else ()))
+    return Decision(events=(event, *facts), sends=sends, cancel_timers=(REMINDER,))
 
 
 def rollback_ended(state: Recovery, received: Received) -> Decision:
@@ -161,12 +167,16 @@ def rollback_ended(state: Recovery, received: Received) -> Decision:
         incomplete = said.RecoveryRollbackIncomplete(rollback=m.rollback, untouched=m.untouched)
         return Decision(events=(incomplete,))
     event = said.RecoveryRolledBack(plan=told(state).plan, rollback=m.rollback)
-    sends: tuple[Send, ...] = (given_back(state),)
-    if securing.gives_up_unreached(state.source):
-        # Its originals are the VMs again: who watches them hears so before the next beat.
-        site = told(state).header.protected.site
-        sends += (Send(to="recovery", key=site, message=LookAtLostSite(site=site)),)
+    sends = (given_back(state), *_look_again(state))
     return Decision(events=(event,), sends=sends, cancel_timers=(REMINDER,))
+
+
+def _look_again(state: Recovery) -> tuple[Send, ...]:
+    """Originals are the VMs again: who watches them hears so before the next beat."""
+    if not securing.gives_up_unreached(state.source):
+        return ()
+    site = told(state).header.protected.site
+    return (Send(to="recovery", key=site, message=LookAtLostSite(site=site)),)
 
 
 def remind(state: Recovery, received: Received) -> Decision:

@@ -43,11 +43,13 @@ def free(state: Recovery, received: Received) -> Decision:
     return Decision(events=(said.InstancesFreed(by=m.by, vms=m.vms, home=m.home),))
 
 
-def committed(state: Recovery, *, commit: str) -> tuple[tuple[Any, ...], tuple[Send, ...]]:
+def committed(
+    state: Recovery, *, commit: str, without: tuple[str, ...] = ()
+) -> tuple[tuple[Any, ...], tuple[Send, ...]]:
     """What a commit means for sources, old and new: facts of this recovery, and messages.
 
-    Sent before the recovery gives its holds back. Of a failback, VMs that did not come up are
-    where they were: replicated in reverse, their instances shut down.
+    Sent before the recovery gives its holds back. VMs that it leaves out are where they were, and
+    replicated from there: of a failback in reverse. What they run as is shut down.
     """
     start = told(state)
     ready = [vm for vm, member in state.members.items() if member.outcome == "ready"]
@@ -61,7 +63,9 @@ def committed(state: Recovery, *, commit: str) -> tuple[tuple[Any, ...], tuple[S
             sends.append(Send(to="scheduler", key=start.plan, message=turn))
             names = tuple(source.vm for source in part)
             events.append(said.InstancesTaken(by=commit, vms=names))
-        rest = ReturnVms(plan=start.plan, job=start.job)
+    if turns or without:
+        # Said of a failback in any case: a VM that turned is not there to be returned.
+        rest = ReturnVms(plan=start.plan, job=start.job, vms=without)
         sends.append(Send(to="scheduler", key=start.plan, message=rest))
     for message in _freed(state, ready, commit=commit, home=turns):
         sends.append(Send(to="recovery", key=start.plan, message=message))

@@ -1,4 +1,5 @@
-"""Which job hears of a recovery or cleanup that it asked for: a search, a group, its cleanup.
+"""Which job hears of a recovery or cleanup that it asked for: a search, a group, its cleanup,
+a commit.
 
 Owns the dispatch by what the parent is; what the news means to it is the parent's own. A parent
 that this service does not know (its log was restored without it) hears nothing.
@@ -10,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.envelope import Received
-from services.recovery.domain import clean_point, group, group_cleanup
+from services.recovery.domain import clean_point, commit, group, group_cleanup
 from services.recovery.domain.clean_point_state import Search
+from services.recovery.domain.commit import Commit
 from services.recovery.domain.group import Group
 from services.recovery.domain.group_cleanup import GroupCleanup
 from shared.decider import NOTHING, Decision
@@ -48,6 +50,8 @@ def cleaned(states: Mapping[str, Any], received: Received) -> Mapping[str, Decis
     state = states[parent]
     if isinstance(state, Search):
         return {parent: clean_point.child_cleaned(state, received)}
+    if isinstance(state, Commit):
+        return {parent: commit.cleaned(state, received)}
     if isinstance(state, GroupCleanup):
         return group_cleanup.child_cleaned(states, received)
     return {}

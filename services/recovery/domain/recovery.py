@@ -234,6 +234,7 @@ def _news_event(state: Recovery, m: said.MemberNews) -> Any:
         made=m.made,
         problem=m.problem,
         again=m.again,
+        failed_step=m.failed_step,
     )
 
 
@@ -438,5 +439,5 @@ FAMILY = Family(
     evolve=evolve,
     is_terminal=_is_over,
     outcome=outcome,
-    schema=4,
+    schema=5,
 )

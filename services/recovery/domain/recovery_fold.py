@@ -71,6 +71,7 @@ def evolve(state: Recovery, event: Any) -> Recovery:
         case _ if type(event) in _ABOUT_SOURCES:
             return _about_sources(state, event)
         case _ if type(event) in _ABOUT_WINDOW:
+            state = _left_out(state, event)
             return replace(state, window=window.fold(state.window, event))
     raise AssertionError(f"{type(event).__name__} is no event of a recovery")
 
@@ -102,6 +103,21 @@ _ABOUT_WINDOW: Final = frozenset(
         InstancesFreed,
     }
 )
+
+
+def _left_out(state: Recovery, event: Any) -> Recovery:
+    """What a commit means for the VMs that it leaves out: in the end nothing is made of them."""
+    match event:
+        case said_ops.RecoveryCommitting() if event.without:
+            without = state.without.union(event.without)
+            return msgspec.structs.replace(state, without=without)
+        case said_ops.RecoveryCommitted() if event.without:
+            members = state.members.copy()
+            for vm in event.without:
+                gone = members.get(vm, MemberState())
+                members[vm] = msgspec.structs.replace(gone, made=False)
+            return msgspec.structs.replace(state, members=members)
+    return state
 
 
 def _about_sources(state: Recovery, event: Any) -> Recovery:
@@ -287,6 +303,7 @@ def _ended(state: Recovery, event: said.MemberEnded) -> Recovery:
         error=event.problem.message if event.problem is not None else "",
         again=event.again,
         made=event.made,
+        failed_step=event.failed_step,
         asks="",
     )
     bad = event.problem if failed or event.degraded else None

@@ -41,7 +41,8 @@ Phase = (
 
 class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     """How far one VM of the roster is. `again`: something of it failed that can be done again;
-    `asks`: the step at which it waits for a person. `round` counts its retries."""
+    `failed_step`: what failed it; `asks`: the step at which it waits for a person. `round` counts
+    its retries."""
 
     powered_on_at: dt.datetime | None = None
     ready_at: dt.datetime | None = None
@@ -53,6 +54,7 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     again: bool = False
     made: bool = False
+    failed_step: str = ""
     asks: str = ""
     round: int = 0
 
@@ -78,7 +80,8 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     `asked`-th of this stream; `by_hand` are the manual steps that are over, `passed` the steps
     that were gone on without. `problems` are why it is not *completed*, by step or VM, in the
     order they came. `retrying`: it ended, is to go on, and its holds are asked for. `instances`
-    are what VMs run as whose source is no VM of a site's own.
+    are what VMs run as whose source is no VM of a site's own. `without` are VMs that a commit
+    leaves out: what was made of them is gone, or being removed.
     """
 
     started: said.RecoveryStarted | None = None
@@ -117,6 +120,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     tried: dict[str, int] = {}
     retrying: steer.RetryRequested | None = None
     instances: dict[str, SourceInstance] = {}
+    without: frozenset[str] = frozenset()
 
 
 def told(state: Recovery) -> said.RecoveryStarted:

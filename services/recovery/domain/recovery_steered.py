@@ -125,6 +125,7 @@ def _member_retried(state: Recovery, event: steer.MemberRetried) -> Recovery:
         error="",
         again=False,
         made=before.made,
+        failed_step="",
         round=event.round,
     )
     state = msgspec.structs.replace(

@@ -18,7 +18,14 @@ from schemas.common import CommandSettled
 from schemas.envelope import Received
 from schemas.ids import family_of, parts_of, stream_id
 from schemas.units import some_of
-from services.recovery.domain import commit_window, naming, prompts, refusals, vm_steering
+from services.recovery.domain import (
+    commit_window,
+    naming,
+    prompts,
+    refusals,
+    stranded,
+    vm_steering,
+)
 from services.recovery.domain.operations import of, securing
 from services.recovery.domain.recovery import AUTO_CLEANUP_TIMER, proceed
 from services.recovery.domain.recovery_state import (
@@ -293,6 +300,7 @@ def _check_window(state: Recovery, job: str) -> None:
             "wait for its end" if closed.code.startswith("being") else another
         )
         raise Refused(closed.message, code=closed.code, remedy=remedy) from closed
+    stranded.check_may_go_on(state, job)
     if state.source.restoring_at is not None:
         raise Refused(
             f"{job} took its sources back: some of them run, and two of a VM must not",

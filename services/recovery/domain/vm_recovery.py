@@ -460,6 +460,7 @@ def _ending(state: VmRecovery, now: dt.datetime) -> dict[str, Any]:
         "made": state.made,
         "problem": state.problem,
         "again": bool(to_do_again(state)),
+        "failed_step": state.failed_step if state.failed else "",
     }
 
 

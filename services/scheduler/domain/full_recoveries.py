@@ -314,7 +314,8 @@ def move_out(state: ProtectedVm, m: said.RecoveryEnded, *, vm: str) -> Decision:
 
 
 def return_vms(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
-    """A recovery was rolled back: its VMs are replicated again, unless a site is quarantined."""
+    """A recovery was rolled back, or committed without these VMs: they are replicated again,
+    unless a site is quarantined."""
     m: said.ReturnVms = received.body
     stream = plan_stream(m.plan)
     plan: Plan = states[stream]
@@ -325,7 +326,7 @@ def return_vms(states: Mapping[str, Any], received: Received) -> Mapping[str, De
     for vm in entry.vms:
         key = vm_stream(m.plan, vm)
         state: ProtectedVm = states[key]
-        if state.moved_by == m.job:
+        if state.moved_by == m.job and (not m.vms or vm in m.vms):
             decisions[key] = _return(state, plan, m.job, now=received.at)
     synchronized = plan.header.replication.synchronize
     if synchronized and any(_starts(each) for each in decisions.values()):

@@ -242,7 +242,8 @@ def test_an_automatic_roll_back_is_sent_only_where_it_is_chosen(
 def test_a_commit_names_its_recovery(stub: Stub) -> None:
     stub.tell("POST", "/v1/jobs/recovery:shop:r1/commit", (202, job("queued")))
     assert say("commit", "recovery:shop:r1").exit_code == 0
-    assert len(stub.asked) == 1
+    assert say("commit", "recovery:shop:r1", "--without-failed").exit_code == 0
+    assert stub.bodies("/v1/jobs/recovery:shop:r1/commit") == [{}, {"without_failed": True}]
 
 
 def test_a_site_is_released_by_its_name(stub: Stub) -> None:

@@ -109,6 +109,31 @@ def test_nothing_that_came_up_is_nothing_to_keep() -> None:
     assert any("seawall rollback" in each.command for each in advice(none))
 
 
+@pytest.mark.parametrize(
+    ("ready", "unfenced", "word"), [(2, 0, True), (2, 1, False), (3, 0, False)]
+)
+def test_the_commit_is_named_with_the_word_that_it_wants(
+    ready: int, unfenced: int, word: bool
+) -> None:
+    job = SCENES["window"]().job
+    job = {**job, "vms": {**job["vms"], "total": 3, "ready": ready}}
+    job = {**job, "facts": {**job["facts"], "source_failed": unfenced}}
+    (keep,) = [each.command for each in advice(job) if "seawall commit" in each.command]
+    assert keep.endswith("--without-failed") == word
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"), [("commit", {"without": ["db"]}), ("cleanup", {"vms": ["db"]})]
+)
+def test_a_removal_that_left_something_is_the_commits_to_repeat(
+    kind: str, facts: dict[str, list[str]]
+) -> None:
+    job = {**SCENES["window"]().job, "kind": kind, "state": "failed", "awaits_commit": False}
+    job = {**job, "recovery": "recovery:shop:r1", "facts": facts}
+    commands = [each.command for each in advice(job)]
+    assert "seawall commit recovery:shop:r1 --without-failed --wait" in commands
+
+
 def test_showing_a_job_without_its_parts_says_where_their_questions_are() -> None:
     seen = SCENES["asking-vm"]()
     assert advice(seen.job)[0].command == (

@@ -14,6 +14,7 @@ from schemas.views import Job, Vm
 from tests.unit.projector.history import HEADER, History, after, protected
 from tests.unit.projector.test_recovery_jobs import jobs
 from tests.unit.recovery.site_world import SiteWorld
+from tests.unit.recovery.test_steering_moves import in_window
 from tests.unit.recovery.world import JOB
 
 ROLLBACK, COMMIT = "rollback:shop:b1", "commit:shop:k1"
@@ -118,6 +119,20 @@ def test_a_commit_is_a_job_and_its_instances_stand_until_they_are_cleaned() -> N
     found = jobs(world)
     assert (found[COMMIT].kind, found[COMMIT].state) == ("commit", "completed")
     assert (found[JOB].awaits_commit, found[JOB].committed) == (False, True)
+
+
+def test_a_commit_shows_whom_it_leaves_out_and_where_they_are() -> None:
+    found = jobs(in_window().commit(without_failed=True))
+    job = found[COMMIT]
+    assert list(steps(job).items()) == [
+        ("remove-failed", "completed"),
+        ("verify-instances", "completed"),
+    ]
+    assert job.facts["without"] == ["web"] and job.note.startswith("web not brought up")
+    cleanup = found[job.facts["cleanup"]]
+    assert (cleanup.parent_id, cleanup.facts["vms"]) == (COMMIT, ["web"])
+    assert (found[JOB].awaits_commit, found[JOB].committed) == (False, True)
+    assert found[JOB].facts["committed_without"] == ["web"]
 
 
 # ── What the scheduler says ──────────────────────────────────────────────────────────────────

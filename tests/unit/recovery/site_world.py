@@ -66,8 +66,11 @@ class Sites:
                 written = tuple((vm, 4096 if vm in there else None) for vm in payload.vms)
                 return said_ops.WrittenMeasured(written=written, total=4096 * len(there))
             case work.ListOwned():
-                listed = self.made.items()
-                objects = tuple((kind, name, owner) for (kind, name), (owner, _) in listed)
+                objects = tuple(
+                    (kind, name, owner)
+                    for (kind, name), (owner, _) in self.made.items()
+                    if not payload.vms or owner in payload.vms
+                )
                 return work.OwnedListed(objects=objects, total=len(objects))
         return None
 
@@ -199,10 +202,14 @@ class SiteWorld(World):
         )
         return self.live()
 
-    def commit(self, number: int = 1) -> SiteWorld:
+    def commit(self, number: int = 1, *, without_failed: bool = False) -> SiteWorld:
         """A person commits it."""
         job = f"commit:shop:k{number}"
-        self.deliver(said_ops.StartCommit(command_id="c", job=job, recovery=JOB))
+        self.deliver(
+            said_ops.StartCommit(
+                command_id="c", job=job, recovery=JOB, without_failed=without_failed
+            )
+        )
         return self.live()
 
     def check_log(self) -> None:

@@ -12,9 +12,10 @@ import pytest
 from schemas import lost_sites as said
 from schemas import operations as said_ops
 from schemas.directions import NameSources, SourceInstance
+from schemas.recovery_work import ListOwned
 from services.recovery import lost_sites, platform_work
 from shared.errors import Permanent, Throttled, Transient
-from shared.platforms.ports import Instance, RunningVm
+from shared.platforms.ports import Instance, Owned, RunningVm
 from shared.testing.spec import T0
 from tests.unit.recovery.lost_world import EAST, WATCH, LostWorld
 from tests.unit.recovery.world import JOB, SITE
@@ -214,3 +215,37 @@ async def test_what_instances_wrote_is_summed_and_named(platforms: Platforms) ->
     )
     assert measured.written == (("db", 4096), ("app", None), ("web", None))
     assert (measured.total, measured.unknown) == (4096, 1)
+
+
+@pytest.mark.parametrize(
+    ("vms", "shown", "total"),
+    [((), ["i-app"], 3), (("web",), ["i-web"], 1), (("db", "web"), ["i-db"], 2)],
+)
+async def test_some_vms_are_chosen_before_a_listing_is_cut(
+    vms: tuple[str, ...], shown: list[str], total: int
+) -> None:
+    """Else what was cut away would count as gone."""
+
+    async def list_owned() -> tuple[Owned, ...]:
+        names = ("db", "app", "web")
+        made = [("instance", f"i-{name}", name, JOB) for name in names]
+        made.append(("instance", "i-other", "web", "recovery:shop:another"))
+        return tuple(
+            Owned(kind=kind, object_id=object_id, plan="shop", vm=name, job=job, key="k")
+            for kind, object_id, name, job in made
+        )
+
+    async def nothing() -> tuple[Owned, ...]:
+        return ()
+
+    site = SimpleNamespace(
+        compute=SimpleNamespace(list_owned=list_owned),
+        target=SimpleNamespace(list_generations=nothing),
+    )
+    asked = ListOwned(site=SITE, plan="shop", job=JOB, count_max=1, vms=vms)
+    listed = await platform_work.list_owned(
+        SimpleNamespace(open_site=lambda ref: site),  # type: ignore[arg-type]
+        SimpleNamespace(payload=asked),  # type: ignore[arg-type]
+    )
+    assert [object_id for _, object_id, _ in listed.objects] == shown
+    assert listed.total == total

@@ -17,6 +17,7 @@ from schemas.plans import ManualStep
 from schemas.scheduler import ReleaseHolds
 from services.recovery import platform_work
 from services.recovery.domain.operations.source import ONCE_MORE
+from services.recovery.domain.recovery_steered import evolve
 from shared.errors import Permanent, Transient
 from tests.unit.recovery.site_world import SiteWorld
 from tests.unit.recovery.test_asking import answered
@@ -164,7 +165,9 @@ def test_a_vm_that_failed_and_was_made_is_not_deleted_without_the_plans_name() -
     world.late("vm-recovery:shop:r1:db")
     world.live()
     assert (world.end.ready, world.end.failed) == (2, 1)
-    world.commit()
+    # As a build committed it that left nobody out.
+    committed = said_ops.RecoveryCommitted(plan="shop", commit="commit:shop:k1")
+    world.states[JOB] = evolve(world.states[JOB], committed)
     world.deliver(TakeInstances(recovery=JOB, by="reversal:shop:t", vms=("app", "web")))
     # A committed failback brought these home.
     world.deliver(FreeInstances(recovery=JOB, by="commit:shop:f", vms=("app", "web"), home=True))

@@ -161,7 +161,7 @@ def test_the_reminder_of_the_window_is_set_anew_by_the_new_end() -> None:
 @pytest.mark.parametrize("command", [steer.RetryJob, steer.SkipStep])
 def test_what_was_decided_is_not_gone_on_with(decide: str, code: str, command: type) -> None:
     world = in_window()
-    getattr(world, decide)()
+    getattr(world, decide)(**{"without_failed": True} if decide == "commit" else {})
     fields = {"step": "wait-ready"} if command is steer.SkipStep else {}
     refused = refusal(lambda: world.steer(command, stream("web"), **fields))
     assert refused.code == code and "seawall recover shop --mode failover" in refused.remedy
@@ -226,7 +226,7 @@ def test_a_retry_that_the_scheduler_refuses_leaves_the_window_open() -> None:
     world.steer(steer.RetryJob)
     world.grant_holds(problem=Problem(code="busy", message="held by another"))
     assert world.state(JOB).retrying is None
-    world.commit()
+    world.commit(without_failed=True)
     assert world.events(said_ops.RecoveryCommitted)
 
 

@@ -456,6 +456,23 @@ def test_a_roll_back_turns_replication_on_where_it_was_on(
     assert sorted(set(desk.started())) == ([] if stopped else ["db", "web"])
 
 
+def test_what_a_commit_leaves_out_is_replicated_and_recovered_again() -> None:
+    desk = ready("db", "web")
+    recover(desk)
+    ended(desk)
+    desk.until(at(31))
+    desk.sent.clear()
+    desk.tell(said.ReturnVms(plan="shop", job=JOB, vms=("web",)))
+    desk.tell(said.ReleaseHolds(plan="shop", job=JOB, modes=("own-instance",)))
+    assert (desk.vm("db").moved, desk.vm("web").moved) == ("failed-over", "")
+    assert (desk.vm("db").on, desk.vm("web").on) == (False, True)
+    desk.until(at(46))
+    assert set(desk.started()) == {"web"}
+    again = "recovery:shop:f2"
+    assert code(recover(desk, job=again, vms=("db",))) == "failed-over"
+    assert code(recover(desk, job=again, vms=("web",))) == "done"
+
+
 def test_the_rpo_of_a_vm_that_moved_is_not_judged_and_is_again_when_it_returns() -> None:
     desk = ready("db", targets=Targets(rpo_s=1200.0))
     recover(desk)
