@@ -136,11 +136,14 @@ def _sorted_by_state(lanes: Iterable[Lane], rooms: Mapping[int, float], full: se
 
 
 def _most_of(lane: Lane, rooms: Mapping[int, float]) -> int:
-    """No more effects can be granted than the narrowest budget has room for; seats aside."""
+    """No more effects can be granted than the narrowest budget has room for. Where seats may run
+    out before that, streams without one are passed over, and those that sit may stand behind."""
     most: float = DEPTH_MAX
     for budget in lane.budgets:
         if rooms[budget] < most and budget not in lane.seats:
             most = rooms[budget]
+    if any(rooms[budget] < most for budget in lane.seats):
+        return DEPTH_MAX
     return math.floor(most + 1 - _ROOM)
 
 

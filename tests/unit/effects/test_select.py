@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.effects.select import (
+    DEPTH_MAX,
     PASSES_MAX,
     Head,
     Heads,
@@ -186,6 +187,18 @@ def test_of_equal_due_they_go_as_they_stand_in_their_lane_whoever_sits() -> None
     work = Work({only: heads}, {0: 3.0, 1: 1.0}, {"x": frozenset({1})}, frozenset())
     assert [effect_id for effect_id, _ in run(work).granted] == ["0", "1", "2"]
     assert run(work, depth=3).granted == run(work).granted
+
+
+def test_who_sits_is_read_behind_those_for_whom_no_seat_is_left() -> None:
+    only = msgspec.structs.replace(lane(0, 0, 1), seats=frozenset({1}))
+    (found,) = choose_lanes(
+        [only], {0: 3.0, 1: 1.0}, service="ours", kinds={"copy"}, shadows=()
+    ).lanes
+    assert found == (only, DEPTH_MAX)
+    (found,) = choose_lanes(
+        [only], {0: 3.0, 1: 3.0}, service="ours", kinds={"copy"}, shadows=()
+    ).lanes
+    assert found == (only, 3)
 
 
 def lane(

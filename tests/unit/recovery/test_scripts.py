@@ -46,6 +46,7 @@ def test_effects_name_the_quotas_that_the_platform_spends() -> None:
         "look-at-source": "source_state",
         "look-at-lost-site": "source_state",
         "look-at-originals": "source_state",
+        "look-at-sources": "source_state",
         "look-at-instances": "list_made",
         "verify-copies": "list_current",
     }
