@@ -44,6 +44,7 @@ def test_effects_name_the_quotas_that_the_platform_spends() -> None:
         "poll-site": "list_instances",
         "measure-written": "list_instances",
         "look-at-source": "source_state",
+        "look-at-sources": "list_vms",
         "look-at-lost-site": "source_state",
         "look-at-originals": "source_state",
         "look-at-sources": "source_state",
