@@ -91,6 +91,8 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         return {m.job: _unconfirmed(m, parent, lost, received.at)}
     start = told(parent)
     removes = parent.made and not parent.cleaned
+    # One that stayed what it was, was given back when the recovery ended: it is another's.
+    stayed = frozenset(securing.stayed(parent.source))
     _, plan, key = parts_of(m.job)
     before = (*((LOOK,) if removes else ()), *((MEASURE,) if lost else ()))
     steps = (*before, *((REMOVE,) if removes else ()), POWER_ON)
@@ -99,8 +101,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
         plan=start.plan,
         recovery=m.recovery,
         cleanup=stream_id("cleanup", plan, f"rollback-{key}") if removes else "",
-        # One that stayed what it was, was given back when the recovery ended: it is another's.
-        vms=tuple(vm for vm in parent.roster if vm not in securing.stayed(parent.source)),
+        vms=tuple(vm for vm in parent.roster if vm not in stayed),
         discards=lost[: discards.KEPT_MAX],
         at=received.at,
         steps=steps,

@@ -47,7 +47,6 @@ def test_effects_name_the_quotas_that_the_platform_spends() -> None:
         "look-at-sources": "list_vms",
         "look-at-lost-site": "source_state",
         "look-at-originals": "source_state",
-        "look-at-sources": "source_state",
         "look-at-instances": "list_made",
         "verify-copies": "list_current",
     }
