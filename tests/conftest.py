@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from tests import parts
-from tests.lanes import Lanes, place_of
+from tests.lanes import Lanes, give_way, place_of
 from tests.objectstore import running_store
 from tests.servers import postgres_server_url
 
@@ -123,6 +123,13 @@ def _execute(dsn: str, statement: str) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In random order, but for what takes long: that comes first."""
     items.sort(key=lambda item: place_of(item.nodeid))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before fixtures start their processes."""
+    if hasattr(item.config, "workerinput"):
+        give_way(item.nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
