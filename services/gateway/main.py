@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import select
 import socket
+import time
 
 from aiohttp import web
 
@@ -41,6 +43,9 @@ from shared.settings import Settings
 BODY_BYTES_MAX = 8 * 1024 * 1024
 HEADER_BYTES_MAX = 16 * 1024
 SHUTDOWN_S_MAX = 3.0
+QUEUE_S_MAX = 0.5
+ACCEPT_TURNS = 4
+"""Turns of the event loop that it takes at most from a connection's acceptance to its server."""
 
 
 class GatewayPart:
@@ -88,11 +93,21 @@ class GatewayPart:
             await self._stop.wait()
         finally:
             self._pulse.close()
+            await _taken_on(self._socket)
             await runner.cleanup()
             pulse.cancel()
             if self._outlet is not None and publishing is not None:
                 self._outlet.stop()
                 await publishing
+
+
+async def _taken_on(listening: socket.socket) -> None:
+    """Wait until no connection stands in the kernel's queue: closing would cut off those clients,
+    who have sent their requests already, where the next ones are refused and go elsewhere."""
+    give_up_at, quiet = time.monotonic() + QUEUE_S_MAX, 0
+    while quiet < ACCEPT_TURNS and time.monotonic() < give_up_at:
+        quiet = 0 if select.select([listening], [], [], 0)[0] else quiet + 1
+        await asyncio.sleep(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:
