@@ -14,7 +14,7 @@ from schemas.documents import Mismatch, Rule, did_you_mean
 
 Word = TypeVar("Word", bound=str)
 
-NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_ALLOWED: Final = (
     "a name of 1 to 63 letters, digits, dots, hyphens and underscores, a letter or digit first"
 )
@@ -36,11 +36,16 @@ def text(*, allowed: str = "text", chars_max: int = _TEXT_CHARS_MAX) -> Rule[str
     return rule
 
 
+def is_name(value: str) -> bool:
+    """Whether a site, plan or VM may have the name."""
+    return _NAME.fullmatch(value) is not None
+
+
 def name(*, allowed: str = NAME_ALLOWED) -> Rule[str]:
     """A name as sites, plans, VMs and disks have."""
 
     def rule(value: object) -> str:
-        if isinstance(value, str) and NAME_PATTERN.fullmatch(value):
+        if isinstance(value, str) and is_name(value):
             return value
         quotes = "put it in quotes" if isinstance(value, int | float) else ""
         raise Mismatch(allowed, message=quotes)

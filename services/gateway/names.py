@@ -9,7 +9,7 @@ import re
 
 from aiohttp import web
 
-from schemas.rules import NAME_PATTERN
+from schemas.rules import is_name
 from services.gateway.parameters import check_parameters
 from services.gateway.problems import Handler, Invalid, NotFound
 
@@ -25,11 +25,6 @@ def checked_name(value: str, field: str) -> str:
             "beginning with a letter or digit",
         )
     return value
-
-
-def is_name(value: str) -> bool:
-    """Whether a site, plan or VM may have the name."""
-    return NAME_PATTERN.fullmatch(value) is not None
 
 
 def name_in_path(request: web.Request, kind: str) -> str:

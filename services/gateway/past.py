@@ -25,9 +25,9 @@ from schemas.joins import job_now, plan_now
 from schemas.language import import_all
 from schemas.recovery_groups import GroupCleanupStarted, GroupMemberAsked
 from schemas.replicator import RunStarted
+from schemas.rules import is_name
 from schemas.units import format_moment
 from schemas.views import Job, Vm
-from services.gateway.names import is_name
 from services.gateway.problems import Invalid, NotFound
 from shared.clock import Clock
 from shared.errors import Refused

@@ -22,6 +22,7 @@ from schemas.recovery_steering import (
     SkipStep,
 )
 from schemas.replicator import CancelJob
+from schemas.rules import is_name
 from schemas.scheduler import ChangeCheckpoint
 from services.gateway.commands import Asked, new_command_id
 from services.gateway.context import (
@@ -36,7 +37,6 @@ from services.gateway.context import (
     text,
 )
 from services.gateway.ids import new_id
-from services.gateway.names import is_name
 from services.gateway.problems import Invalid, NotFound
 from shared.errors import Refused
 

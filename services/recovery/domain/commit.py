@@ -55,8 +55,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decision]:
     """Commit a recovery. Decides over the commit and the recovery together.
 
-    Raises Refused as `commit_window.check_open`, `nothing-to-commit`, and `not-ready` where VMs
-    would be left out and nobody said so.
+    Raises Refused as `commit_window.check_open` and `check_whole`, `nothing-to-commit`, and
+    `not-ready` where VMs would be left out and nobody said so.
     """
     m: said.StartCommit = received.body
     if family_of(m.recovery) != "recovery" or family_of(m.job) != "commit":
@@ -66,6 +66,7 @@ def begin(states: Mapping[str, Any], received: Received) -> Mapping[str, Decisio
     if state.started is not None:
         return {}
     commit_window.check_open(parent, m.recovery, verb="commit")
+    commit_window.check_whole(parent, m.recovery)
     if not parent.ready:
         raise Refused(
             f"no VM of {m.recovery} is usable",

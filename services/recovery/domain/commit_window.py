@@ -37,7 +37,7 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
     """The recovery's end, where its commit window is open and nobody is deciding.
 
     Raises Refused: `unknown-job`, `still-running`, `no-commit-window`, `already-committed`,
-    `already-rolled-back`, `being-committed`, `being-rolled-back`, `half-undone`.
+    `already-rolled-back`, `being-committed`, `being-rolled-back`.
     """
     if state.started is None:
         raise Refused(f"there is no recovery {job}", code="unknown-job", remedy="see `job list`")
@@ -61,13 +61,6 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
         raise Refused(f"{window.committing} is committing {job}", code="being-committed")
     if window.rolling_back:
         raise Refused(f"{window.rolling_back} is rolling {job} back", code="being-rolled-back")
-    if window.half_undone and verb != "roll back":
-        raise Refused(
-            f"a roll back of {job} undid a part of it: sources may run, instances may be gone",
-            code="half-undone",
-            remedy=f"`seawall rollback {job}` undoes the rest; with --leave-off also where a "
-            "source cannot come back",
-        )
     if not state.finished.awaits_commit:
         test = of(state.started.mode).ends_with == "cleanup"
         raise Refused(
@@ -76,6 +69,17 @@ def check_open(state: Recovery, job: str, *, verb: str) -> RecoveryFinished:
             remedy=f"`seawall cleanup {job}` removes what a test made" if test else "",
         )
     return state.finished
+
+
+def check_whole(state: Recovery, job: str) -> None:
+    """Raise Refused `half-undone` where a roll back undid a part: only another one is left."""
+    if state.window.half_undone:
+        raise Refused(
+            f"a roll back of {job} undid a part of it: sources may run, instances may be gone",
+            code="half-undone",
+            remedy=f"`seawall rollback {job}` undoes the rest; with --leave-off also where a "
+            "source cannot come back",
+        )
 
 
 def check_cleanup(state: Recovery, job: str, *, confirm: str) -> None:

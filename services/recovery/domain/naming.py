@@ -10,7 +10,7 @@ from typing import Final
 
 from schemas.ids import StreamId, stream_id
 from schemas.job_ids import RECOVERY_JOBS, expected_shape, is_job_id
-from schemas.rules import NAME_PATTERN
+from schemas.rules import is_name
 from shared.errors import Refused
 
 NO_NAME: Final = "-"
@@ -27,7 +27,7 @@ def stream_of_job(job: str) -> str:
 
 def site_or_none(site: str) -> str:
     """The site that a person names; NO_NAME for what can be the name of none."""
-    return site if _is_name(site) else NO_NAME
+    return site if is_name(site) else NO_NAME
 
 
 def check_recovery(recovery: str) -> None:
@@ -50,13 +50,9 @@ def _check(job: str, family: str, what: str) -> None:
 
 def check_site(site: str) -> None:
     """Raise Refused `unknown-site` for what can be the name of no site."""
-    if not _is_name(site):
+    if not is_name(site):
         raise Refused(
             f"no site is named {site!r}",
             code="unknown-site",
             remedy="`seawall site list` shows the sites there are",
         )
-
-
-def _is_name(text: str) -> bool:
-    return NAME_PATTERN.fullmatch(text) is not None

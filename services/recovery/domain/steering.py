@@ -300,6 +300,7 @@ def _check_window(state: Recovery, job: str) -> None:
             "wait for its end" if closed.code.startswith("being") else another
         )
         raise Refused(closed.message, code=closed.code, remedy=remedy) from closed
+    commit_window.check_whole(state, job)
     stranded.check_may_go_on(state, job)
     if state.source.restoring_at is not None:
         raise Refused(
